@@ -1,0 +1,36 @@
+"""What the suites are told."""
+
+import dataclasses
+
+from benchmarks import timing
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """One run's settings.
+
+    Attributes:
+        suites: names of the suites.
+        models: which models the `train` suite measures; empty for all that suit the device.
+        peers: frameworks to compare with ("torch").
+        smoke: tiny sizes, seconds in all.
+        torch_compile: measure `torch.compile` too; compiling takes long.
+        plan: how long to measure.
+        accelerator: whether JAX's device is not a CPU.
+        clock: "cpu" or "wall".
+        threads: threads for the peers; None for their own choice.
+    """
+
+    suites: tuple[str, ...] = ("train", "input")
+    models: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    smoke: bool = False
+    torch_compile: bool = False
+    plan: timing.Plan = dataclasses.field(default_factory=timing.Plan)
+    accelerator: bool = False
+    clock: str = "wall"
+    threads: int | None = None
+
+    def wants(self, model: str) -> bool:
+        """Whether a model was asked for, or nothing in particular was."""
+        return not self.models or model in self.models

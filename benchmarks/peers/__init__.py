@@ -1,0 +1,1 @@
+"""Our own re-implementations of the measured systems in another framework, imported lazily."""

@@ -1,0 +1,143 @@
+"""Input pipelines in torch for the same raw data: the usual DataLoader, and the best that can be done."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+
+def image_loader(images: np.ndarray, *, batch_size: int, workers: int) -> Callable[[int], Any]:
+    """The usual way: a Dataset of single images, shuffled and batched by a DataLoader.
+
+    Args:
+        images: `[N, H, W, C]` uint8, may be memory-mapped.
+        batch_size: examples in a batch.
+        workers: worker processes; 0 loads in this one.
+
+    Returns:
+        `draw(n)` takes n batches, float32 in [0, 1], and returns the last.
+    """
+    import torch
+
+    class Images(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.from_numpy(images[index].transpose(2, 0, 1).copy()).float().div_(255.0)
+
+    return _drawer(Images(), batch_size, workers)
+
+
+def image_gather(images: np.ndarray, *, batch_size: int) -> Callable[[int], Any]:
+    """The best way: all data resident on the device, one gather per batch.
+
+    Args:
+        images: `[N, H, W, C]` uint8.
+        batch_size: examples in a batch.
+
+    Returns:
+        `draw(n)` takes n batches, float32 in [0, 1], and returns the last.
+    """
+    import torch
+
+    from benchmarks.peers.torch_common import device
+
+    bank = torch.from_numpy(np.array(images)).to(device())
+
+    def draw(count: int) -> Any:
+        batch = None
+        for _ in range(count):
+            chosen = torch.randint(len(bank), (batch_size,), device=bank.device)
+            batch = bank[chosen].float().div_(255.0)
+        return batch
+
+    return draw
+
+
+def pair_loader(
+    photos: list[np.ndarray], *, patch: int, scale: int, batch_size: int, workers: int
+) -> Callable[[int], Any]:
+    """Random crops, flips and transposes of photographs, with their bicubic reduction, by a DataLoader.
+
+    The reduction is done once per batch, which is faster than one by one.
+
+    Args:
+        photos: `[H, W, 3]` uint8 each.
+        patch: side of the small image.
+        scale: the factor.
+        batch_size: pairs in a batch.
+        workers: worker processes; 0 loads in this one.
+
+    Returns:
+        `draw(n)` takes n batches and returns the last: `x_lr`, `x_hr`, NCHW float32 in [0, 1].
+    """
+    import torch
+
+    side = patch * scale
+
+    class Crops(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 100_000
+
+        def __getitem__(self, index: int) -> Any:
+            # torch's generator, as it is seeded differently in every worker
+            which, top, left, turn = torch.rand(4).tolist()
+            photo = photos[int(which * len(photos))]
+            y, x = int(top * (photo.shape[0] - side + 1)), int(left * (photo.shape[1] - side + 1))
+            crop = photo[y : y + side, x : x + side]
+            turn = int(turn * 8)
+            crop = crop[::-1] if turn & 1 else crop
+            crop = crop[:, ::-1] if turn & 2 else crop
+            crop = crop.swapaxes(0, 1) if turn & 4 else crop
+            return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
+
+    def collate(crops: list[Any]) -> tuple[Any, Any]:
+        x_hr = torch.stack(crops).float().div_(255.0)
+        return reduce(x_hr, scale), x_hr
+
+    return _drawer(Crops(), batch_size, workers, collate)
+
+
+def reduce(x_hr: Any, scale: int) -> Any:
+    """Torch's antialiased bicubic reduction (inside the borders the same as MATLAB's).
+
+    Args:
+        x_hr: `[B, C, H, W]` float tensor.
+        scale: the factor.
+
+    Returns:
+        `[B, C, H / scale, W / scale]`.
+    """
+    import torch
+
+    size = (x_hr.shape[-2] // scale, x_hr.shape[-1] // scale)
+    return torch.nn.functional.interpolate(x_hr, size=size, mode="bicubic", antialias=True)
+
+
+def _drawer(dataset: Any, batch_size: int, workers: int, collate: Any = None) -> Callable[[int], Any]:
+    """Take batches from a shuffling DataLoader, epoch after epoch, onto the device."""
+    import torch
+
+    from benchmarks.peers.torch_common import device
+
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=batch_size, shuffle=True, drop_last=True, num_workers=workers,
+        persistent_workers=workers > 0, collate_fn=collate, pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
+
+    def forever() -> Iterator[Any]:
+        while True:
+            yield from loader
+
+    batches = forever()
+
+    def draw(count: int) -> Any:
+        batch = None
+        for _ in range(count):
+            batch = next(batches)
+            parts = batch if isinstance(batch, (tuple, list)) else (batch,)
+            batch = tuple(part.to(device(), non_blocking=True) for part in parts)
+        return batch
+
+    return draw

@@ -1,0 +1,1 @@
+"""What is measured: one module per suite, each with `cases(options)`, an iterator of `Case`."""

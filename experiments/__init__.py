@@ -1,0 +1,1 @@
+"""One module per system: `python -m experiments.NAME [PRESET] [--field value]`."""

@@ -1,0 +1,221 @@
+"""EDSR (Lim et al. 2017): residual super-resolution of photographs, trained with L1.
+
+    python -m experiments.edsr                                   # x2, embedded photos, 2 CPU cores
+    python -m experiments.edsr --data folder:PHOTOS              # your own photos
+    python -m experiments.edsr baseline --data folder:DIV2K      # the paper's 1.4 M parameter network
+    python -m experiments.edsr paper --data folder:DIV2K         # the paper's 43 M parameter network
+    python -m experiments.edsr --model.scale 4 --init-from runs/edsr/default --workdir runs/edsr/x4
+
+Low-resolution images are made on the fly by MATLAB's bicubic and rounded to 8 bits. PSNR and SSIM are those
+of the benchmarks: luma, border of `scale` pixels left out, result rounded to 8 bits; on photos that no
+training step ever saw. The report shows HR, bicubic and ours side by side.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import base
+from vaesr import data, imaging, inference, metrics, objectives, reports, training
+from vaesr.models.edsr import EDSR
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    # Upscaling factor: 2, 3 or 4.
+    scale: int = 2
+    # Width of the residual blocks.
+    channels: int = 64
+    # Residual blocks.
+    blocks: int = 16
+    # Factor on each residual branch; 0.1 steadies the wide network.
+    residual_scale: float = 1.0
+    # Recompute each block in the backward pass: less memory, a third more work.
+    remat: bool = False
+    # Loop over the blocks instead of unrolling them: smaller program.
+    scan: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(base.RunConfig):
+    """EDSR on photographs."""
+
+    # Network.
+    model: ModelConfig = ModelConfig()
+    # Optimizer.
+    optim: training.OptimConfig = training.OptimConfig()
+    # Side of the low-resolution patches.
+    patch: int = 48
+    # Side of the central crop of each validation photo that evaluations during training read.
+    eval_crop: int = 192
+    # Longest side of the central crop of each test photo.
+    test_crop: int = 1024
+    # Decay of the parameters' moving average; 0 keeps none.
+    ema_decay: float = 0.0
+    # Run folder whose parameters of the same name and shape to start from (x3 and x4 from x2).
+    init_from: pathlib.Path | None = None
+
+
+_PAPER = Config(
+    data="folder:DIV2K_train_HR",
+    steps=300_000,
+    batch_size=16,
+    eval_every=1000,
+    checkpoint_every=1000,
+    optim=training.OptimConfig(lr=1e-4, schedule="step", step_every=200_000, step_factor=0.5),
+)
+PRESETS = {
+    "smoke": Config(
+        data="embedded:photos", steps=4, batch_size=2, patch=12, eval_every=4, checkpoint_every=4,
+        log_every=2, eval_crop=48, test_crop=96, model=ModelConfig(channels=8, blocks=1),
+    ),
+    # A network of 1/20 of the baseline's work, so that minutes on 2 CPU cores show what training brings.
+    "default": Config(
+        data="embedded:photos", steps=6000, batch_size=8, patch=32, eval_every=1000, checkpoint_every=1000,
+        model=ModelConfig(channels=32, blocks=4), ema_decay=0.999,
+        optim=training.OptimConfig(lr=1e-3, schedule="cosine", warmup=100),
+    ),
+    # Lim et al. 2017, sections 4.2 and 4.3: the 16 x 64 and the 32 x 256 network.
+    "baseline": _PAPER,
+    "paper": dataclasses.replace(
+        _PAPER, model=ModelConfig(channels=256, blocks=32, residual_scale=0.1)
+    ),
+}  # fmt: skip
+
+
+def build(config: Config) -> base.Experiment:
+    """Wire data, network, objective and evaluation.
+
+    Args:
+        config: see `Config`.
+
+    Returns:
+        The experiment.
+    """
+    scale = config.model.scale
+    bank = data.open_bank(config.data, strict=config.strict)
+    sampler = data.PairSampler(bank, "train", config.batch_size, scale=scale, patch=config.patch)
+    model = EDSR(dtype=jnp.dtype(config.compute_dtype), **dataclasses.asdict(config.model))
+    protocol = metrics.Protocol(channels="y", shave=scale, quantise=True)
+
+    def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
+        return {"edsr": model.init(key, jnp.zeros((1, 8, 8, 3)))["params"]}, {}
+
+    apply = jax.jit(lambda params, x: model.apply({"params": params}, x))
+    validation = _crops(bank, scale, config.eval_crop)
+
+    def evaluate(params: dict[str, Any], variables: Any) -> dict[str, float]:
+        upscale = functools.partial(apply, params["edsr"])
+        return _mean_scores((_scores(protocol, hr, lr, upscale(lr[None])[0]) for _, hr, lr in validation))
+
+    def finish(params: dict[str, Any], variables: Any) -> dict[str, float]:
+        return _mean_scores(_test_scores(bank, config, model, apply, protocol, params["edsr"]))
+
+    def figures(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
+        for name, hr, lr in validation:
+            panels = _panels(scale, hr, lr, apply(params["edsr"], lr[None])[0])
+            strip = reports.comparison_strip(panels, protocol=protocol)
+            reports.save_image(
+                directory / f"validation_{name}.png", strip, caption=f"{name}, never trained on."
+            )
+
+    return base.Experiment(
+        model=inference.describe_model(model),
+        init=init,
+        players={
+            "edsr": training.Player(
+                objectives.pixel(model.apply), training.make_optimizer(config.optim, steps=config.steps)
+            )
+        },
+        sampler=sampler,
+        evaluate=evaluate,
+        score="psnr_y_db",
+        finish=finish,
+        figures=figures,
+        ema_decay=config.ema_decay or None,
+        warm_start=functools.partial(_warm_start, config.init_from) if config.init_from else None,
+    )
+
+
+def _pair(image: np.ndarray, scale: int, longest: int) -> tuple[jax.Array, jax.Array]:
+    """The central crop of a photo, and its low-resolution version on the 8-bit grid."""
+    height, width = (min(n, longest) // scale * scale for n in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    hr = imaging.to_float(jnp.asarray(image[top : top + height, left : left + width]))
+    return hr, imaging.quantise(imaging.imresize(hr, 1 / scale))
+
+
+def _crops(bank: data.Bank, scale: int, size: int) -> list[tuple[str, jax.Array, jax.Array]]:
+    """`(name, hr, lr)` of every validation photo."""
+    return [(name, *_pair(image, scale, size)) for name, image in data.photos(bank, "validation")]
+
+
+def _panels(scale: int, hr: jax.Array, lr: jax.Array, sr: jax.Array) -> list[tuple[str, jax.Array]]:
+    bicubic = imaging.quantise(imaging.imresize(lr, scale))
+    return [("HR", hr), ("bicubic", bicubic), ("EDSR", imaging.quantise(sr))]
+
+
+def _scores(protocol: metrics.Protocol, hr: jax.Array, lr: jax.Array, sr: jax.Array) -> dict[str, float]:
+    """The benchmark's figures of one photo, beside those of bicubic."""
+    bicubic = imaging.imresize(lr, hr.shape[0] // lr.shape[0])
+    scores = {}
+    for name, image in (("", sr), ("bicubic_", bicubic)):
+        scores[f"{name}psnr_y_db"] = float(metrics.psnr(hr[None], image[None], protocol=protocol)[0])
+        scores[f"{name}ssim_y"] = float(metrics.ssim(hr[None], image[None], protocol=protocol)[0])
+    return scores | {"gain_db": scores["psnr_y_db"] - scores["bicubic_psnr_y_db"]}
+
+
+def _mean_scores(rows: Iterator[dict[str, float]]) -> dict[str, float]:
+    """The mean over photos, each counting once."""
+    listed = list(rows)
+    return {name: float(np.mean([row[name] for row in listed])) for name in listed[0]}
+
+
+def _test_scores(
+    bank: data.Bank,
+    config: Config,
+    model: EDSR,
+    apply: Callable[..., jax.Array],
+    protocol: metrics.Protocol,
+    params: Any,
+) -> Iterator[dict[str, float]]:
+    """Every test photo, upscaled by exact tiles of one shape."""
+    for name, image in data.photos(bank, "test"):
+        hr, lr = _pair(image, config.model.scale, config.test_crop)
+        sr = imaging.tiled_apply(
+            functools.partial(apply, params),
+            lr,
+            scale=config.model.scale,
+            tile=128,
+            halo=model.receptive_radius,
+        )
+        scores = _scores(protocol, hr, lr, jnp.asarray(sr))
+        print(
+            f"  {name}: {scores['psnr_y_db']:.2f} dB, bicubic {scores['bicubic_psnr_y_db']:.2f} dB",
+            flush=True,
+        )
+        yield scores
+
+
+def _warm_start(run: pathlib.Path, params: dict[str, Any]) -> dict[str, Any]:
+    """Take over every parameter of another run that has the same name and shape."""
+    theirs = flax.traverse_util.flatten_dict(training.restore_params(run)[0]["edsr"])
+    ours = flax.traverse_util.flatten_dict(params["edsr"])
+    taken = {n: v for n, v in theirs.items() if n in ours and ours[n].shape == v.shape}
+    if not taken:
+        raise base.UserError(f"--init-from {run} has no parameter of the same name and shape as this model.")
+    print(f"started from {len(taken)} of {len(ours)} tensors of {run}", flush=True)
+    return {"edsr": flax.traverse_util.unflatten_dict({**ours, **taken})}
+
+
+if __name__ == "__main__":
+    base.main("experiments.edsr", PRESETS, build)

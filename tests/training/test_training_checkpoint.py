@@ -1,0 +1,95 @@
+"""Checkpoints: exact, onto another mesh, latest and best kept, half-written ones never read."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vaesr.objectives import Aux
+from vaesr.training import (
+    Checkpoints,
+    Player,
+    create_state,
+    make_mesh,
+    replicated,
+    restore_params,
+    state_shardings,
+)
+
+PLAYERS = {"m": Player(lambda *a, **k: (jnp.zeros(()), Aux({}, {})), optax.adam(1e-3))}
+
+
+def create(key, ema=True):
+    params = {"m": {"w": jax.random.normal(key, (256, 128)), "b": jnp.ones((3,))}}
+    return create_state(lambda k: (params, {"count": jnp.arange(3)}), PLAYERS, key=key, ema=ema)
+
+
+def as_numpy(tree):
+    def convert(x):
+        return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+
+    return jax.tree.map(convert, tree)
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_restores_bit_for_bit_onto_another_mesh(tmp_path, key, fsdp):
+    shapes = jax.eval_shape(create, key)
+    saved_on = state_shardings(shapes, make_mesh(fsdp=fsdp))
+    state = jax.jit(create, out_shardings=saved_on)(key)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, step=7)
+    one_device = make_mesh(devices=jax.devices()[:1])
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(shapes, state_shardings(shapes, one_device))
+    jax.tree.map(np.testing.assert_array_equal, as_numpy(restored), as_numpy(state))
+    assert restored.params["m"]["w"].sharding.is_equivalent_to(replicated(one_device), 2)
+    np.testing.assert_array_equal(jax.random.uniform(restored.key), jax.random.uniform(state.key))
+
+
+def test_latest_and_best_are_kept(tmp_path, key):
+    state = create(key)
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, score in [(1, 20.0), (2, 25.0), (3, None), (4, 22.0), (5, float("nan"))]:
+            checkpoints.save(state, step=step, score=score)
+        checkpoints.wait()
+        assert (checkpoints.latest, checkpoints.best) == (5, 2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5"]
+    assert [restore_params(tmp_path, which)[2] for which in ("best", "latest")] == [2, 5]
+
+
+def test_parameters_are_read_without_the_state(tmp_path, key):
+    state = create(key).replace(ema={"m": {"w": jnp.full((256, 128), 5.0), "b": jnp.zeros(3)}})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, step=1)
+    params, variables, _ = restore_params(tmp_path)
+    assert isinstance(params["m"]["w"], np.ndarray) and (params["m"]["w"] == 5.0).all()
+    np.testing.assert_array_equal(variables["count"], [0, 1, 2])
+    with Checkpoints(tmp_path / "plain") as checkpoints:
+        checkpoints.save(create(key, ema=False), step=1)
+    np.testing.assert_array_equal(restore_params(tmp_path / "plain")[0]["m"]["w"], state.params["m"]["w"])
+
+
+def test_a_half_written_checkpoint_is_never_read(tmp_path, key):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(create(key), step=1)
+    unfinished = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp" / "default"
+    unfinished.mkdir(parents=True)
+    (unfinished / "d").write_bytes(b"half")
+    assert restore_params(tmp_path, "latest")[2] == 1
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 1
+        checkpoints.save(create(key), step=2)
+    assert restore_params(tmp_path, "latest")[2] == 2
+
+
+def test_missing_checkpoints_are_named(tmp_path, key):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoints/"):
+        restore_params(tmp_path)
+    shapes = jax.eval_shape(create, key)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(FileNotFoundError, match="no checkpoint at all"):
+        checkpoints.restore(shapes, state_shardings(shapes, make_mesh()))
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        restore_params(tmp_path)
+    with pytest.raises(ValueError, match='which must be "best" or "latest"'):
+        restore_params(tmp_path, "newest")

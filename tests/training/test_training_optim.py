@@ -1,0 +1,50 @@
+"""Schedules against closed forms, update rules against their first step."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vaesr.training import OptimConfig, make_optimizer, make_schedule
+
+
+def test_step_schedule_halves():
+    schedule = make_schedule(
+        OptimConfig(lr=1e-4, schedule="step", step_every=200, step_factor=0.5), steps=1000
+    )
+    np.testing.assert_allclose(
+        [schedule(s) for s in (0, 199, 200, 400)], [1e-4, 1e-4, 5e-5, 2.5e-5], rtol=1e-6
+    )
+
+
+def test_cosine_with_warmup_starts_at_zero_peaks_and_ends():
+    config = OptimConfig(lr=1.0, schedule="cosine", warmup=10, final=0.1)
+    schedule = make_schedule(config, steps=110)
+    np.testing.assert_allclose([schedule(s) for s in (0, 5, 10, 60, 110)], [0, 0.5, 1, 0.55, 0.1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("adam", 0.1), ("adamw", 0.1), ("adamax", 0.1), ("sgd", 0.3)])
+def test_first_update(name, expected):
+    rule = make_optimizer(OptimConfig(name=name, lr=0.1), steps=10)
+    params = jnp.array([1.0])
+    updates, _ = rule.update(jnp.array([3.0]), rule.init(params), params)
+    np.testing.assert_allclose(updates, [-expected], rtol=1e-4)
+
+
+def test_clipping_bounds_the_global_norm():
+    rule = make_optimizer(OptimConfig(name="sgd", lr=1.0, b1=0.0, clip_norm=1.0), steps=10)
+    gradient = jnp.array([3.0, 4.0])
+    updates, _ = rule.update(gradient, rule.init(gradient), gradient)
+    np.testing.assert_allclose(updates, [-0.6, -0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lr": 0.0}, "optim.lr must be positive, got 0.0"),
+        ({"warmup": -1}, "optim.warmup must not be negative"),
+        ({"weight_decay": 0.1}, 'needs optim.name "adamw"'),
+    ],
+)
+def test_bad_fields_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**fields)

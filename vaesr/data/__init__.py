@@ -1,0 +1,37 @@
+"""Real data: sources by name, packed uint8 banks, sampling on the device or from the host."""
+
+from vaesr.data.bank import Bank, Entry, cache_root, load_bank
+from vaesr.data.decode import UnusableImage, decode_image
+from vaesr.data.embedded import EMBEDDED
+from vaesr.data.evaluation import evaluation_batches, photos
+from vaesr.data.loader import HostLoader
+from vaesr.data.pairs import PairSampler
+from vaesr.data.sampling import ImageSampler, Sampler, fits_on_device
+from vaesr.data.shuffle import epoch_and_offset, shuffle_index
+from vaesr.data.sources import Source, find_source, open_bank
+from vaesr.data.splits import assign_splits, content_hash, split_name
+
+__all__ = [
+    "EMBEDDED",
+    "Bank",
+    "Entry",
+    "HostLoader",
+    "ImageSampler",
+    "PairSampler",
+    "Sampler",
+    "Source",
+    "UnusableImage",
+    "assign_splits",
+    "cache_root",
+    "content_hash",
+    "decode_image",
+    "epoch_and_offset",
+    "evaluation_batches",
+    "find_source",
+    "fits_on_device",
+    "load_bank",
+    "open_bank",
+    "photos",
+    "shuffle_index",
+    "split_name",
+]

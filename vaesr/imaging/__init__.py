@@ -1,0 +1,31 @@
+"""Image maths without parameters: resize, colour, 8-bit grids, pixel shuffle, patches, symmetries, tiles."""
+
+from vaesr.imaging.bits import quantise, to_float, to_uint8
+from vaesr.imaging.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
+from vaesr.imaging.rearrange import (
+    dihedral,
+    dihedral_inverse,
+    extract_patches,
+    pixel_shuffle,
+    pixel_unshuffle,
+)
+from vaesr.imaging.resize import imresize
+from vaesr.imaging.tiles import Span, plan_tiles, tiled_apply
+
+__all__ = [
+    "Span",
+    "dihedral",
+    "dihedral_inverse",
+    "extract_patches",
+    "imresize",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "plan_tiles",
+    "quantise",
+    "rgb_to_y",
+    "rgb_to_ycbcr",
+    "tiled_apply",
+    "to_float",
+    "to_uint8",
+    "ycbcr_to_rgb",
+]

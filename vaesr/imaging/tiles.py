@@ -1,0 +1,150 @@
+"""Exact tiling: a large image through a local network in pieces of one shape, without seams."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vaesr.imaging._checks import check_positive_int
+
+Progress = Callable[[int, int], Any]
+
+
+class Span(NamedTuple):
+    """One tile along one axis: it reads input `[start, stop)` and provides the results of `[first, last)`."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def plan_tiles(length: int, tile: int, halo: int) -> list[Span]:
+    """Covers one axis with windows of one length, each trusted only away from its artificial edges.
+
+    Windows have `tile + 2 * halo` pixels. The first and the last sit on the true borders, where the
+    network's own padding is right and no halo is needed, so that an image is never padded: padding to a
+    multiple is not exact, because biases and activations in the padded zone leak back. An axis no longer
+    than a window is one span.
+
+    Args:
+        length: pixels along the axis.
+        tile: pixels an inner tile provides.
+        halo: distance in pixels from an artificial edge within which results are thrown away.
+
+    Returns:
+        Spans in order. All have the same `stop - start`; their `[first, last)` cover `[0, length)` once.
+
+    Raises:
+        ValueError: if `length` or `tile` is less than 1 or `halo` is negative.
+    """
+    length = check_positive_int(length, function="plan_tiles", argument="length")
+    tile = check_positive_int(tile, function="plan_tiles", argument="tile")
+    if isinstance(halo, bool) or int(halo) != halo or halo < 0:
+        raise ValueError(f"plan_tiles: halo must be an integer of at least 0, but was {halo!r}.")
+    window = min(length, tile + 2 * int(halo))
+    spans: list[Span] = []
+    first = 0
+    while first < length:
+        start = min(max(first - int(halo), 0), length - window)
+        stop = start + window
+        last = length if stop == length else stop - int(halo)
+        spans.append(Span(start, stop, first, last))
+        first = last
+    return spans
+
+
+def tiled_apply(
+    fn: Callable[[np.ndarray], Any],
+    image: np.ndarray | jax.Array,
+    *,
+    scale: int,
+    tile: int,
+    halo: int,
+    batch_size: int = 1,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Applies a local image network tile by tile, with the result of applying it to the whole image.
+
+    Exact for convolutional networks with SAME zero padding when `halo` is at least the network's receptive
+    radius; networks with global pooling, attention or instance statistics have no such radius and cannot be
+    tiled exactly. `fn` sees one shape per image, so a jitted one compiles once. The next batch is dispatched
+    before the last one is copied out, so device and host work overlap; the full result only ever exists on
+    the host.
+
+    Args:
+        fn: maps `[N, h, w, C]` to `[N, h * scale, w * scale, C']`; pass it jitted.
+        image: `[H, W, C]`, any dtype `fn` takes.
+        scale: whole upscaling factor of `fn`; 1 for restoration.
+        tile: pixels an inner tile provides; windows have `tile + 2 * halo` pixels, or the axis if it is
+            shorter.
+        halo: receptive radius of `fn` in input pixels.
+        batch_size: tiles per call; the last batch is filled by repeating a tile.
+        progress: called as `progress(done, total)` with numbers of tiles after each batch.
+
+    Returns:
+        `[H * scale, W * scale, C']` numpy array of `fn`'s output dtype.
+
+    Raises:
+        ValueError: if a knob is out of range, the image is not `[H, W, C]`, or `fn` returns another shape.
+    """
+    if np.ndim(image) != 3:
+        raise ValueError(f"tiled_apply takes one image [H, W, C], but was given shape {np.shape(image)}.")
+    scale = check_positive_int(scale, function="tiled_apply", argument="scale")
+    batch_size = check_positive_int(batch_size, function="tiled_apply", argument="batch_size")
+    source = np.asarray(image)
+    height, width, _ = source.shape
+    rows = plan_tiles(height, tile, halo)
+    columns = plan_tiles(width, tile, halo)
+    spans = [(row, column) for row in rows for column in columns]
+
+    target: np.ndarray | None = None
+    done = 0
+    for group, result in _one_ahead(fn, source, spans, min(batch_size, len(spans))):
+        _check_result(result, len(group), group[0], scale)
+        block = np.asarray(result)
+        if target is None:
+            target = np.empty((height * scale, width * scale, block.shape[-1]), block.dtype)
+        for (row, column), out in zip(
+            group, block, strict=False
+        ):  # the filling of the last batch is left out
+            target[_slice(row, scale), _slice(column, scale)] = out[
+                _slice(row, scale, row.start), _slice(column, scale, column.start)
+            ]
+        done += len(group)
+        if progress is not None:
+            progress(done, len(spans))
+    assert target is not None
+    return target
+
+
+def _one_ahead(
+    fn: Callable[[np.ndarray], Any], source: np.ndarray, spans: list[tuple[Span, Span]], batch_size: int
+) -> Iterator[tuple[list[tuple[Span, Span]], Any]]:
+    """Yields groups of spans with their results, always keeping one more call in flight."""
+    pending: tuple[list[tuple[Span, Span]], Any] | None = None
+    for begin in range(0, len(spans), batch_size):
+        group = spans[begin : begin + batch_size]
+        filled = group + group[-1:] * (batch_size - len(group))
+        batch = np.stack([source[row.start : row.stop, column.start : column.stop] for row, column in filled])
+        current = (group, fn(batch))
+        if pending is not None:
+            yield pending
+        pending = current
+    if pending is not None:
+        yield pending
+
+
+def _check_result(result: Any, count: int, span: tuple[Span, Span], scale: int) -> None:
+    height, width = ((s.stop - s.start) * scale for s in span)
+    shape = np.shape(result)
+    if len(shape) != 4 or shape[0] < count or shape[1:3] != (height, width):
+        raise ValueError(
+            f"tiled_apply: fn must return [N, {height}, {width}, C] at scale {scale}, but returned {shape}."
+        )
+
+
+def _slice(span: Span, scale: int, origin: int = 0) -> slice:
+    """Returns where the trusted part of a span lies in an array that begins at input pixel `origin`."""
+    return slice((span.first - origin) * scale, (span.last - origin) * scale)

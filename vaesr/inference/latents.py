@@ -1,0 +1,118 @@
+"""What one does with a trained VAE: draw samples, encode images, decode codes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaesr.distributions import example_keys, example_normal
+from vaesr.inference.runs import Run
+
+
+def sample(
+    run: Run, count: int, *, seed: int = 0, temperature: float = 1.0, batch_size: int = 256
+) -> np.ndarray:
+    """Draws codes from the prior and decodes their mean images.
+
+    Args:
+        run: of a model with `mean_image` and `latent`, such as `VAE`.
+        count: how many, at least 1.
+        seed: the k-th sample depends on the seed and k alone, not on `count` or `batch_size`.
+        temperature: standard deviation of the codes, at least 0; 1 is the prior.
+        batch_size: images decoded at once.
+
+    Returns:
+        `[count, H, W, C]` float32, clipped to [0, 1].
+
+    Raises:
+        ValueError: where the run's model is no VAE, or a knob is out of range.
+    """
+    _check_vae(run)
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    if not temperature >= 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
+    keys = example_keys(jax.random.key(seed), jnp.arange(count))
+    codes = np.asarray(temperature * example_normal(keys, (_field(run, "latent"),)))
+    return decode(run, codes, batch_size=batch_size)
+
+
+def decode(run: Run, codes: np.ndarray | jax.Array, *, batch_size: int = 256) -> np.ndarray:
+    """Gives the mean images of codes.
+
+    Args:
+        run: of a model with `mean_image`, such as `VAE`.
+        codes: `[N, D]`.
+        batch_size: codes decoded at once.
+
+    Returns:
+        `[N, H, W, C]` float32, clipped to [0, 1].
+
+    Raises:
+        ValueError: where the run's model is no VAE or the codes do not fit it.
+    """
+    _check_vae(run)
+    codes = np.asarray(codes, np.float32)
+    latent = _field(run, "latent")
+    if codes.ndim != 2 or codes.shape[1] != latent or not len(codes):
+        raise ValueError(f"codes must be [N, {latent}] with N at least 1 for this model, got {codes.shape}")
+    (images,) = _in_batches(lambda z: (run.apply(z, method="mean_image"),), codes, batch_size)
+    return np.clip(images.astype(np.float32), 0.0, 1.0)
+
+
+def encode(
+    run: Run, images: np.ndarray | jax.Array, *, batch_size: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gives the posterior q(z | x) of images.
+
+    Args:
+        run: of a model with `encode`, such as `VAE`.
+        images: `[N, H, W, C]` of the model's shape; floats in [0, 1] or uint8 (a memory map is read batch by
+            batch).
+        batch_size: images encoded at once.
+
+    Returns:
+        `mean_q` and `log_var_q`, `[N, D]` float32 both.
+
+    Raises:
+        ValueError: where the run's model is no VAE or the images do not fit it.
+    """
+    _check_vae(run)
+    shape = tuple(_field(run, "image_shape"))
+    if np.ndim(images) != 4 or tuple(images.shape[1:]) != shape or not len(images):
+        raise ValueError(f"images must be [N, {', '.join(map(str, shape))}] for this model, got {np.shape(images)}")
+
+    def one_batch(batch: np.ndarray) -> Any:
+        unit = batch.astype(np.float32) / (255.0 if batch.dtype == np.uint8 else 1.0)
+        return run.apply(unit.astype(np.float32), method="encode")
+
+    mean_q, log_var_q = _in_batches(one_batch, np.asarray(images), batch_size)
+    return mean_q.astype(np.float32), log_var_q.astype(np.float32)
+
+
+def _check_vae(run: Run) -> None:
+    missing = [name for name in ("encode", "mean_image", "latent", "image_shape") if not hasattr(run.model, name)]
+    if missing:
+        raise ValueError(f"{run.path} holds a {type(run.model).__name__}; this needs a VAE (it has no {missing[0]})")
+
+
+def _field(run: Run, name: str) -> Any:
+    return getattr(run.model, name)
+
+
+def _in_batches(
+    fn: Callable[[np.ndarray], tuple[Any, ...]], inputs: np.ndarray, batch_size: int
+) -> list[np.ndarray]:
+    """Calls `fn` on pieces of one shape (the last is filled up), so that it compiles once."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    batch_size = min(batch_size, len(inputs))
+    pieces = []
+    for begin in range(0, len(inputs), batch_size):
+        batch = inputs[begin : begin + batch_size]
+        missing = batch_size - len(batch)
+        filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+        pieces.append([np.asarray(out)[: len(batch)] for out in fn(filled)])
+    return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]

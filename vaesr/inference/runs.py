@@ -1,0 +1,122 @@
+"""A trained run, read back from its folder."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vaesr.inference.describe import build_model
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained network with its parameters.
+
+    Attributes:
+        path: the run folder.
+        model: the Linen module.
+        params: `{player: tree}`, the moving average where the run kept one.
+        variables: `{player: {collection: tree}}`, what gradients did not touch; usually empty.
+        config: the content of `config.json`.
+        step: the training step of the checkpoint.
+    """
+
+    path: pathlib.Path
+    model: nn.Module
+    params: dict[str, PyTree]
+    variables: PyTree
+    config: dict[str, Any]
+    step: int
+    _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def player(self) -> str:
+        """Which of the players is the model: the only one, else "generator"."""
+        names = sorted(self.params)
+        if len(names) == 1:
+            return names[0]
+        wanted = self.config.get("model", {}).get("player", "generator")
+        if wanted in self.params:
+            return str(wanted)
+        raise ValueError(f"{self.path} holds players {', '.join(names)}; none of them is {wanted!r}")
+
+    @property
+    def collections(self) -> dict[str, PyTree]:
+        """What `model.apply` takes first."""
+        own = self.variables.get(self.player, {}) if isinstance(self.variables, dict) else {}
+        return {"params": self.params[self.player], **own}
+
+    def apply(self, *inputs: Any, method: str | None = None, **static: Any) -> Any:
+        """Runs the model, compiled; one compilation per shape of the inputs.
+
+        Args:
+            *inputs: arrays.
+            method: name of the model's method; None calls the model.
+            **static: further arguments that are not arrays, for example `scale=3` of MDSR.
+
+        Returns:
+            What the method returns.
+        """
+        key = (method, tuple(sorted(static.items())))
+        if key not in self._compiled:
+            self._compiled[key] = jax.jit(
+                lambda collections, *args: self.model.apply(collections, *args, method=method, **static)
+            )
+        if "collections" not in self._compiled:
+            self._compiled["collections"] = jax.device_put(self.collections)
+        return self._compiled[key](self._compiled["collections"], *inputs)
+
+    def with_dtype(self, dtype: Any) -> "Run":
+        """Gives the same run computing in another type.
+
+        Args:
+            dtype: for example `jnp.float32`.
+
+        Returns:
+            A run whose model has that `dtype`; itself where the model has no such field or it is that already.
+        """
+        current = getattr(self.model, "dtype", None)
+        if current is None or jnp.dtype(current) == jnp.dtype(dtype):
+            return self
+        return dataclasses.replace(self, model=self.model.clone(dtype=dtype), _compiled={})
+
+
+def load_run(path: str | os.PathLike[str], which: Literal["best", "latest"] = "best") -> Run:
+    """Reads a run folder: its model, and the parameters of a checkpoint.
+
+    Args:
+        path: the run folder, for example `"runs/edsr"`.
+        which: "best" (by the run's own criterion) or "latest" checkpoint.
+
+    Returns:
+        The run.
+
+    Raises:
+        FileNotFoundError: where the folder, its `config.json` or a complete checkpoint is missing.
+        ValueError: where `config.json` does not describe a model that this version has.
+    """
+    from vaesr.training.checkpoint import restore_params
+
+    path = pathlib.Path(path).expanduser()
+    if which not in ("best", "latest"):
+        raise ValueError(f'which must be "best" or "latest", got {which!r}')
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no run folder {str(path)!r}")
+    try:
+        config = json.loads((path / "config.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{str(path)!r} holds no config.json; is it the folder of a training run?") from None
+    except ValueError as error:
+        raise ValueError(f"{path / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise ValueError(f'{path / "config.json"} describes no "model", so its parameters cannot be used')
+    model = build_model(config["model"])
+    params, variables, step = restore_params(path, which=which)
+    return Run(path=path, model=model, params=params, variables=variables, config=config, step=step)

@@ -1,0 +1,287 @@
+"""Upscaling of one image of any size, depth and number of channels."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaesr.imaging import dihedral, dihedral_inverse, imresize, tiled_apply
+from vaesr.inference.runs import Run
+
+Apply = Callable[[Any], Any]
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+# Sides of square windows: a folder of any sizes compiles at most once for each.
+_WINDOWS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
+
+
+class Network(NamedTuple):
+    """What upscaling needs to know of a network.
+
+    Attributes:
+        apply: maps `[N, h, w, 3]` in [0, 1] to `[N, h * scale, w * scale, 3]`.
+        scale: its factor.
+        halo: receptive radius in input pixels, or None where it sees the whole image.
+        bytes_per_pixel: memory that one input pixel takes while it runs, roughly.
+    """
+
+    apply: Apply
+    scale: int
+    halo: int | None
+    bytes_per_pixel: int = 4096
+
+
+def network_of(run: Run, outscale: float | None = None) -> Network:
+    """Looks at a run as an upscaler.
+
+    Args:
+        run: of a model with a `scale`, or several `scales` of which the smallest that reaches `outscale` is
+            taken (the largest where `outscale` is None).
+        outscale: the factor that is wanted in the end.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: where the run's model is no upscaler.
+    """
+    model = run.model
+    scales = tuple(getattr(model, "scales", ()) or ())
+    several = bool(scales)
+    scales = scales or ((model.scale,) if hasattr(model, "scale") else ())
+    if not scales:
+        raise ValueError(f"{run.path} holds a {type(model).__name__}; upscaling needs a super-resolution network")
+    reaching = [s for s in scales if outscale is not None and s >= outscale]
+    scale = min(reaching) if reaching else max(scales)
+    static = {"scale": scale} if several else {}
+    width = 4 * int(getattr(model, "channels", 64))
+    return Network(
+        apply=lambda x: run.apply(x, **static),
+        scale=scale,
+        halo=getattr(model, "receptive_radius", None),
+        bytes_per_pixel=width * (3 + scale * scale),
+    )
+
+
+def upscale(
+    run_or_apply: Run | Network | Apply,
+    image: np.ndarray | jax.Array,
+    *,
+    tile: int | None = None,
+    self_ensemble: bool = False,
+    scale: float | None = None,
+    halo: int | None = None,
+    alpha: Literal["bicubic", "network"] = "bicubic",
+    several_sizes: bool = False,
+    progress: Callable[[int, int], Any] | None = None,
+) -> np.ndarray:
+    """Upscales one image; the result is the network's on the whole image, however it is cut into tiles.
+
+    Grey goes through the network as RGB and comes back as its luma. Alpha is upscaled on its own; under fully
+    transparent pixels the colours of the nearest visible ones are spread first, so that no dark fringe creeps in.
+
+    Args:
+        run_or_apply: a `Run` from `load_run`, or a function `[N, h, w, 3]` -> `[N, h * s, w * s, 3]` on [0, 1].
+        image: `[H, W, C]` with C 1 (grey), 2 (grey, alpha), 3 or 4 (RGBA), or `[H, W]`; floats in [0, 1],
+            uint8 or uint16.
+        tile: pixels an inner tile provides (the receptive radius is added around it); 0 for the whole image at
+            once; None chooses by the memory that the network takes, and retries smaller where it runs out.
+        self_ensemble: average over the eight flips and quarter turns: 8 times the work, about 0.1 dB better.
+        scale: factor of the result; another than the network's is reached by bicubic resizing after it.
+        halo: receptive radius in input pixels of a plain function; a run's model knows its own.
+        alpha: "bicubic" or "network", which upscales the alpha channel.
+        several_sizes: whether images of many sizes follow; then windows of few shapes are used, so that the
+            number of compilations stays bounded.
+        progress: called as `progress(done, total)` with numbers of tiles.
+
+    Returns:
+        `[round(H * scale), round(W * scale), C]` (`[H', W']` for `[H, W]`) of the image's type, floats as
+        float32; clipped to the valid range.
+
+    Raises:
+        ValueError: on another shape or type, a bad knob, or where the network gives values that are not finite.
+    """
+    net = _network(run_or_apply, scale, halo)
+    pixels = np.asarray(image)
+    flat = pixels.ndim == 2
+    values, top = _to_unit(pixels[..., None] if flat else pixels)
+    if tile is not None and (isinstance(tile, bool) or int(tile) != tile or tile < 0):
+        raise ValueError(f"tile must be a whole number of pixels, 0 for the whole image, or None, got {tile!r}")
+    if scale is not None and not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale must be above 0, got {scale!r}")
+    if alpha not in ("bicubic", "network"):
+        raise ValueError(f'alpha must be "bicubic" or "network", got {alpha!r}')
+    factor = net.scale if scale is None else scale
+    size = tuple(max(1, round(side * factor)) for side in values.shape[:2])
+
+    def through(rgb: np.ndarray) -> np.ndarray:
+        out = _retrying(net, rgb, tile, self_ensemble, several_sizes, progress)
+        return out if out.shape[:2] == size else np.asarray(imresize(out, size=size))
+
+    result = _by_channels(values, through, size, alpha)
+    result = np.clip(result, 0.0, 1.0)
+    if top is not None:
+        result = np.floor(result * top + 0.5).astype(pixels.dtype)
+    return result[..., 0] if flat else result
+
+
+def _network(run_or_apply: Run | Network | Apply, outscale: float | None, halo: int | None) -> Network:
+    if isinstance(run_or_apply, Network):
+        return run_or_apply
+    if isinstance(run_or_apply, Run):
+        return network_of(run_or_apply, outscale)
+    out = jax.eval_shape(run_or_apply, jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32))
+    if len(out.shape) != 4 or out.shape[1] % 16 or out.shape[1] != out.shape[2] or out.shape[3] != 3:
+        raise ValueError(f"the function must map [N, h, w, 3] to [N, h * s, w * s, 3], 16 x 16 gave {out.shape}")
+    return Network(jax.jit(run_or_apply), out.shape[1] // 16, halo)
+
+
+def _to_unit(pixels: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """Float32 in [0, 1] and the top value of the integer type, if it was one."""
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4) or 0 in pixels.shape:
+        raise ValueError(f"image must be [H, W, 1..4] or [H, W] with at least one pixel, got shape {pixels.shape}")
+    if pixels.dtype in (np.uint8, np.uint16):
+        top = int(np.iinfo(pixels.dtype).max)
+        return pixels.astype(np.float32) / np.float32(top), top
+    if not jnp.issubdtype(pixels.dtype, jnp.floating):
+        raise ValueError(f"image must be float in [0, 1], uint8 or uint16, got {pixels.dtype}")
+    return pixels.astype(np.float32), None
+
+
+def _by_channels(
+    values: np.ndarray, through: Apply, size: tuple[int, ...], alpha_by: str
+) -> np.ndarray:
+    """Sends colour, grey and alpha where they belong."""
+    channels = values.shape[2]
+    colour, alpha = (values[..., :-1], values[..., -1:]) if channels in (2, 4) else (values, None)
+    if alpha is not None:
+        colour = spread_colour(colour, alpha)
+    grey = colour.shape[2] == 1
+    out = through(np.repeat(colour, 3, axis=2) if grey else colour)
+    out = (out @ _LUMA)[..., None] if grey else out
+    if alpha is None:
+        return out
+    if (alpha == alpha[0, 0]).all():
+        larger = np.full((*size, 1), alpha[0, 0, 0], np.float32)
+    elif alpha_by == "network":
+        larger = (through(np.repeat(alpha, 3, axis=2)) @ _LUMA)[..., None]
+    else:
+        larger = np.asarray(imresize(alpha, size=size))
+    return np.concatenate([out, larger], axis=2)
+
+
+def spread_colour(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Gives fully transparent pixels the colour of the visible ones nearby.
+
+    Their own colour is arbitrary, often black, and would bleed into the visible edge when the image is enlarged.
+
+    Args:
+        colour: `[H, W, C]` float.
+        alpha: `[H, W, 1]` float in [0, 1].
+
+    Returns:
+        `[H, W, C]`, unchanged where alpha is above 0. Where nothing is visible, `colour` itself.
+
+    Source: Gortler et al. 1996, "The Lumigraph", section 3.4 (pull-push).
+    """
+    seen = (alpha > 0).astype(np.float32)
+    if seen.all() or not seen.any():
+        return colour
+    levels = [(colour * seen, seen)]
+    while not levels[-1][1].all():
+        sums = []
+        for layer in levels[-1]:
+            even = np.pad(layer, ((0, layer.shape[0] % 2), (0, layer.shape[1] % 2), (0, 0)))
+            h, w, c = even.shape
+            sums.append(even.reshape(h // 2, 2, w // 2, 2, c).sum(axis=(1, 3)))
+        levels.append((sums[0], sums[1]))
+    filled = levels[-1][0] / levels[-1][1]
+    for total, weight in reversed(levels[:-1]):
+        coarse = filled.repeat(2, axis=0).repeat(2, axis=1)[: weight.shape[0], : weight.shape[1]]
+        filled = np.where(weight > 0, total / np.maximum(weight, 1.0), coarse)
+    return np.where(seen > 0, colour, filled).astype(colour.dtype)
+
+
+def auto_tile(height: int, width: int, net: Network, *, several_sizes: bool = False) -> int:
+    """Chooses how to cut an image.
+
+    Args:
+        height: pixels.
+        width: pixels.
+        net: the network.
+        several_sizes: prefer windows of few shapes to the whole image.
+
+    Returns:
+        Pixels an inner tile provides, or 0 for the whole image.
+    """
+    memory = (1 if jax.default_backend() == "cpu" else 8) * 2**30
+    budget = max(64 * 64, memory // net.bytes_per_pixel)
+    if net.halo is None or (height * width <= budget and not several_sizes):
+        return 0
+    margin = 2 * net.halo
+    largest = max([w for w in _WINDOWS if w * w <= budget and w >= margin + 16] or [margin + 64])
+    short = min(height, width)
+    if short >= largest:
+        return largest - margin
+    fitting = [w for w in _WINDOWS if w <= short and w >= margin + 16]
+    if fitting:
+        return max(fitting) - margin
+    # Too narrow for two halos: this axis is taken whole, the other cut only where it must be.
+    return 0 if height * width <= budget else largest - margin
+
+
+def _retrying(
+    net: Network,
+    rgb: np.ndarray,
+    tile: int | None,
+    self_ensemble: bool,
+    several_sizes: bool,
+    progress: Callable[[int, int], Any] | None,
+) -> np.ndarray:
+    """Runs the network; where the tile was left to us and memory runs out, with halved windows."""
+    if tile and net.halo is None:
+        raise ValueError(
+            "this network has no receptive radius, so tiles would show seams: use tile=0, or give halo"
+        )
+    chosen = auto_tile(*rgb.shape[:2], net, several_sizes=several_sizes) if tile is None else tile
+    while True:
+        try:
+            return _run(net, rgb, chosen, self_ensemble, progress)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+            side = chosen or max(rgb.shape[:2])
+            if not exhausted:
+                raise
+            if tile is not None or net.halo is None or side <= 32:
+                raise MemoryError("the device ran out of memory; try a smaller --tile") from error
+            chosen = side // 2
+
+
+def _run(
+    net: Network,
+    rgb: np.ndarray,
+    tile: int,
+    self_ensemble: bool,
+    progress: Callable[[int, int], Any] | None,
+) -> np.ndarray:
+    total: np.ndarray | None = None
+    turns = range(8) if self_ensemble else range(1)
+    for index in turns:
+        turned = np.asarray(dihedral(rgb, index)) if index else rgb
+        report = (lambda d, n, i=index: progress(d + i * n, n * len(turns))) if progress else None
+        out = tiled_apply(
+            net.apply,
+            turned,
+            scale=net.scale,
+            tile=tile or max(turned.shape[:2]),
+            halo=net.halo or 0,
+            progress=report,
+        ).astype(np.float32)
+        if not np.isfinite(out).all():
+            raise ValueError("the network gave values that are not finite; try --fp32, or another checkpoint")
+        out = np.asarray(dihedral_inverse(out, index)) if index else out
+        total = out if total is None else total + out
+    assert total is not None
+    return total / np.float32(len(turns))

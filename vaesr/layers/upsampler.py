@@ -1,0 +1,53 @@
+"""The sub-pixel upsampler of EDSR, MDSR, RCAN and SRResNet."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vaesr.imaging import pixel_shuffle
+from vaesr.layers.conv import Conv
+
+
+def upsampler_factors(scale: int) -> tuple[int, ...]:
+    """Split a scale into the pixel-shuffle factors of the upsampler.
+
+    Args:
+        scale: 3, or a power of two from 2.
+
+    Returns:
+        (3,), or as many twos as the power.
+
+    Raises:
+        ValueError: for every other scale.
+    """
+    if scale == 3:
+        return (3,)
+    if scale >= 2 and scale & (scale - 1) == 0:
+        return (2,) * (scale.bit_length() - 1)
+    raise ValueError(f"scale is {scale}; the upsampler expects 3 or a power of two from 2.")
+
+
+class Upsampler(nn.Module):
+    """For each factor r: a 3x3 convolution to r² times the channels, then pixel shuffle; no activation.
+
+    Attributes:
+        scale: 2, 3, 4, 8, ...
+        channels: input and output channels.
+        dtype: compute type.
+        form: see `vaesr.layers.conv2d`.
+    """
+
+    scale: int
+    channels: int
+    dtype: Any = jnp.float32
+    form: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map `[B, H, W, channels]` to `[B, H * scale, W * scale, channels]`."""
+        for i, factor in enumerate(upsampler_factors(self.scale)):
+            wide = Conv(self.channels * factor**2, dtype=self.dtype, form=self.form, name=f"conv_{i}")(x)
+            x = pixel_shuffle(wide, factor)
+        return x

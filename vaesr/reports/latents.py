@@ -1,0 +1,175 @@
+"""Figures of latent-variable models: reconstructions, traversals, the plane of codes."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from vaesr.reports import canvas
+from vaesr.reports.grids import Images, _stack, labelled_grid
+
+Decode = Callable[[np.ndarray], np.ndarray | jax.Array]
+# Tableau's ten, then ten more for label sets that need them.
+_PALETTE = [
+    *("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#ff9da7", "#9c755f"),
+    *("#6b6f76", "#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02", "#a6761d", "#1f78b4"),
+    *("#b2df8a", "#fb9a99"),
+]
+
+
+def reconstruction_figure(
+    originals: Images, reconstructions: Images, *, columns: int = 10, title: str | None = None
+) -> np.ndarray:
+    """Draws each original directly above its reconstruction.
+
+    Args:
+        originals: `[N, H, W, C]` or a list of `[H, W, C]`, floats in [0, 1] or uint8.
+        reconstructions: the same shape.
+        columns: pairs in a row, at least 1.
+        title: one line above, or None.
+
+    Returns:
+        uint8 `[H', W', 3]`; the last row may be shorter.
+
+    Raises:
+        ValueError: where the two differ in shape.
+    """
+    above, below = _stack(originals), _stack(reconstructions)
+    if above.shape != below.shape:
+        raise ValueError(f"originals and reconstructions must match, got {above.shape} and {below.shape}")
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    columns = min(columns, len(above))
+    zoom = max(1, min(round(900 / (columns * above.shape[2])), 8))
+    pairs = [
+        np.concatenate(
+            [
+                canvas.enlarge(a, zoom),
+                np.full((2, a.shape[1] * zoom, 3), 255, np.uint8),
+                canvas.enlarge(b, zoom),
+            ]
+        )
+        for a, b in zip(above, below, strict=True)
+    ]
+    return labelled_grid(pairs, columns=columns, pad=6, zoom=1, title=title)
+
+
+def latent_traversal(
+    decode: Decode,
+    centre: np.ndarray | jax.Array,
+    *,
+    dimensions: Sequence[int] | None = None,
+    span: float = 3.0,
+    steps: int = 11,
+    title: str | None = None,
+) -> np.ndarray:
+    """Draws what one latent dimension after the other does: a row per dimension, left to right.
+
+    Args:
+        decode: maps codes `[B, D]` float32 to images `[B, H, W, C]` in [0, 1]; called once.
+        centre: `[D]`, the code that is changed, for example zeros or one image's posterior mean.
+        dimensions: which dimensions, in the order of the rows; None for the first ten.
+        span: values run from `-span` to `span`, in standard deviations of the prior.
+        steps: images in a row, at least 2.
+        title: one line above, or None.
+
+    Returns:
+        uint8 `[H', W', 3]`.
+
+    Raises:
+        ValueError: on a centre that is no vector or a dimension it does not have.
+    """
+    centre = np.asarray(centre, np.float32)
+    if centre.ndim != 1:
+        raise ValueError(f"centre must be one code [D], got shape {centre.shape}")
+    rows = list(range(min(len(centre), 10))) if dimensions is None else list(dimensions)
+    if steps < 2 or not rows or any(not 0 <= d < len(centre) for d in rows):
+        raise ValueError(
+            f"dimensions must lie in 0..{len(centre) - 1} and steps be 2 or more, got {rows}, {steps}"
+        )
+    values = np.linspace(-span, span, steps, dtype=np.float32)
+    codes = np.repeat(centre[None], len(rows) * steps, axis=0)
+    for row, dimension in enumerate(rows):
+        codes[row * steps : (row + 1) * steps, dimension] = values
+    return labelled_grid(
+        np.asarray(decode(codes)),
+        columns=steps,
+        row_labels=[f"z{dimension}" for dimension in rows],
+        column_labels=[_signed(value) for value in values],
+        title=title,
+    )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".rstrip("0").rstrip(".").replace("-", "\u2212") if value else "0"
+
+
+def latent_manifold(decode: Decode, *, steps: int = 20) -> np.ndarray:
+    """Draws the plane of a two-dimensional code: the decoder at a grid of the prior's quantiles.
+
+    Args:
+        decode: maps codes `[B, 2]` float32 to images `[B, H, W, C]` in [0, 1]; called once.
+        steps: images along each side, at least 2.
+
+    Returns:
+        uint8 `[H', W', 3]`, the first dimension to the right, the second upwards.
+
+    Raises:
+        ValueError: on fewer than two steps.
+
+    Source: Kingma and Welling 2014, figure 4.
+    """
+    if steps < 2:
+        raise ValueError(f"steps must be at least 2, got {steps}")
+    edges = np.asarray(jax.scipy.special.ndtri((np.arange(steps, dtype=np.float32) + 0.5) / steps))
+    right, up = np.meshgrid(edges, edges[::-1])
+    codes = np.stack([right.ravel(), up.ravel()], axis=-1).astype(np.float32)
+    return labelled_grid(np.asarray(decode(codes)), columns=steps, pad=0)
+
+
+def latent_scatter(
+    codes: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> np.ndarray:
+    """Draws the first two dimensions of many codes, coloured by label.
+
+    Args:
+        codes: `[N, D]` with D at least 2, usually posterior means.
+        labels: `[N]` integers, or None for one colour.
+        names: what each label is called, by its number; None prints the numbers.
+        title: one line above, or None.
+
+    Returns:
+        uint8 `[H', W', 3]`.
+
+    Raises:
+        ValueError: on other shapes.
+    """
+    codes = np.asarray(codes, np.float32)
+    if codes.ndim != 2 or codes.shape[1] < 2:
+        raise ValueError(f"codes must be [N, D] with D at least 2, got shape {codes.shape}")
+    groups = np.zeros(len(codes), np.int64) if labels is None else np.asarray(labels)
+    if groups.shape != (len(codes),):
+        raise ValueError(f"labels must be [{len(codes)}], got shape {groups.shape}")
+    figure = canvas.new_figure(7.6, 6.4)
+    axes = figure.add_subplot()
+    size = float(np.clip(20000 / max(len(codes), 1), 4, 30))
+    for index, group in enumerate(np.unique(groups)):
+        chosen = codes[groups == group]
+        name = names[int(group)] if names is not None and 0 <= int(group) < len(names) else str(group)
+        colour = _PALETTE[index % len(_PALETTE)]
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=size, color=colour, alpha=0.75, linewidths=0, label=name)
+    canvas.quiet(axes)
+    axes.set_aspect("equal", "datalim")
+    axes.set_xlabel("first latent dimension")
+    axes.set_ylabel("second latent dimension")
+    if title:
+        axes.set_title(title, loc="left", fontweight="bold")
+    if labels is not None and len(np.unique(groups)) <= 40:
+        axes.legend(
+            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, markerscale=(40 / size) ** 0.5
+        )
+    return canvas.rasterise(figure)

@@ -1,0 +1,39 @@
+"""Training: state, step, mesh, compilation, loop, checkpoints. Receives callables; knows no model."""
+
+from vaesr.training.checkpoint import Checkpoints, restore_params
+from vaesr.training.compile import compile_step, contains_convolution, data_key
+from vaesr.training.logging import MetricsWriter, read_metrics
+from vaesr.training.loop import Evaluation, LoopConfig, NonFiniteError, fit
+from vaesr.training.mesh import batch_sharding, make_mesh, replicated, state_shardings
+from vaesr.training.optim import OptimConfig, make_optimizer, make_schedule
+from vaesr.training.runtime import cache_dir, enable_compile_cache, initialize_distributed
+from vaesr.training.state import Player, TrainState, create_state
+from vaesr.training.step import make_train_step
+
+__all__ = [
+    "Checkpoints",
+    "Evaluation",
+    "LoopConfig",
+    "MetricsWriter",
+    "NonFiniteError",
+    "OptimConfig",
+    "Player",
+    "TrainState",
+    "batch_sharding",
+    "cache_dir",
+    "compile_step",
+    "contains_convolution",
+    "create_state",
+    "data_key",
+    "enable_compile_cache",
+    "fit",
+    "initialize_distributed",
+    "make_mesh",
+    "make_optimizer",
+    "make_schedule",
+    "make_train_step",
+    "read_metrics",
+    "replicated",
+    "restore_params",
+    "state_shardings",
+]

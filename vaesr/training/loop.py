@@ -1,0 +1,208 @@
+"""The loop around a compiled step: metrics one interval late, evaluation, checkpoints, clean stops."""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from vaesr.training.checkpoint import Checkpoints
+from vaesr.training.compile import Step
+from vaesr.training.logging import MetricsWriter
+from vaesr.training.state import TrainState
+
+PyTree = Any
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row had a loss or gradient that is not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """When the loop does what; every interval is a multiple of `steps_per_dispatch`."""
+
+    steps: int
+    steps_per_dispatch: int = 1
+    log_every: int = 100
+    eval_every: int = 1000
+    checkpoint_every: int = 1000
+    # Stop after so many skipped updates in a row.
+    max_skipped: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "eval_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value < 1 or value % self.steps_per_dispatch:
+                raise ValueError(
+                    f"{name}={value} must be a positive multiple of "
+                    f"steps_per_dispatch={self.steps_per_dispatch}."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Validation metrics, and the score (larger is better) that the best checkpoint is chosen by."""
+
+    metrics: Mapping[str, float]
+    score: float | None = None
+
+
+def fit(
+    state: TrainState,
+    step: Step,
+    sources: Iterator[PyTree],
+    config: LoopConfig,
+    *,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    evaluate: Callable[[TrainState, int], Evaluation] | None = None,
+    progress: bool = True,
+) -> tuple[TrainState, bool]:
+    """Train from `state.step` to `config.steps`.
+
+    Metrics are averaged over each log interval and fetched one interval later, so no step waits for the
+    host. SIGTERM and the first Ctrl-C end the loop after the running dispatch with a checkpoint.
+
+    Args:
+        state: the state; donated.
+        step: from `compile_step`.
+        sources: what each call of `step` gets, from `state.step` on.
+        config: see `LoopConfig`.
+        checkpoints: where states are saved: every `checkpoint_every` steps, at every evaluation and at
+            the end.
+        writer: where metrics go.
+        evaluate: `(state, step) -> Evaluation`, called every `eval_every` steps and at the end.
+        progress: show a progress bar (where tqdm is installed) on the first process.
+
+    Returns:
+        `(state, finished)`; `finished` is False after a signal.
+
+    Raises:
+        NonFiniteError: after `max_skipped` skipped updates in a row; the last checkpoint is still good.
+    """
+    done = start = int(state.step)
+    log = _IntervalLog(writer, config.max_skipped)
+    bar = _progress_bar(start, config.steps, progress and jax.process_index() == 0)
+    with _stop_flag() as stop, contextlib.closing(bar):
+        while done < config.steps:
+            state, metrics = step(state, next(sources))
+            done += config.steps_per_dispatch
+            log.add(metrics)
+            bar.update(config.steps_per_dispatch)
+            last = done >= config.steps
+            if done % config.log_every == 0 or last:
+                bar.set_postfix_str(log.rotate(done))
+            stopping = _agree(stop.is_set(), done % config.log_every == 0)
+            evaluation = None
+            if evaluate is not None and (last or done % config.eval_every == 0) and not stopping:
+                log.flush(done)
+                evaluation = evaluate(state, done)
+                writer.write(done, "validation", evaluation.metrics)
+            if evaluation is not None or last or stopping or done % config.checkpoint_every == 0:
+                log.flush(done)
+                checkpoints.save(state, step=done, score=evaluation.score if evaluation else None)
+            if stopping and not last:
+                checkpoints.wait()
+                return state, False
+    log.flush(done)
+    checkpoints.wait()
+    return state, True
+
+
+class _IntervalLog:
+    """Collects device metrics and writes each interval's mean when the next one has ended."""
+
+    def __init__(self, writer: MetricsWriter, max_skipped: int) -> None:
+        self._writer = writer
+        self._max_skipped = max_skipped
+        self._current: list[dict[str, jax.Array]] = []
+        self._queued: tuple[int, list[dict[str, jax.Array]]] | None = None
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        self._current.append(metrics)
+
+    def rotate(self, step: int) -> str:
+        """End the interval at `step`; returns a line about the one before it."""
+        text = self._write_queued()
+        self._queued, self._current = (step, self._current), []
+        return text
+
+    def flush(self, step: int) -> None:
+        if self._current:
+            self.rotate(step)
+        self._write_queued()
+
+    def _write_queued(self) -> str:
+        if self._queued is None or not self._queued[1]:
+            return ""
+        step, queued = self._queued
+        self._queued = None
+        rows = jax.device_get(queued)
+        values = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        means = {name: float(np.mean(v, dtype=np.float64)) for name, v in values.items()}
+        self._writer.write(step, "train", means)
+        if values["skipped_run"].max() >= self._max_skipped:
+            raise NonFiniteError(
+                f"the loss or gradient was not finite in {int(values['skipped_run'].max())} steps in a row, "
+                f"up to step {step}; those updates were skipped and the last checkpoint is good. "
+                "Lower optim.lr, set optim.clip_norm, or use --dtype float32."
+            )
+        return f"loss {means['loss']:.4g}" if "loss" in means else ""
+
+
+def _agree(flag: bool, may_ask: bool) -> bool:
+    """The flag, or in a run of several processes whether any has it (asked only when all of them ask)."""
+    if jax.process_count() == 1:
+        return flag
+    if not may_ask:
+        return False
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+@contextlib.contextmanager
+def _stop_flag() -> Iterator[threading.Event]:
+    """An event that SIGTERM or the first SIGINT sets; a second SIGINT interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may handle signals
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class _NoBar:
+    """Stands in for tqdm where it is not installed or not wanted."""
+
+    def update(self, count: int) -> None: ...
+
+    def set_postfix_str(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _progress_bar(start: int, steps: int, enabled: bool) -> Any:
+    if not enabled:
+        return _NoBar()
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _NoBar()
+    return tqdm(initial=start, total=steps, unit="step", dynamic_ncols=True, mininterval=0.5)

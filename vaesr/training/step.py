@@ -1,0 +1,163 @@
+"""The training step: pure, not compiled, the same for one player (a VAE) or two (a GAN)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vaesr.training.state import Player, TrainState
+
+PyTree = Any
+Batch = dict[str, Any]
+TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_train_step(
+    players: Mapping[str, Player],
+    *,
+    accumulate: int = 1,
+    ema_decay: float | None = None,
+    unroll: bool | None = None,
+) -> TrainStep:
+    """Build `train_step(state, batch) -> (state, metrics)`.
+
+    The players are updated in order. Each one's objective is differentiated with respect to its own
+    subtree; the others are constants by construction. What an objective returns in `Aux.shared` is put
+    into the batch of the players after it. An update whose loss or gradient is not finite is skipped and
+    counted. The step's key is `fold_in(fold_in(state.key, state.step), player)`, so a resumed run draws
+    what the uninterrupted one would.
+
+    Args:
+        players: `{name: Player}`.
+        accumulate: number of micro-batches that the batch is cut into; gradients are averaged.
+        ema_decay: decay of the moving average of the parameters, in (0, 1); None keeps none.
+        unroll: unroll the loop over micro-batches instead of scanning it. Default: on the CPU backend
+            (convolution gradients inside a loop are 15-30 times slower there), not elsewhere.
+
+    Returns:
+        `train_step(state, batch, *, axis_name=None)`. `batch` is a dict of arrays with a common leading
+        axis; `position` (int32 `[B]`, the example's index in the global batch) is added where it is
+        missing. `axis_name` names the mapped axis under `pmap`. Metrics are float32 scalars, prefixed
+        `player/` when there are several players.
+
+    Raises:
+        ValueError: for no player, `accumulate` < 1, or a decay outside (0, 1).
+    """
+    if not players:
+        raise ValueError("players is empty; give at least one {name: Player(objective, optimizer)}.")
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1, got {accumulate}.")
+    if ema_decay is not None and not 0.0 < ema_decay < 1.0:
+        raise ValueError(f"ema_decay must lie in (0, 1), got {ema_decay}; pass None to keep no average.")
+    if unroll is None:
+        unroll = jax.default_backend() == "cpu"
+
+    def train_step(
+        state: TrainState, batch: Batch, *, axis_name: str | None = None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        batch = _microbatches(_with_position(batch), accumulate)
+        step_key = jax.random.fold_in(state.key, state.step)
+        params, opt_state, variables = dict(state.params), dict(state.opt_state), state.variables
+        metrics: dict[str, jax.Array] = {}
+        all_finite = jnp.array(True)
+        for number, (name, player) in enumerate(players.items()):
+            loss, grads, new_variables, player_metrics, shared = _gradients(
+                player.objective, name, params, variables, batch,
+                key=jax.random.fold_in(step_key, number), step=state.step,
+                accumulate=accumulate, unroll=unroll,
+            )  # fmt: skip
+            if axis_name is not None:
+                loss, grads, player_metrics = jax.lax.pmean((loss, grads, player_metrics), axis_name)
+            grad_norm = optax.tree.norm(grads)
+            finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+            updates, new_opt_state = player.optimizer.update(grads, opt_state[name], params[name])
+            new_params = optax.apply_updates(params[name], updates)
+            params[name] = _select(finite, new_params, params[name])
+            opt_state[name] = _select(finite, new_opt_state, opt_state[name])
+            variables = _select(finite, new_variables, variables)
+            batch = {**batch, **shared}
+            all_finite &= finite
+            prefix = f"{name}/" if len(players) > 1 else ""
+            player_metrics = {"loss": loss, "grad_norm": grad_norm, **player_metrics}
+            metrics |= {prefix + key: value.astype(jnp.float32) for key, value in player_metrics.items()}
+        skipped_run = jnp.where(all_finite, 0, state.skipped_run + 1)
+        state = state.replace(  # type: ignore[attr-defined]
+            step=state.step + 1,
+            params=params,
+            variables=variables,
+            opt_state=opt_state,
+            ema=None if state.ema is None else _average(state.ema, params, ema_decay),
+            skipped=state.skipped + (~all_finite).astype(jnp.int32),
+            skipped_run=skipped_run,
+        )
+        metrics["skipped_run"] = skipped_run.astype(jnp.float32)
+        return state, metrics
+
+    return train_step
+
+
+def _with_position(batch: Batch) -> Batch:
+    if "position" in batch:
+        return batch
+    size = jax.tree.leaves(batch)[0].shape[0]
+    return {**batch, "position": jnp.arange(size, dtype=jnp.int32)}
+
+
+def _microbatches(batch: Batch, count: int) -> Batch:
+    """Cut `[B, ...]` into strided micro-batches `[count, B / count, ...]`; strided, so no shard moves."""
+    if count == 1:
+        return batch
+
+    def cut(x: jax.Array) -> jax.Array:
+        if x.shape[0] % count:
+            raise ValueError(f"accumulate={count} does not divide the batch of {x.shape[0]} examples.")
+        return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(cut, batch)
+
+
+def _gradients(
+    objective: Callable[..., Any],
+    name: str,
+    params: dict[str, PyTree],
+    variables: PyTree,
+    batch: Batch,
+    *,
+    key: jax.Array,
+    step: jax.Array,
+    accumulate: int,
+    unroll: bool,
+) -> tuple[jax.Array, PyTree, PyTree, dict[str, jax.Array], Batch]:
+    """Loss, gradient of `params[name]`, variables, metrics and shared arrays, over all micro-batches."""
+
+    def loss_of(own: PyTree, variables: PyTree, part: Batch) -> tuple[jax.Array, Any]:
+        return objective({**params, name: own}, variables, part, key=key, step=step)
+
+    grad_of = jax.value_and_grad(loss_of, has_aux=True)
+    if accumulate == 1:
+        (loss, aux), grads = grad_of(params[name], variables, batch)
+        return loss, grads, aux.variables, aux.metrics, aux.shared
+
+    def body(carry: tuple[PyTree, PyTree], part: Batch) -> tuple[tuple[PyTree, PyTree], Any]:
+        grads, variables = carry
+        (loss, aux), new = grad_of(params[name], variables, part)
+        return (jax.tree.map(jnp.add, grads, new), aux.variables), (loss, aux.metrics, aux.shared)
+
+    zeros = jax.tree.map(jnp.zeros_like, params[name])
+    (grads, variables), (losses, metrics, shared) = jax.lax.scan(
+        body, (zeros, variables), batch, unroll=accumulate if unroll else 1
+    )
+    grads = jax.tree.map(lambda g: g / accumulate, grads)
+    return losses.mean(), grads, variables, {k: v.mean(0) for k, v in metrics.items()}, shared
+
+
+def _select(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def _average(ema: PyTree, params: PyTree, decay: float | None) -> PyTree:
+    if decay is None:
+        raise ValueError("the state keeps a moving average; give make_train_step an ema_decay.")
+    return jax.tree.map(lambda e, p: e * decay + p * (1.0 - decay), ema, params)
