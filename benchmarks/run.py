@@ -186,6 +186,9 @@ def _rows(case: Any, options: Any, trace: str | None) -> list[dict[str, Any]]:
         for side in (s for s in case.sides if s.framework == "vaesr"):
             with jax.profiler.trace(trace):
                 side.run(3)
+    for side in case.sides:
+        if side.close is not None:
+            side.close()
     return rows + absent
 
 

@@ -35,6 +35,7 @@ class Side:
         memory_bytes: peak memory of one call, where the framework tells.
         check: called after the timing; returns facts such as `{"loss_finite": True}`.
         note: a remark for the table's foot.
+        close: called when the case is done, to end threads.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Side:
     memory_bytes: int | None = None
     check: Callable[[], dict[str, Any]] | None = None
     note: str = ""
+    close: Callable[[], None] | None = None
 
 
 @dataclasses.dataclass

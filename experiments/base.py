@@ -203,7 +203,7 @@ def run(experiment: str, preset: str, config: ConfigT, build: Callable[[ConfigT]
     training.initialize_distributed(
         coordinator=config.coordinator, num_processes=config.num_processes, process_id=config.process_id
     )
-    training.enable_compile_cache()
+    training.enable_compile_cache(data.cache_root() / "xla")
     workdir = config.workdir or pathlib.Path("runs") / experiment.rpartition(".")[2] / preset
     first = jax.process_index() == 0
     _prepare_folder(workdir, config, first)
@@ -241,7 +241,7 @@ def _train(
     shapes = jax.eval_shape(create, key)
     shardings = training.state_shardings(shapes, mesh)
     on_device = config.data_on == "device" or (
-        config.data_on == "auto" and data.fits_on_device(system.sampler.bank)
+        config.data_on == "auto" and data.fits_on_device(system.sampler)
     )
     batches = system.sampler if on_device else system.sampler.host_batch
     train_step = training.make_train_step(
@@ -307,21 +307,18 @@ def _sources(
 ) -> Iterator[Iterator[PyTree]]:
     """What each dispatch gets: the resident bank again and again, or the host's batches one by one."""
     if on_device:
-        source = system.sampler.source()
-        if config.parallel == "jit":
-            source = jax.device_put(source, training.replicated(mesh))
-        yield itertools.repeat(source)
+        sharding = training.replicated(mesh) if config.parallel == "jit" else None
+        yield itertools.repeat(system.sampler.source(sharding))
         return
-    sharding = training.batch_sharding(mesh, leading=int(steps_per_dispatch > 1))
     loader = data.HostLoader(
         system.sampler,
         key=training.data_key(_local(state.key, mesh)),
         start_step=int(state.step),
         steps_per_dispatch=steps_per_dispatch,
-        sharding=sharding,
+        sharding=training.batch_sharding(mesh) if config.parallel == "jit" else None,
     )
-    with contextlib.closing(loader):
-        yield iter(loader)
+    with loader:
+        yield loader
 
 
 def _choose_dispatch(config: RunConfig, system: Experiment, start: int) -> int:

@@ -26,6 +26,7 @@ from vaesr.models.vae import VAE
 
 # Every evaluation draws the same noise, so that the numbers of two checkpoints compare.
 _EVAL_SEED = 1
+_EVAL_BATCH = 250
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +123,9 @@ def build(config: Config) -> base.Experiment:
     bank = data.open_bank(config.data, strict=config.strict)
     if bank.kind != "fixed":
         raise base.UserError(f"a VAE needs images of one size; {config.data} holds photos of many sizes.")
+    image_shape = bank.pixels.shape[1:]
     sampler = data.ImageSampler(bank, "train", config.batch_size)
-    model = _model(config, bank.image_shape)
+    model = _model(config, image_shape)
     encode = lambda params, x: model.apply({"params": params}, x, method="encode")  # noqa: E731
     decode = lambda params, z: model.apply({"params": params}, z, method="decode")  # noqa: E731
     likelihood = _likelihood(config.model)
@@ -140,7 +142,7 @@ def build(config: Config) -> base.Experiment:
         )  # fmt: skip
 
     def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
-        images = jnp.zeros((1, *bank.image_shape), jnp.float32)
+        images = jnp.zeros((1, *image_shape), jnp.float32)
         return {"vae": model.init(key, images)["params"]}, {}
 
     bound = functools.partial(objectives.evaluate_bound, encode, decode, likelihood)
@@ -205,8 +207,9 @@ def _evaluate(
 
     totals: dict[str, float] = {}
     count = 0
-    for batch in data.evaluation_batches(bank, split, 250, limit=limit):
+    for number, batch in enumerate(data.evaluation_batches(bank, split, _EVAL_BATCH, limit=limit)):
         count += int(batch["mask"].sum())
+        batch["position"] = number * _EVAL_BATCH + np.arange(_EVAL_BATCH, dtype=np.int32)
         for name, value in of_batch(params, batch).items():
             totals[name] = totals.get(name, 0.0) + float(value)
     means = {name: total / count for name, total in totals.items()}
@@ -214,7 +217,7 @@ def _evaluate(
         means = {name: means[name] for name in ("elbo_nats", "kl_nats", "reconstruction_nats")}
     else:
         means[f"bound_{samples}_nats"] = means.pop("bound_nats")
-    pixels = math.prod(bank.image_shape)
+    pixels = math.prod(bank.pixels.shape[1:])
     means["bits_per_dim"] = -means["elbo_nats"] / (pixels * math.log(2.0))
     return means
 
@@ -222,7 +225,7 @@ def _evaluate(
 def _against_ppca(bank: data.Bank, config: Config, trained: dict[str, float]) -> dict[str, float]:
     """The exact maximum of the likelihood on the training split (Tipping & Bishop 1999, equation 8)."""
     images = np.concatenate(
-        [b["image"][np.asarray(b["mask"], bool)] for b in data.evaluation_batches(bank, "train", 250)]
+        [b["image"][np.asarray(b["mask"], bool)] for b in data.evaluation_batches(bank, "train", _EVAL_BATCH)]
     )
     x = images.reshape(len(images), -1).astype(np.float64)
     d, k = x.shape[1], config.model.latent
@@ -251,30 +254,30 @@ def _figures(
     weights = {"params": params["vae"]}
     encode = jax.jit(lambda x: model.apply(weights, x, method="encode"))
     show = jax.jit(lambda z: jnp.clip(model.apply(weights, z, method="mean_image"), 0.0, 1.0))
-    key = jax.random.key(_EVAL_SEED)
-    z = jax.random.normal(key, (100, model.latent))
+    z = jax.random.normal(jax.random.key(_EVAL_SEED), (100, model.latent))
     reports.save_grid(
-        directory / "samples.png", show(z), columns=10, caption="Means of p(x | z), z from the prior."
+        directory / "samples.png",
+        show(z),
+        columns=10,
+        caption="Samples: z from the prior, the mean of p(x | z).",
     )
-    held_out = next(iter(data.evaluation_batches(bank, "validation", 500)))
-    images, labels = held_out["image"], held_out.get("label")
-    mean_q, log_var_q = encode(images)
-    reports.save_reconstructions(directory / "reconstructions.png", images[:16], show(mean_q[:16]))
+    held_out = next(data.evaluation_batches(bank, "validation", 500))
+    mean_q, log_var_q = encode(held_out["image"])
+    pairs = reports.reconstruction_figure(held_out["image"][:20], show(mean_q[:20]))
+    caption = "Validation images over their reconstructions."
+    reports.save_image(directory / "reconstructions.png", pairs, caption=caption)
     # The latents that carry most information, along which there is something to see.
-    kl = jnp.mean(0.5 * (jnp.square(mean_q) + jnp.exp(log_var_q) - 1.0 - log_var_q), axis=0)
+    kl = 0.5 * (jnp.square(mean_q) + jnp.exp(log_var_q) - 1.0 - log_var_q).mean(axis=0)
     order = np.argsort(-np.asarray(kl))
-    rows = [int(i) for i in order[:8]]
-    values = np.linspace(-2.5, 2.5, 11)
-    start = np.asarray(mean_q[0])
-    path = np.repeat(start[None], len(rows) * len(values), 0)
-    for r, dimension in enumerate(rows):
-        path[r * len(values) : (r + 1) * len(values), dimension] = values
-    reports.save_traversal(
-        directory / "traversals.png", show(jnp.asarray(path)), values=values, dimensions=rows
+    traversal = reports.latent_traversal(show, np.asarray(mean_q[0]), dimensions=[int(i) for i in order[:8]])
+    caption = (
+        "One image's code, one latent at a time moved through the prior; most informative latents first."
     )
+    reports.save_image(directory / "traversals.png", traversal, caption=caption)
     if model.latent >= 2:
-        two = np.asarray(mean_q)[:, order[:2]]
-        reports.save_latents(directory / "latents.png", two, labels=labels, dimensions=order[:2])
+        plane = reports.latent_scatter(np.asarray(mean_q)[:, order[:2]], held_out.get("label"))
+        caption = "Posterior means of validation images in the two most informative latents, by label."
+        reports.save_image(directory / "latents.png", plane, caption=caption)
 
 
 if __name__ == "__main__":

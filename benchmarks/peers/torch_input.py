@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+MARGIN = 2  # LR pixels that the reduction reaches beyond a patch
+
 
 def image_loader(images: np.ndarray, *, batch_size: int, workers: int) -> Callable[[int], Any]:
     """The usual way: a Dataset of single images, shuffled and batched by a DataLoader.
@@ -60,7 +62,8 @@ def pair_loader(
 ) -> Callable[[int], Any]:
     """Random crops, flips and transposes of photographs, with their bicubic reduction, by a DataLoader.
 
-    The reduction is done once per batch, which is faster than one by one.
+    The crops carry a margin, so that the reduction is the whole photo's, as ours. The reduction is done
+    once per batch, which is faster than one by one.
 
     Args:
         photos: `[H, W, 3]` uint8 each.
@@ -74,7 +77,8 @@ def pair_loader(
     """
     import torch
 
-    side = patch * scale
+    side = (patch + 2 * MARGIN) * scale
+    border = MARGIN * scale
 
     class Crops(torch.utils.data.Dataset):
         def __len__(self) -> int:
@@ -93,26 +97,28 @@ def pair_loader(
             return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
 
     def collate(crops: list[Any]) -> tuple[Any, Any]:
-        x_hr = torch.stack(crops).float().div_(255.0)
-        return reduce(x_hr, scale), x_hr
+        region = torch.stack(crops).float().div_(255.0)
+        x_lr = reduce(region, scale).mul_(255.0).round_().clamp_(0.0, 255.0).div_(255.0)
+        return x_lr, region[:, :, border:-border, border:-border].contiguous()
 
     return _drawer(Crops(), batch_size, workers, collate)
 
 
-def reduce(x_hr: Any, scale: int) -> Any:
-    """Torch's antialiased bicubic reduction (inside the borders the same as MATLAB's).
+def reduce(region: Any, scale: int) -> Any:
+    """Torch's antialiased bicubic reduction, without the margin (inside it is the same as MATLAB's).
 
     Args:
-        x_hr: `[B, C, H, W]` float tensor.
+        region: `[B, C, H, W]` float tensor.
         scale: the factor.
 
     Returns:
-        `[B, C, H / scale, W / scale]`.
+        `[B, C, H / scale - 2 * MARGIN, W / scale - 2 * MARGIN]`.
     """
     import torch
 
-    size = (x_hr.shape[-2] // scale, x_hr.shape[-1] // scale)
-    return torch.nn.functional.interpolate(x_hr, size=size, mode="bicubic", antialias=True)
+    size = (region.shape[-2] // scale, region.shape[-1] // scale)
+    small = torch.nn.functional.interpolate(region, size=size, mode="bicubic", antialias=True)
+    return small[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
 def _drawer(dataset: Any, batch_size: int, workers: int, collate: Any = None) -> Callable[[int], Any]:

@@ -31,8 +31,7 @@ class Runner:
         state = create_state(lambda _: ({name: params}, {}), players, key=jax.random.key(seed))
         self.initial = jax.tree.map(jax.numpy.copy, state)
         self.source = source
-        step = compile_step(make_train_step(players), mesh, state=state, **how)
-        self.step = step
+        step: Any = compile_step(make_train_step(players), mesh, state=state, **how)
         start = time.perf_counter()
         lowered = step.lower(state, source)
         lowered_at = time.perf_counter()

@@ -1,5 +1,7 @@
 """Training steps: a VAE of dense layers and EDSR, ours against the same networks in torch."""
 
+import pathlib
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +13,9 @@ import optax
 from benchmarks import timing
 from benchmarks.options import Options
 from benchmarks.peers import torch_common
+from benchmarks.suites.banks import make_bank
 from benchmarks.suites.ours import Runner, agree, step_flops
+from vaesr.data import ImageSampler
 from vaesr.distributions import example_keys
 from vaesr.models import edsr, vae
 from vaesr.objectives.likelihoods import BernoulliLikelihood
@@ -34,7 +38,8 @@ def cases(options: Options) -> Iterator[timing.Case]:
         VAE, EDSR baseline and, on an accelerator, EDSR as in the paper.
     """
     if options.wants("vae"):
-        yield _vae_case(options)
+        with tempfile.TemporaryDirectory() as folder:
+            yield _vae_case(options, pathlib.Path(folder))
     if options.wants("edsr"):
         yield _edsr_case(options, paper=False)
     if "edsr_paper" in options.models or (options.accelerator and not options.models):
@@ -44,24 +49,22 @@ def cases(options: Options) -> Iterator[timing.Case]:
 # --- VAE ------------------------------------------------------------------------------------------------
 
 
-def _vae_case(options: Options) -> timing.Case:
+def _vae_case(options: Options, folder: pathlib.Path) -> timing.Case:
     """784-500-20-500-784 with tanh, Bernoulli, Adam; data resident on the device, batches drawn from it."""
     model = vae.PRESETS["kingma_welling"]
     batch_size, examples, per_dispatch = 128, 60_000, 50
     if options.smoke:
         model, batch_size, examples, per_dispatch = model.clone(hidden=(32,), latent=4), 16, 256, 4
     player = vae_player(model)
-    images = np.random.default_rng(0).integers(0, 256, (examples, *model.image_shape), np.uint8)
+    bank = make_bank(folder, [model.image_shape[:2]] * examples, model.image_shape[2])
+    images = bank.pixels
     params = model.init(jax.random.key(1), jnp.zeros((1, *model.image_shape)))["params"]
     batch = {"image": jnp.asarray(images[:batch_size], jnp.float32) / 255.0}
     work = step_flops(player, "vae", params, batch)
 
-    def draw(source: Any, *, key: jax.Array, step: jax.Array, position: jax.Array) -> dict[str, jax.Array]:
-        chosen = jax.random.randint(jax.random.fold_in(key, step), position.shape, 0, source.shape[0])
-        return {"image": source[chosen].astype(jnp.float32) / 255.0}
-
-    how = {"batches": draw, "batch_size": batch_size}
-    resident = jnp.asarray(images)
+    sampler = ImageSampler(bank, "train", batch_size)
+    how: dict[str, Any] = {"batches": sampler, "batch_size": batch_size}
+    resident = sampler.source()
     scanned = Runner(player, "vae", params, resident, steps_per_dispatch=per_dispatch, **how)
     single = Runner(player, "vae", params, resident, **how)
     sides = [
@@ -131,13 +134,14 @@ def _add_torch_vae(
         layers = [
             [_dense(layer) for _, layer in sorted(host[part].items())] for part in ("encoder", "decoder")
         ]
-        heads = [_dense(host[head]) for head in ("mean_q", "log_var_q")]
-        return torch_vae.build(layers[0], *heads, layers[1], activation=model.activation).to(device)
+        mean, log_var = (_dense(host[head]) for head in ("mean_q", "log_var_q"))
+        network = torch_vae.build(layers[0], mean, log_var, layers[1], activation=model.activation)
+        return network.to(device)
 
     batch_size = batch["image"].shape[0]
     with torch_common.exact(), jax.default_matmul_precision("highest"):
         case.parity = _vae_parity(model, player, params, batch, build(), torch, device)
-    bank = torch.from_numpy(images.reshape(images.shape[0], -1)).to(device)
+    bank = torch.from_numpy(np.array(images).reshape(images.shape[0], -1)).to(device)
 
     def loss(network: Any) -> Any:
         chosen = torch.randint(bank.shape[0], (batch_size,), device=device)
@@ -163,16 +167,11 @@ def _vae_parity(
     noise = [np.array(vae_noise(run_key, step, batch_size, model.latent)) for step in range(PARITY_STEPS)]
     x = torch.from_numpy(np.array(batch["image"]).reshape(batch_size, -1)).to(device)
 
-    def ours() -> jax.Array:
-        mean_q, log_var_q = model.apply({"params": params}, batch["image"], method="encode")
-        z = mean_q + jnp.exp(0.5 * log_var_q) * noise[0]
-        return model.apply({"params": params}, z, method="decode").reshape(batch_size, -1)
-
-    def theirs() -> np.ndarray:
-        with torch.no_grad():
-            return network(x, torch.from_numpy(noise[0]).to(device))[0].cpu().numpy()
-
-    output = np.asarray(ours()), theirs()
+    bound: Any = model.bind({"params": params})
+    mean_q, log_var_q = bound.encode(batch["image"])
+    ours = bound.decode(mean_q + jnp.exp(0.5 * log_var_q) * noise[0]).reshape(batch_size, -1)
+    with torch.no_grad():
+        theirs = network(x, torch.from_numpy(noise[0]).to(device))[0].cpu().numpy()
     feed = iter(noise)
 
     def loss(net: Any) -> Any:
@@ -181,7 +180,7 @@ def _vae_parity(
     trainer = torch_common.Trainer(network, loss, learning_rate=LEARNING_RATE)
     their_losses = [float(trainer.step()) for _ in range(PARITY_STEPS)]
     our_losses = runner.losses(PARITY_STEPS)
-    return agree(*output, our_losses=our_losses, their_losses=their_losses)
+    return agree(np.asarray(ours), theirs, our_losses=our_losses, their_losses=their_losses)
 
 
 def _dense(layer: dict[str, Any]) -> tuple[Any, Any]:
@@ -200,9 +199,9 @@ def _edsr_case(options: Options, *, paper: bool) -> timing.Case:
     model = base.clone(dtype=jnp.bfloat16) if options.accelerator else base
     batch = edsr_batch(base.scale, batch_size, patch)
     params = edsr_params(base)
-    work = step_flops(edsr_player(base), "edsr", params, batch)
+    work = step_flops(edsr_player(base.clone(conv_form="direct")), "edsr", params, batch)
     sides = []
-    for name, variant in _edsr_variants(model):
+    for name, variant in _edsr_variants(model, options):
         runner = Runner(edsr_player(variant), "edsr", params, batch)
         sides.append(runner.side(f"vaesr {name}", images=batch_size, work=work))
     kind = "paper" if paper else "baseline"
@@ -214,9 +213,10 @@ def _edsr_case(options: Options, *, paper: bool) -> timing.Case:
     return case
 
 
-def _edsr_variants(model: edsr.EDSR) -> list[tuple[str, edsr.EDSR]]:
-    """The forms of the convolution worth a row: the default, and the plain one where they differ."""
-    return [("jit", model)]
+def _edsr_variants(model: edsr.EDSR, options: Options) -> list[tuple[str, edsr.EDSR]]:
+    """The forms of the convolution worth a row: the default, and on CPUs, where they differ, each alone."""
+    forms = () if options.accelerator or options.smoke else ("direct", "winograd")
+    return [("default", model), *((form, model.clone(conv_form=form)) for form in forms)]
 
 
 def edsr_player(model: edsr.EDSR) -> Player:
@@ -228,7 +228,8 @@ def edsr_player(model: edsr.EDSR) -> Player:
     Returns:
         The player; its parameters are named "edsr".
     """
-    return Player(pixel(model.apply), optax.adam(LEARNING_RATE))
+    apply: Callable[..., Any] = model.apply
+    return Player(pixel(apply), optax.adam(LEARNING_RATE))
 
 
 def edsr_batch(scale: int, batch_size: int, patch: int) -> dict[str, jax.Array]:

@@ -1,5 +1,7 @@
 """Tiling must equal the whole image."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,9 +51,7 @@ def conv_net(weights):
 
 def random_net(draw):
     channels = [3, 4, 4, 12]
-    return conv_net(
-        [(draw((3, 3, i, o)), draw((1, 1, 1, o))) for i, o in zip(channels[:-1], channels[1:], strict=True)]
-    )
+    return conv_net([(draw((3, 3, i, o)), draw((1, 1, 1, o))) for i, o in itertools.pairwise(channels)])
 
 
 @pytest.mark.parametrize("tile", [32, 48, 100])

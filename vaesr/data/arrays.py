@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import pathlib
 import re
 import zlib
@@ -83,13 +84,14 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
         raise ValueError(f"IDX file {path} is damaged or truncated: {error}") from error
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != 8 or not 1 <= data[3] <= 4:
         raise ValueError(
-            f"IDX file {path} does not begin with an IDX header of unsigned bytes (00 00 08 and 1 to 4 dimensions), "
-            f"but with {data[:4].hex(' ') or 'nothing'}"
+            f"IDX file {path} does not begin with an IDX header of unsigned bytes (00 00 08, then 1 to 4 "
+            f"dimensions), but with {data[:4].hex(' ') or 'nothing'}"
         )
     rank = data[3]
-    shape = tuple(int(size) for size in np.frombuffer(data[4 : 4 + 4 * rank], ">u4"))
-    expected = 4 + 4 * rank + int(np.prod(shape, dtype=object))
-    if len(shape) != rank or len(data) != expected:
+    header = data[4 : 4 + 4 * rank].ljust(4 * rank, b"\0")  # a file cut in its header fails below
+    shape = tuple(int(size) for size in np.frombuffer(header, ">u4"))
+    expected = 4 + 4 * rank + math.prod(shape)
+    if len(data) != expected:
         raise ValueError(
             f"IDX file {path}: its header says {list(shape)}, {expected} bytes, but it has {len(data)}"
         )
@@ -107,7 +109,8 @@ def _write_idx(writer: BankWriter, found: dict[str, dict[str, pathlib.Path]]) ->
         labels = read_idx(files["labels"]) if "labels" in files else None
         if labels is not None and labels.shape != (len(images),):
             raise ValueError(
-                f"IDX file {files['labels']} has shape {list(labels.shape)}, but there are {len(images)} images"
+                f"IDX file {files['labels']} has shape {list(labels.shape)}, but there are "
+                f"{len(images)} images"
             )
         _add_blocks(writer, images, labels, split if split != "train" else None)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ BANK_FORMAT = 1
 
 
 class Entry(NamedTuple):
-    """One line of a bank's report: the file or example, what was done ("skipped", "converted", "note"), and why."""
+    """One line of a report: the file or example, what was done ("skipped", "converted", "note"), and why."""
 
     name: str
     action: str
@@ -29,7 +30,8 @@ class Bank:
     """Images of one source, packed.
 
     Photos of different sizes stand one below the other, each at the left edge, in `rows` `[R, W, C]`: one
-    two-dimensional slice takes any patch, and no index exceeds int32. Images of one size fill it without gaps, so
+    two-dimensional slice takes any patch, and no index exceeds int32. Images of one size fill it without
+    gaps, so
     the same memory is also `pixels` `[N, H, W, C]`.
 
     Attributes:
@@ -148,11 +150,11 @@ def load_bank(path: pathlib.Path) -> Bank | None:
         size = (path / "pixels.bin").stat().st_size
         if index["format"] != BANK_FORMAT or size != int(np.prod(shape, dtype=np.int64)):
             return None
-        with np.load(path / "table.npz", allow_pickle=False) as table:
+        with open(path / "table.npz", "rb") as file, np.load(file, allow_pickle=False) as table:
             arrays = {name: table[name] for name in table.files}
         rows = np.memmap(path / "pixels.bin", dtype=np.uint8, mode="r", shape=shape)
     # Whatever is wrong with a cache file, the answer is to decode again.
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     if index["names"] is None:
         names = [f"{number:07d}" for number in range(len(arrays["start"]))]

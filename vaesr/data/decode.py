@@ -13,7 +13,8 @@ import numpy as np
 DECODER_VERSION = 1
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# PNG colour type -> (PIL mode, unpacker that keeps the LOW byte of each 16-bit sample). PIL itself keeps the high one.
+# PNG colour type -> (PIL mode, unpacker that keeps the LOW byte of each 16-bit sample). PIL itself keeps the
+# high one.
 _LOW_BYTE = {2: ("RGB", "RGB;16L"), 6: ("RGBA", "RGBA;16L")}
 
 
@@ -58,7 +59,8 @@ def decode_image(data: bytes, *, min_size: int = 1) -> tuple[np.ndarray, list[st
     pil = require_pillow()
     try:
         with warnings.catch_warnings():
-            # Pillow warns of odd metadata (EXIF, large images); the pixels decide here, and bombs are errors below.
+            # Pillow warns of odd metadata (EXIF, large images); the pixels decide here, and bombs are errors
+            # below.
             warnings.simplefilter("ignore")
             return _decode(pil, data, min_size)
     except UnusableImage:
@@ -69,7 +71,8 @@ def decode_image(data: bytes, *, min_size: int = 1) -> tuple[np.ndarray, list[st
         raise UnusableImage("corrupt: no image format recognises it") from error
     except MemoryError as error:
         raise UnusableImage("too large for memory") from error
-    # Pillow's decoders raise nearly anything on hostile bytes (OSError, SyntaxError, struct.error, IndexError, ...).
+    # Pillow's decoders raise nearly anything on hostile bytes (OSError, SyntaxError, struct.error,
+    # IndexError, ...).
     except Exception as error:
         word = "truncated" if "truncated" in str(error).lower() else "corrupt or unsupported"
         raise UnusableImage(f"{word}: {error or type(error).__name__}") from error
@@ -119,7 +122,7 @@ def _exif_of(pil: Any, data: bytes, image: Any) -> Any:
 
 
 def _sixteen_bit_png(pil: Any, image: Any, data: bytes) -> np.ndarray | None:
-    """Colour PNGs of 16 bits, rounded to 8 (Pillow would keep the high byte: off by up to one level, and darker)."""
+    """Colour PNGs of 16 bits, rounded to 8 (Pillow would keep the high byte: darker by half a level)."""
     if image.format != "PNG" or len(data) < 26 or data[:8] != _PNG or data[24] != 16:
         return None
     colour_type = struct.unpack("B", data[25:26])[0]

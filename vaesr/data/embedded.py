@@ -1,4 +1,4 @@
-"""Real images that ship inside Python packages, as TFDS builders that need neither TensorFlow nor a download."""
+"""Real images that ship inside Python packages, as TFDS builders without TensorFlow or a download."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from vaesr.data.decode import require_pillow
 _REVISION = 1  # raise it when the builders below change what they yield
 SKIMAGE, SKLEARN = ("skimage", "data"), ("sklearn", "datasets", "images")
 
-# Photographs only: no drawings, colour wheels or scanned text; not the two large soft ones (retina, hubble_deep_field),
-# which would be most of the pixels and teach little. Test is the trio with published bicubic figures. The two views
+# Photographs only: no drawings, colour wheels or scanned text; not the two large soft ones (retina,
+# hubble_deep_field),
+# which would be most of the pixels and teach little. Test is the trio with published bicubic figures. The
+# two views
 # of one motorcycle stay on one side. Grey ones count as RGB.
 PHOTOS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     "train": [
@@ -40,7 +42,7 @@ PHOTOS: dict[str, list[tuple[tuple[str, ...], str]]] = {
 
 
 class EmbeddedSet(NamedTuple):
-    """A data set in a package: its TFDS name, the image shape, the pip names of the packages, and its licence."""
+    """A data set in packages: its TFDS name, the image shape, the packages' pip names, and what it is."""
 
     builder: str
     shape: tuple[int | None, int | None, int]

@@ -22,7 +22,8 @@ def evaluation_batches(
         limit: at most so many images, >= 1; None is all. They are spread evenly over the split.
 
     Yields:
-        {"image": `[B, H, W, C]` float32 in [0, 1], "label": `[B]` int32 if any, "mask": `[B]` float32, 1 for an image
+        {"image": `[B, H, W, C]` float32 in [0, 1], "label": `[B]` int32 if any, "mask": `[B]` float32, 1 for
+        an image
         and 0 for padding}.
 
     Raises:

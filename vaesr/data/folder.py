@@ -18,8 +18,22 @@ from vaesr.data.writer import BankWriter
 
 # A file with another ending is none of our business; one of these that cannot be read is reported.
 IMAGE_ENDINGS = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .bmp .dib .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .j2k .avif .heic .heif"
-    " .tga".split()
+    {
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".tga",
+    }
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif"}
 )
 
 
@@ -44,7 +58,8 @@ def find_folder(spec: str, path: pathlib.Path, min_size: int) -> Source:
     files = sorted(_walk(path))
     if not files:
         raise ValueError(
-            f"data source {spec!r}: no file below {path} has an image's ending ({', '.join(sorted(IMAGE_ENDINGS))})"
+            f"data source {spec!r}: no file below {path} has an image's ending "
+            f"({', '.join(sorted(IMAGE_ENDINGS))})"
         )
     fingerprint = json.dumps(["folder", min_size, [stamp(file) for file in files]])
     return Source(spec, fingerprint, lambda writer: _write(writer, path, files, min_size))

@@ -26,8 +26,10 @@ class HostLoader:
     """Endless iterator of per-step sources for `sampler.host_batch`, double-buffered on the device.
 
     Each item is `{"raw": uint8 examples, "draw": int32}` whose leaves begin with the batch axis; with
-    `steps_per_dispatch` K > 1 they begin with [K, B], to be scanned. The items are those of the device path, bit
-    for bit, whatever the sharding or the number of processes: each process gathers only its own devices' examples.
+    `steps_per_dispatch` K > 1 they begin with [K, B], to be scanned. The items are those of the device path,
+    bit
+    for bit, whatever the sharding or the number of processes: each process gathers only its own devices'
+    examples.
 
     Use it in a `with`, or call `close`; the thread also ends when the loader is garbage.
 
@@ -144,12 +146,12 @@ def _maker(
     typed = jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)
     words = np.asarray(jax.random.key_data(key) if typed else key)
     implementation = jax.random.key_impl(key) if typed else None
-    position = np.arange(sampler.batch_size, dtype=np.int32)
+    batch = sampler.batch_size
 
     @jax.jit
     def draw(words: Array, first: Array) -> dict[str, Array]:
         local = words if implementation is None else jax.random.wrap_key_data(words, impl=implementation)
-        return jax.vmap(lambda step: sampler.draw(local, step, position))(
+        return jax.vmap(lambda step: sampler.draw(local, step, jax.numpy.arange(batch)))(
             first + np.arange(steps, dtype=np.int32)
         )  # fmt: skip
 
@@ -184,7 +186,7 @@ def _place(
         else rows
     )
     parts = rows.addressable_devices_indices_map((batch,))
-    spans = {device: index[0].indices(batch)[:2] for device, index in parts.items()}
+    spans = {device: index[0].indices(batch)[:2] for device, index in parts.items() if index}
     # Devices that hold the same examples (an fsdp or model axis) share one gathering.
     gathered = {span: gather(slice(*span)) for span in sorted(set(spans.values()))}
     drawn_parts = {

@@ -21,8 +21,10 @@ MARGIN = 2
 class PairSampler:
     """Random LR/HR patch pairs, the LR being exactly the crop of the whole photo's MATLAB-bicubic reduction.
 
-    Every patch position of the split is equally likely: a photo is drawn with a probability proportional to its
-    number of positions, then a position. Offsets are multiples of the scale, so that the LR grid is that of the
+    Every patch position of the split is equally likely: a photo is drawn with a probability proportional to
+    its
+    number of positions, then a position. Offsets are multiples of the scale, so that the LR grid is that of
+    the
     whole photo, and a margin of two LR pixels keeps the photo's edge out.
 
     Args:
@@ -69,8 +71,9 @@ class PairSampler:
         ]
         if not large.any():
             raise ValueError(
-                f"PairSampler: no photo of the {split} split of {bank.spec!r} has {self.region} pixels a side, which "
-                f"patches of {patch} LR pixels at scale {scale} need; the largest is {width.max()}x{height.max()}"
+                f"PairSampler: no photo in {split} of {bank.spec!r} is {self.region} pixels a side, "
+                f"which patches of {patch} LR pixels at scale {scale} need; the largest is "
+                f"{width.max()}x{height.max()}"
             )
         if self.report:
             names = ", ".join(entry.name for entry in self.report[:5])
@@ -101,7 +104,8 @@ class PairSampler:
             sharding: where to; None is the default device, replicated is meant otherwise.
 
         Returns:
-            {"rows": `[R, W, C]` uint8, the photos one below the other; "start": `[n]` int32, their first rows}.
+            {"rows": `[R, W, C]` uint8, the photos one below the other; "start": `[n]` int32, their first
+            rows}.
         """
         width = int(self.bank.width[self._index].max())
         first, height = self.bank.start[self._index], self.bank.height[self._index]
@@ -117,7 +121,8 @@ class PairSampler:
             position: `[B]` int32 places in the global batch; a shard asks for its own.
 
         Returns:
-            {"photo": in [0, size), "top", "left": corner of the HR region in pixels, "symmetry": 0..7}, `[B]` int32.
+            {"photo": in [0, size), "top", "left": corner of the HR region in pixels, "symmetry": 0..7},
+            `[B]` int32.
         """
         words = random_words(key, step, position, 4)
         photo = jnp.searchsorted(self._threshold, words[:, 0], side="right").astype(jnp.int32)
@@ -199,7 +204,7 @@ class PairSampler:
 
 
 def _thresholds(places: np.ndarray) -> np.ndarray:
-    """Cumulative shares of the photos' numbers of positions, as 32-bit integers; Python's, for they are exact."""
+    """Cumulative shares of the photos' numbers of positions in 2^32, exact by Python's integers."""
     counts = [int(rows) * int(columns) for rows, columns in places]
     total, running, out = sum(counts), 0, []
     for count in counts[:-1]:

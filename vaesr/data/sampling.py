@@ -1,4 +1,4 @@
-"""Batches of whole images: where each example is read, on the device or on the host, is a function of (key, step)."""
+"""Batches of whole images, on the device or from the host: each a pure function of (key, step, position)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ Tree = Any  # a pytree of arrays
 class Sampler(Protocol):
     """What the training loop and `HostLoader` need of a sampler.
 
-    Batch `step` is a pure function of (key, step, position): the same whichever device, process or path makes it.
+    Batch `step` is a pure function of (key, step, position): the same whichever device, process or path
+    makes it.
 
-    - `sampler(source, key=, step=, position=)` is the device path: `finish(gather(source, draw(...)), draw)`, all
+    - `sampler(source, key=, step=, position=)` is the device path: `finish(gather(source, draw(...)),
+    draw)`, all
       inside the compiled step, `source = sampler.source()` being the pixels.
-    - `sampler.host_batch(source, key=, step=, position=)` is the host path: `source` is what `HostLoader` yields.
+    - `sampler.host_batch(source, key=, step=, position=)` is the host path: `source` is what `HostLoader`
+    yields.
     """
 
     batch_size: int

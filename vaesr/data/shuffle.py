@@ -1,4 +1,4 @@
-"""A shuffle without a stored permutation: each place of an epoch is computed by itself, inside the compiled step."""
+"""A shuffle without a stored permutation: each place of an epoch is computed by itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ MAX_EXAMPLES = 2**27  # 32 summands below it fit uint32 in `epoch_and_offset`
 def shuffle_index(key: Array, index: Array, size: int) -> Array:
     """The image of `index` under a random permutation of [0, size) that the key chooses.
 
-    A generalised Feistel network on Z_a x Z_b with a*b just above `size`, walked along its cycle until it lands
+    A generalised Feistel network on Z_a x Z_b with a*b just above `size`, walked along its cycle until it
+    lands
     inside; integer arithmetic only, so every device and the host agree. It is a shuffle, not a cipher.
 
     Args:
@@ -31,7 +32,8 @@ def shuffle_index(key: Array, index: Array, size: int) -> Array:
         ValueError: if `size` is out of range.
 
     Source:
-        J. Black, P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, section 5 (generalised Feistel)
+        J. Black, P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, section 5 (generalised
+        Feistel)
         and section 3 (cycle walking).
     """
     if not 1 <= size < MAX_EXAMPLES:

@@ -39,7 +39,8 @@ def open_bank(
     """Open a data source; decode it into the cache first, if that was not done before.
 
     Args:
-        spec: `"embedded:digits" | "embedded:digits8x8" | "embedded:photos" | "tfds:NAME[:CONFIG]" | "folder:PATH" |
+        spec: `"embedded:digits" | "embedded:digits8x8" | "embedded:photos" | "tfds:NAME[:CONFIG]" |
+            "folder:PATH" |
             "idx:PATH" | "npy:PATH"`.
         cache_dir: where decoded data is kept; default `$VAESR_CACHE` or `~/.cache/vaesr`.
         strict: raise if any file had to be skipped or converted.

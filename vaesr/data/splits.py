@@ -1,4 +1,4 @@
-"""Which example belongs to train, validation or test: by content, so the same picture is never on two sides."""
+"""Which example is for train, validation or test: by content, so no picture is on two sides."""
 
 from __future__ import annotations
 
@@ -52,14 +52,16 @@ def assign_splits(official: np.ndarray, hashes: np.ndarray) -> tuple[dict[str, n
 
     A picture that is in test is left out of validation and train, one that is in validation out of train.
     Carving orders the distinct pictures of train by hash: it depends on the pictures alone, never on names or
-    order, and copies go together. Three distinct pictures at least are needed to carve two splits, two for one.
+    order, and copies go together. Three distinct pictures at least are needed to carve two splits, two for
+    one.
 
     Args:
         official: `[N]` int, 0 train (or none said), 1 validation, 2 test.
         hashes: `[N]` uint64 of `content_hash`.
 
     Returns:
-        ({split: sorted `[n]` int32 example indices, empty splits left out}, sorted indices of examples left out).
+        ({split: sorted `[n]` int32 example indices, empty splits left out}, sorted indices of examples left
+        out).
     """
     code = np.array(official, dtype=np.int8)
     for higher in (2, 1):

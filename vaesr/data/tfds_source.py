@@ -29,8 +29,8 @@ def _require_tfds(spec: str) -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
-            f'data source {spec!r} needs tensorflow-datasets and array_record: pip install "vaesr[experiments]" '
-            f"({error})"
+            f"data source {spec!r} needs tensorflow-datasets and array_record: "
+            f'pip install "vaesr[experiments]" ({error})'
         ) from error
     return tfds
 
@@ -117,7 +117,8 @@ def find_tfds(spec: str, rest: str) -> Source:
 
     Raises:
         ValueError: if TFDS knows no such set, or it holds no images.
-        RuntimeError: if the set is not prepared as ArrayRecord and cannot be here; the message says what to do.
+        RuntimeError: if the set is not prepared as ArrayRecord and cannot be here; the message says what to
+        do.
     """
     tfds = _require_tfds(spec)
     name = rest.replace(":", "/", 1)
@@ -159,10 +160,10 @@ def _data_source(tfds: Any, spec: str, name: str, split: str) -> Any:
             error = second
     raise RuntimeError(
         f"data source {spec!r}: the set is not prepared as ArrayRecord in "
-        f"{os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')}. Preparing it needs a network and, for most sets, "
-        "TensorFlow: on a machine with both run\n"
-        f"  python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', file_format='array_record')"
-        '.download_and_prepare()"\n'
+        f"{os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')}. Preparing it needs a network and, for "
+        "most sets, TensorFlow: on a machine with both run\n"
+        '  python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\"\n"
         f"and copy the folder here, or point TFDS_DATA_DIR at it ({type(error).__name__}: {str(error)[:200]})"
     ) from error
 

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -125,7 +125,7 @@ class BankWriter:
         if (size != size[0]).any():
             _pad_rows(self.folder, size, shape)
         with open(self.folder / "table.npz", "wb") as file:
-            np.savez(file, **table)
+            np.savez(file, **cast(Any, table))  # its stub takes every name for `allow_pickle`
         index = {
             "format": BANK_FORMAT,
             "spec": self.spec,
@@ -143,8 +143,8 @@ class BankWriter:
         splits, left_out = assign_splits(np.concatenate(self._codes), hashes)
         if "train" not in splits:
             raise ValueError(
-                f"data source {self.spec!r} has nothing to train on: {len(hashes)} images, {len(left_out)} of them "
-                "left out as duplicates of validation or test images"
+                f"data source {self.spec!r} has nothing to train on: {len(hashes)} images, {len(left_out)} "
+                "of them left out as duplicates of validation or test images"
             )
         for index in left_out[:1000]:
             name = self._names[index] if self._names else f"{index:07d}"

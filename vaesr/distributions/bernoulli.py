@@ -44,12 +44,7 @@ class Bernoulli:
         logits = jnp.asarray(self.logits, jnp.float32)
         if jnp.shape(value) != logits.shape:
             raise ValueError(f"value must have the shape of logits {logits.shape}, got {jnp.shape(value)}.")
-        # For a certain and right answer the first difference is exactly 0, so the tiny remaining loss
-        # keeps its digits. One condition serves both terms, so that the gradient is exact at l = 0 too,
-        # whatever convention `maximum` and `abs` follow there.
-        positive = logits >= 0
-        linear = jnp.asarray(value, jnp.float32) * logits - jnp.where(positive, logits, 0.0)
-        return linear - jnp.log1p(jnp.exp(jnp.where(positive, -logits, logits)))
+        return _log_prob(logits, jnp.asarray(value, jnp.float32))
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Draw zeros and ones from one key; no gradient flows.
@@ -80,3 +75,17 @@ class Bernoulli:
         if len(shape) < 1 or shape[0] != keys.shape[0]:
             raise ValueError(f"keys {keys.shape} must hold one key per example of logits {shape}.")
         return (example_uniform(keys, shape[1:]) < self.mean).astype(jnp.float32)
+
+
+@jax.custom_jvp
+def _log_prob(logits: jax.Array, value: jax.Array) -> jax.Array:
+    """Compute `x·l - softplus(l)`; the rule below makes the gradient exact at l = 0 as well."""
+    # For a certain and right answer the first difference is exactly 0, so that the tiny remaining loss
+    # keeps its digits. `jax.nn.softplus` takes three times as long on a CPU.
+    return (value * logits - jnp.maximum(logits, 0.0)) - jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
+_log_prob.defjvps(
+    lambda tangent, _, logits, value: tangent * (value - jax.nn.sigmoid(logits)),
+    lambda tangent, _, logits, value: tangent * logits,
+)

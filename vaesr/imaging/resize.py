@@ -41,7 +41,7 @@ def imresize(
     Args:
         image: `[..., H, W, C]` floating-point images, usually in [0, 1]; computed in float32.
         scale: output length over input length, one number or `(sy, sx)`; static. The output has `ceil(length
-            * scale)` pixels, evaluated in float64 as MATLAB does (so 1.1 * 10 gives 12): give `size` when it
+            * scale)` pixels, evaluated in float64 as MATLAB does (so 1.1 * 50 gives 56): give `size` when it
             must be exact.
         size: `(height, width)` of the output. Alone it implies one scale per axis; with `scale` the sampling
             grid follows `scale` and `size` says how much of it is returned.

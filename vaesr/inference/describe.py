@@ -22,7 +22,8 @@ def describe_model(module: nn.Module) -> dict[str, Any]:
         module: an instance, for example `EDSR(scale=2)`.
 
     Returns:
-        `{"module": "edsr", "class": "EDSR", "fields": {...}}`, ready for JSON: types by name, tuples as lists.
+        `{"module": "edsr", "class": "EDSR", "fields": {...}}`, ready for JSON: types by name, tuples as
+        lists.
 
     Raises:
         ValueError: where the model is not from `vaesr.models` or a field is not plain data.
@@ -53,7 +54,9 @@ def _plain(value: Any, where: str) -> Any:
             return jnp.dtype(value).name
         except TypeError:
             pass
-    raise ValueError(f"{where} must be a number, a string, a tuple or a type to be written as JSON, got {value!r}")
+    raise ValueError(
+        f"{where} must be a number, a string, a tuple or a type to be written as JSON, got {value!r}"
+    )
 
 
 def build_model(description: dict[str, Any]) -> nn.Module:
@@ -69,9 +72,15 @@ def build_model(description: dict[str, Any]) -> nn.Module:
         ValueError: on a module, class or field that `vaesr.models` does not have; the nearest is suggested.
     """
     try:
-        module, name, fields = description["module"], description["class"], dict(description.get("fields") or {})
+        module, name, fields = (
+            description["module"],
+            description["class"],
+            dict(description.get("fields") or {}),
+        )
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'a model is described by "module", "class" and "fields", got {description!r}') from error
+        raise ValueError(
+            f'a model is described by "module", "class" and "fields", got {description!r}'
+        ) from error
     if not isinstance(module, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", module):
         raise ValueError(f"the model's module must be a file name in {_PACKAGE}, got {module!r}")
     try:
@@ -79,7 +88,9 @@ def build_model(description: dict[str, Any]) -> nn.Module:
     except ModuleNotFoundError as error:
         if error.name != f"{_PACKAGE}.{module}":
             raise
-        raise ValueError(f"there is no {_PACKAGE}.{module}: the run was made by another version of vaesr") from error
+        raise ValueError(
+            f"there is no {_PACKAGE}.{module}: the run was made by another version of vaesr"
+        ) from error
     models = {
         key: value
         for key, value in vars(source).items()
@@ -98,7 +109,11 @@ def _rebuilt(value: Any, field: str) -> Any:
     """A field's value as the module holds it: tuples, and types from their names."""
     if field.endswith("dtype") and isinstance(value, str):
         kind = getattr(jnp, value, None)
-        if kind is None or not isinstance(jnp.zeros((), kind).dtype, np.dtype):
+        try:
+            named = jnp.dtype(kind).name == value and kind is not None
+        except TypeError:  # a function of jax.numpy, for example
+            named = False
+        if not named:
             raise ValueError(f"{field} must name a type of jax.numpy such as 'float32', got {value!r}")
         return kind
     if isinstance(value, list):

@@ -41,8 +41,9 @@ class Photo:
 def read_photo(path: str | os.PathLike[str]) -> Photo:
     """Reads an image file whatever its extension says it is.
 
-    EXIF orientation is applied, palettes are looked up, CMYK becomes RGB (through its colour profile where it has
-    one), and 16-bit PNG stays 16-bit. Of an animation the first frame is taken. Other EXIF data is not kept.
+    EXIF orientation is applied, palettes are looked up, CMYK becomes RGB (through its colour profile where
+    it has one), and 16-bit PNG stays 16-bit. Of an animation the first frame is taken. Other EXIF data is
+    not kept.
 
     Args:
         path: the file.
@@ -209,11 +210,12 @@ def write_photo(path: str | os.PathLike[str], photo: Photo, *, quality: int = 95
 
 
 def _encode(photo: Photo, kind: str, quality: int) -> bytes:
-    options: dict[str, Any] = {
+    by_kind: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": quality, "subsampling": 0},
         "WEBP": {"quality": quality},
         "TIFF": {"compression": "tiff_deflate"},
-    }.get(kind, {})
+    }
+    options = by_kind.get(kind, {})
     if photo.icc_profile:
         options["icc_profile"] = photo.icc_profile
     pixels = photo.pixels[..., 0] if photo.pixels.shape[2] == 1 else photo.pixels

@@ -82,7 +82,9 @@ def encode(
     _check_vae(run)
     shape = tuple(_field(run, "image_shape"))
     if np.ndim(images) != 4 or tuple(images.shape[1:]) != shape or not len(images):
-        raise ValueError(f"images must be [N, {', '.join(map(str, shape))}] for this model, got {np.shape(images)}")
+        raise ValueError(
+            f"images must be [N, {', '.join(map(str, shape))}] for this model, got {np.shape(images)}"
+        )
 
     def one_batch(batch: np.ndarray) -> Any:
         unit = batch.astype(np.float32) / (255.0 if batch.dtype == np.uint8 else 1.0)
@@ -93,9 +95,13 @@ def encode(
 
 
 def _check_vae(run: Run) -> None:
-    missing = [name for name in ("encode", "mean_image", "latent", "image_shape") if not hasattr(run.model, name)]
+    missing = [
+        name for name in ("encode", "mean_image", "latent", "image_shape") if not hasattr(run.model, name)
+    ]
     if missing:
-        raise ValueError(f"{run.path} holds a {type(run.model).__name__}; this needs a VAE (it has no {missing[0]})")
+        raise ValueError(
+            f"{run.path} holds a {type(run.model).__name__}; this needs a VAE (it has no {missing[0]})"
+        )
 
 
 def _field(run: Run, name: str) -> Any:

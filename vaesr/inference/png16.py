@@ -39,7 +39,12 @@ def encode_png16(pixels: np.ndarray, *, icc_profile: bytes | None = None) -> byt
 
     Source: PNG specification, third edition, sections 5, 9 and 11.
     """
-    if pixels.ndim != 3 or pixels.dtype != np.uint16 or pixels.shape[2] not in _COLOUR_TYPES or 0 in pixels.shape:
+    if (
+        pixels.ndim != 3
+        or pixels.dtype != np.uint16
+        or pixels.shape[2] not in _COLOUR_TYPES
+        or 0 in pixels.shape
+    ):
         raise ValueError(f"pixels must be uint16 [H, W, 1..4], got {pixels.dtype} {pixels.shape}")
     height, width, channels = pixels.shape
     rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
@@ -58,9 +63,9 @@ def encode_png16(pixels: np.ndarray, *, icc_profile: bytes | None = None) -> byt
 def decode_png16(data: bytes, pillow_image: Any) -> np.ndarray:
     """Reads a 16-bit PNG without losing its lower bytes.
 
-    Pillow undoes compression and filters; it is only made to hand out both bytes of a sample. RGB and RGBA are
-    read twice, upper bytes and lower bytes. Grey with alpha has four bytes a pixel like 8-bit RGBA, filters
-    included, so the same data is read under that name.
+    Pillow undoes compression and filters; it is only made to hand out both bytes of a sample. RGB and RGBA
+    are read twice, upper bytes and lower bytes. Grey with alpha has four bytes a pixel like 8-bit RGBA,
+    filters included, so the same data is read under that name.
 
     Args:
         data: the whole file; `is_png16(data)` holds.

@@ -80,7 +80,8 @@ class Run:
             dtype: for example `jnp.float32`.
 
         Returns:
-            A run whose model has that `dtype`; itself where the model has no such field or it is that already.
+            A run whose model has that `dtype`; itself where the model has no such field or it is that
+            already.
         """
         current = getattr(self.model, "dtype", None)
         if current is None or jnp.dtype(current) == jnp.dtype(dtype):
@@ -112,7 +113,9 @@ def load_run(path: str | os.PathLike[str], which: Literal["best", "latest"] = "b
     try:
         config = json.loads((path / "config.json").read_text("utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"{str(path)!r} holds no config.json; is it the folder of a training run?") from None
+        raise FileNotFoundError(
+            f"{str(path)!r} holds no config.json; is it the folder of a training run?"
+        ) from None
     except ValueError as error:
         raise ValueError(f"{path / 'config.json'} is not JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):

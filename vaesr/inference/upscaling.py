@@ -52,7 +52,9 @@ def network_of(run: Run, outscale: float | None = None) -> Network:
     several = bool(scales)
     scales = scales or ((model.scale,) if hasattr(model, "scale") else ())
     if not scales:
-        raise ValueError(f"{run.path} holds a {type(model).__name__}; upscaling needs a super-resolution network")
+        raise ValueError(
+            f"{run.path} holds a {type(model).__name__}; upscaling needs a super-resolution network"
+        )
     reaching = [s for s in scales if outscale is not None and s >= outscale]
     scale = min(reaching) if reaching else max(scales)
     static = {"scale": scale} if several else {}
@@ -80,14 +82,16 @@ def upscale(
     """Upscales one image; the result is the network's on the whole image, however it is cut into tiles.
 
     Grey goes through the network as RGB and comes back as its luma. Alpha is upscaled on its own; under fully
-    transparent pixels the colours of the nearest visible ones are spread first, so that no dark fringe creeps in.
+    transparent pixels the colours of the nearest visible ones are spread first, so that no dark fringe
+    creeps in.
 
     Args:
-        run_or_apply: a `Run` from `load_run`, or a function `[N, h, w, 3]` -> `[N, h * s, w * s, 3]` on [0, 1].
+        run_or_apply: a `Run` from `load_run`, or a function `[N, h, w, 3]` -> `[N, h * s, w * s, 3]` on [0,
+            1].
         image: `[H, W, C]` with C 1 (grey), 2 (grey, alpha), 3 or 4 (RGBA), or `[H, W]`; floats in [0, 1],
             uint8 or uint16.
-        tile: pixels an inner tile provides (the receptive radius is added around it); 0 for the whole image at
-            once; None chooses by the memory that the network takes, and retries smaller where it runs out.
+        tile: pixels an inner tile provides (the receptive radius is added around it); 0 for the whole image
+            at once; None chooses by the memory that the network takes, and retries smaller where it runs out.
         self_ensemble: average over the eight flips and quarter turns: 8 times the work, about 0.1 dB better.
         scale: factor of the result; another than the network's is reached by bicubic resizing after it.
         halo: receptive radius in input pixels of a plain function; a run's model knows its own.
@@ -101,14 +105,17 @@ def upscale(
         float32; clipped to the valid range.
 
     Raises:
-        ValueError: on another shape or type, a bad knob, or where the network gives values that are not finite.
+        ValueError: on another shape or type, a bad knob, or where the network gives values that are not
+            finite.
     """
     net = _network(run_or_apply, scale, halo)
     pixels = np.asarray(image)
     flat = pixels.ndim == 2
     values, top = _to_unit(pixels[..., None] if flat else pixels)
     if tile is not None and (isinstance(tile, bool) or int(tile) != tile or tile < 0):
-        raise ValueError(f"tile must be a whole number of pixels, 0 for the whole image, or None, got {tile!r}")
+        raise ValueError(
+            f"tile must be a whole number of pixels, 0 for the whole image, or None, got {tile!r}"
+        )
     if scale is not None and not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale must be above 0, got {scale!r}")
     if alpha not in ("bicubic", "network"):
@@ -134,14 +141,18 @@ def _network(run_or_apply: Run | Network | Apply, outscale: float | None, halo: 
         return network_of(run_or_apply, outscale)
     out = jax.eval_shape(run_or_apply, jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32))
     if len(out.shape) != 4 or out.shape[1] % 16 or out.shape[1] != out.shape[2] or out.shape[3] != 3:
-        raise ValueError(f"the function must map [N, h, w, 3] to [N, h * s, w * s, 3], 16 x 16 gave {out.shape}")
+        raise ValueError(
+            f"the function must map [N, h, w, 3] to [N, h * s, w * s, 3], 16 x 16 gave {out.shape}"
+        )
     return Network(jax.jit(run_or_apply), out.shape[1] // 16, halo)
 
 
 def _to_unit(pixels: np.ndarray) -> tuple[np.ndarray, int | None]:
     """Float32 in [0, 1] and the top value of the integer type, if it was one."""
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4) or 0 in pixels.shape:
-        raise ValueError(f"image must be [H, W, 1..4] or [H, W] with at least one pixel, got shape {pixels.shape}")
+        raise ValueError(
+            f"image must be [H, W, 1..4] or [H, W] with at least one pixel, got shape {pixels.shape}"
+        )
     if pixels.dtype in (np.uint8, np.uint16):
         top = int(np.iinfo(pixels.dtype).max)
         return pixels.astype(np.float32) / np.float32(top), top
@@ -150,9 +161,7 @@ def _to_unit(pixels: np.ndarray) -> tuple[np.ndarray, int | None]:
     return pixels.astype(np.float32), None
 
 
-def _by_channels(
-    values: np.ndarray, through: Apply, size: tuple[int, ...], alpha_by: str
-) -> np.ndarray:
+def _by_channels(values: np.ndarray, through: Apply, size: tuple[int, ...], alpha_by: str) -> np.ndarray:
     """Sends colour, grey and alpha where they belong."""
     channels = values.shape[2]
     colour, alpha = (values[..., :-1], values[..., -1:]) if channels in (2, 4) else (values, None)
@@ -175,7 +184,8 @@ def _by_channels(
 def spread_colour(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Gives fully transparent pixels the colour of the visible ones nearby.
 
-    Their own colour is arbitrary, often black, and would bleed into the visible edge when the image is enlarged.
+    Their own colour is arbitrary, often black, and would bleed into the visible edge when the image is
+    enlarged.
 
     Args:
         colour: `[H, W, C]` float.
@@ -245,7 +255,7 @@ def _retrying(
         raise ValueError(
             "this network has no receptive radius, so tiles would show seams: use tile=0, or give halo"
         )
-    chosen = auto_tile(*rgb.shape[:2], net, several_sizes=several_sizes) if tile is None else tile
+    chosen = auto_tile(rgb.shape[0], rgb.shape[1], net, several_sizes=several_sizes) if tile is None else tile
     while True:
         try:
             return _run(net, rgb, chosen, self_ensemble, progress)

@@ -32,15 +32,17 @@ _GG = np.kron(_G, _G).astype(np.float32)  # [36, 9]
 
 
 def _mix(matrix: np.ndarray, parts: list[jax.Array], axis: int) -> jax.Array:
-    """Stack the rows of `matrix @ parts` along a new axis, as one elementwise expression without a copy."""
-    shape = (*parts[0].shape[:axis], matrix.shape[0], *parts[0].shape[axis:])
-    kept = [d for d in range(len(shape)) if d != axis]
+    """Stack the rows of `matrix @ parts` along a new axis.
 
-    def term(j: int) -> jax.Array:
-        weights = jnp.asarray(matrix[:, j], parts[j].dtype)
-        return lax.broadcast_in_dim(weights, shape, (axis,)) * lax.broadcast_in_dim(parts[j], shape, kept)
+    Terms whose weight is 0 are left out. The barrier keeps XLA from computing the first of two such
+    transforms anew inside the second.
+    """
 
-    return functools.reduce(jnp.add, [term(j) for j in range(len(parts))])
+    def row(weights: np.ndarray) -> jax.Array:
+        pairs = [(float(w), p) for w, p in zip(weights, parts, strict=True) if abs(w) > 1e-9]
+        return functools.reduce(jnp.add, [p if w == 1 else p * w for w, p in pairs])
+
+    return lax.optimization_barrier(jnp.stack([row(weights) for weights in matrix], axis))
 
 
 def _windows(x: jax.Array, axis: int) -> list[jax.Array]:

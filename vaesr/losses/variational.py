@@ -25,7 +25,7 @@ def gaussian_kl_standard(mean_q: jax.Array, log_var_q: jax.Array) -> jax.Array:
         Kingma and Welling 2014, appendix B.
     """
     _same_shape("mean_q", mean_q, "log_var_q", log_var_q)
-    return _per_example(kl_standard_normal(Normal(mean_q, log_var_q)))
+    return kl_standard_normal(Normal(_flat(mean_q), _flat(log_var_q))).sum(axis=1)
 
 
 def gaussian_kl(
@@ -51,7 +51,8 @@ def gaussian_kl(
     _same_shape("mean_q", mean_q, "log_var_q", log_var_q)
     _same_shape("mean_q", mean_q, "mean_p", mean_p)
     _same_shape("mean_p", mean_p, "log_var_p", log_var_p)
-    return _per_example(kl_normal(Normal(mean_q, log_var_q), Normal(mean_p, log_var_p)))
+    q, p = Normal(_flat(mean_q), _flat(log_var_q)), Normal(_flat(mean_p), _flat(log_var_p))
+    return kl_normal(q, p).sum(axis=1)
 
 
 def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -73,7 +74,7 @@ def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """
     _same_shape("logits", logits, "targets", targets)
     _float_targets(targets)
-    return -_per_example(Bernoulli(logits).log_prob(targets))
+    return -Bernoulli(_flat(logits)).log_prob(_flat(targets)).sum(axis=1)
 
 
 def gaussian_nll(mean: jax.Array, targets: jax.Array, *, log_scale: jax.Array | float = 0.0) -> jax.Array:
@@ -102,7 +103,8 @@ def gaussian_nll(mean: jax.Array, targets: jax.Array, *, log_scale: jax.Array | 
         raise ValueError(
             f"log_scale must be a scalar or have the shape of mean {jnp.shape(mean)}, got {log_scale.shape}."
         )
-    return -_per_example(Normal(mean, 2.0 * log_scale).log_prob(targets))
+    log_var = 2.0 * (_flat(log_scale) if log_scale.ndim else log_scale)
+    return -Normal(_flat(mean), log_var).log_prob(_flat(targets)).sum(axis=1)
 
 
 def free_bits(kl: jax.Array, *, nats: float, over: str = "example") -> jax.Array:
@@ -226,6 +228,11 @@ def _float_targets(targets: jax.Array) -> None:
         raise ValueError(f"targets must be float or bool, got {dtype}; divide 8-bit images by 255.")
 
 
-def _per_example(elements: jax.Array) -> jax.Array:
-    """Sum over all axes but the first."""
-    return elements.sum(axis=tuple(range(1, elements.ndim)))
+def _flat(array: jax.Array) -> jax.Array:
+    """Give `[B, ...]` as `[B, n]`.
+
+    Flattening before the arithmetic matters: XLA's CPU back end takes up to 40 times as long for an
+    elementwise function fused with a sum over several axes.
+    """
+    array = jnp.asarray(array)
+    return array.reshape(array.shape[0], math.prod(array.shape[1:]))

@@ -14,6 +14,12 @@ Array = jax.Array
 
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
 
+# The window is a banded matrix product per axis up to this length and a sum of shifted images above it.
+# Measured on 2 CPU cores (jax 0.10.2, ms of the four maps, forward / gradient, matrix against shifts):
+#   16 x 48x48: 1.1/1.9 against 2.2/47     512x512: 88/170 against 39/2000
+# One-channel convolutions took 600/1150 at 512x512.
+_DENSE_MAX_LENGTH = 512
+
 
 def psnr(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = RGB) -> Array:
     """Returns the peak signal-to-noise ratio of each image in decibels.
@@ -73,14 +79,14 @@ def ssim(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = RGB
 @jax.jit
 def _ssim(x: Array, y: Array) -> Array:
     """Returns the mean SSIM `[B]` of `[B, H, W, C]` images whose white is 1."""
-    # Variances do not depend on the origin: measuring from the middle of the image keeps float32's E[x^2] -
-    # E[x]^2 from cancelling in bright flat areas.
-    origin = jax.lax.stop_gradient(jnp.mean((x + y) / 2, axis=(1, 2, 3), keepdims=True))
-    u, v = x - origin, y - origin
+    # Variances do not depend on the origin: measuring each image from its own mean keeps float32's
+    # E[x^2] - E[x]^2 from cancelling in flat areas.
+    mean_x, mean_y = (jax.lax.stop_gradient(jnp.mean(i, axis=(1, 2, 3), keepdims=True)) for i in (x, y))
+    u, v = x - mean_x, y - mean_y
     mean_u, mean_v, square, product = _blur(jnp.stack([u, v, u * u + v * v, u * v]))
     variances = square - mean_u * mean_u - mean_v * mean_v  # sigma_x^2 + sigma_y^2: only the sum is needed
     covariance = product - mean_u * mean_v
-    mean_x, mean_y = mean_u + origin, mean_v + origin
+    mean_x, mean_y = mean_u + mean_x, mean_v + mean_y
     luminance = (2 * mean_x * mean_y + _K1**2) / (mean_x * mean_x + mean_y * mean_y + _K1**2)
     structure = (2 * covariance + _K2**2) / (variances + _K2**2)
     return jnp.mean(luminance * structure, axis=(1, 2, 3))
@@ -90,10 +96,14 @@ def _blur(maps: Array) -> Array:
     """Filters `[..., B, H, W, C]` with the Gaussian window where it lies inside the image."""
     taps = np.exp(-0.5 * ((np.arange(_WINDOW) - _WINDOW // 2) / _SIGMA) ** 2)
     taps /= taps.sum()
-    for axis in (-3, -2):
-        axis = maps.ndim + axis
+    for axis, equation in ((-3, "oh,...hwc->...owc"), (-2, "ow,...hwc->...hoc")):
         length = maps.shape[axis] - _WINDOW + 1
-        # Shifted sums fuse into one loop; XLA's depthwise convolutions are slow on CPU and TF32 on GPU.
-        shifted = [jax.lax.slice_in_dim(maps, shift, shift + length, axis=axis) for shift in range(_WINDOW)]
-        maps = functools.reduce(operator.add, [float(w) * m for w, m in zip(taps, shifted, strict=True)])
+        if maps.shape[axis] <= _DENSE_MAX_LENGTH:
+            rows = np.arange(length)[:, None]
+            matrix = np.zeros((length, maps.shape[axis]), np.float32)
+            matrix[rows, rows + np.arange(_WINDOW)] = taps
+            maps = jnp.einsum(equation, matrix, maps, precision=jax.lax.Precision.HIGHEST)
+        else:
+            parts = [jax.lax.slice_in_dim(maps, i, i + length, axis=axis + maps.ndim) for i in range(_WINDOW)]
+            maps = functools.reduce(operator.add, [float(w) * m for w, m in zip(taps, parts, strict=True)])
     return maps

@@ -9,6 +9,7 @@ from vaesr.objectives.likelihoods import (
 )
 from vaesr.objectives.objective import Aux, Batch, Objective, Params
 from vaesr.objectives.posterior import Decode, Encode, binarise
+from vaesr.objectives.super_resolution import multi_scale_pixel, pixel
 from vaesr.objectives.variational import elbo, iwae
 
 __all__ = [
@@ -27,4 +28,6 @@ __all__ = [
     "elbo",
     "evaluate_bound",
     "iwae",
+    "multi_scale_pixel",
+    "pixel",
 ]

@@ -14,11 +14,26 @@ class Likelihood(Protocol):
     """The distribution of the data given a decoder's outputs."""
 
     def nll(self, outputs: Any, x: jax.Array) -> jax.Array:
-        """Compute the negative log-likelihood `[B]`, in nats, of the data `x` `[B, ...]`."""
+        """Compute the negative log-likelihood per example.
+
+        Args:
+            outputs: what the decoder returned.
+            x: data `[B, ...]`.
+
+        Returns:
+            `[B]` nats, float32.
+        """
         ...
 
     def mean(self, outputs: Any) -> jax.Array:
-        """Give the mean of the data, `[B, ...]`."""
+        """Give the mean of the data.
+
+        Args:
+            outputs: what the decoder returned.
+
+        Returns:
+            `[B, ...]` float32.
+        """
         ...
 
 

@@ -6,7 +6,7 @@ from vaesr.training.logging import MetricsWriter, read_metrics
 from vaesr.training.loop import Evaluation, LoopConfig, NonFiniteError, fit
 from vaesr.training.mesh import batch_sharding, make_mesh, replicated, state_shardings
 from vaesr.training.optim import OptimConfig, make_optimizer, make_schedule
-from vaesr.training.runtime import cache_dir, enable_compile_cache, initialize_distributed
+from vaesr.training.runtime import enable_compile_cache, initialize_distributed
 from vaesr.training.state import Player, TrainState, create_state
 from vaesr.training.step import make_train_step
 
@@ -20,7 +20,6 @@ __all__ = [
     "Player",
     "TrainState",
     "batch_sharding",
-    "cache_dir",
     "compile_step",
     "contains_convolution",
     "create_state",

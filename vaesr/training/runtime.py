@@ -9,24 +9,15 @@ import jax
 _CLUSTER_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 
 
-def cache_dir() -> pathlib.Path:
-    """The folder for everything that can be made again: `$VAESR_CACHE`, else `~/.cache/vaesr`.
-
-    Returns:
-        The path; it may not exist yet.
-    """
-    return pathlib.Path(os.environ.get("VAESR_CACHE") or pathlib.Path.home() / ".cache" / "vaesr")
-
-
-def enable_compile_cache(directory: str | pathlib.Path | None = None) -> None:
+def enable_compile_cache(directory: str | pathlib.Path) -> None:
     """Keep compiled programs on disk, so that the second start of an experiment is quick.
 
     Args:
-        directory: where; `cache_dir() / "xla"` by default. A cache that is already configured (as by
-            `JAX_COMPILATION_CACHE_DIR`) is left alone.
+        directory: where. A cache that is already configured (as by `JAX_COMPILATION_CACHE_DIR`) is left
+            alone.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(directory or cache_dir() / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

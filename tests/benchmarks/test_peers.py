@@ -1,0 +1,76 @@
+"""The torch peers compute what our models compute."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.options import Options
+from benchmarks.suites import banks, input, train
+from vaesr.models.edsr import EDSR
+
+torch = pytest.importorskip("torch")
+
+from benchmarks.peers import torch_common, torch_edsr, torch_input  # noqa: E402
+
+SMOKE = Options(smoke=True, peers=("torch",), threads=1)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_edsr_outputs_agree(scale):
+    model = EDSR(scale=scale, channels=8, blocks=2, residual_scale=0.1)
+    params = train.edsr_params(model)
+    network = torch_edsr.build(scale=scale, channels=8, blocks=2, residual_scale=0.1)
+    torch_edsr.load_params(network, params)
+    x = np.asarray(train.edsr_batch(scale, 2, 6)["x_lr"])
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy().transpose(0, 2, 3, 1)
+    ours = model.apply({"params": params}, jnp.asarray(x))
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+@pytest.mark.parametrize("model", ["vae", "edsr"])
+def test_training_agrees(model):
+    (case,) = train.cases(Options(smoke=True, peers=("torch",), threads=1, models=(model,)))
+    assert case.parity["passed"], case.parity
+    assert {side.framework for side in case.sides} == {"vaesr", "torch"}
+    for side in case.sides:
+        side.run(1)
+        assert all(side.check().values())
+
+
+def test_inputs_agree():
+    for case in input.cases(SMOKE):
+        assert case.parity["passed"], case.parity
+        for side in case.sides:
+            side.run(2)
+            if side.close is not None:
+                side.close()
+
+
+def test_torch_pairs_match_their_reduction(tmp_path):
+    bank = banks.make_bank(tmp_path, [(40, 50), (60, 44)], 3)
+    draw = torch_input.pair_loader(
+        [bank.image(i) for i in range(2)], patch=6, scale=2, batch_size=3, workers=0
+    )
+    x_lr, x_hr = draw(2)
+    assert x_lr.shape == (3, 3, 6, 6)
+    assert x_hr.shape == (3, 3, 12, 12)
+    # On the 8-bit grid, as our pairs are.
+    np.testing.assert_allclose(255 * x_lr.numpy(), np.round(255 * x_lr.numpy()), atol=1e-4)
+
+
+def test_noise_is_what_the_step_draws():
+    noise = train.vae_noise(jax.random.key(3), 2, 4, 5)
+    assert noise.shape == (4, 5)
+    other = train.vae_noise(jax.random.key(3), 3, 4, 5)
+    assert not np.allclose(noise, other)
+    # An example's noise does not depend on the batch around it.
+    np.testing.assert_array_equal(noise[:2], train.vae_noise(jax.random.key(3), 2, 2, 5))
+
+
+def test_exact_restores_its_settings():
+    before = torch.backends.cudnn.allow_tf32
+    with torch_common.exact():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before

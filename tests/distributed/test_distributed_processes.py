@@ -1,0 +1,60 @@
+"""Two processes over loopback train, checkpoint and resume with the losses of one process."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vaesr.training import read_metrics, restore_params
+
+SHARED = [
+    "smoke", "--batch-size", "8", "--log-every", "1", "--eval-every", "10", "--checkpoint-every", "10",
+    "--optim.name", "sgd", "--optim.lr", "1e-4", "--optim.schedule", "constant",
+]  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def train(workdir, processes, devices, environment, *more):
+    """Run the experiment in so many processes of so many devices; returns nothing but a finished folder."""
+    environment = {**environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, "-m", "experiments.vae", *SHARED, "--workdir", str(workdir), *more]
+    port = free_port()
+    joined = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes)]
+    children = [
+        subprocess.Popen(
+            [*command, *([*joined, "--process-id", str(number)] if processes > 1 else [])],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for number in range(processes)
+    ]  # fmt: skip
+    for child in children:
+        output, _ = child.communicate(timeout=300)
+        assert child.returncode == 0, output[-3000:]
+
+
+def train_losses(workdir):
+    return [row["loss"] for row in read_metrics(workdir) if row["split"] == "train"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [["--data-on", "device"], ["--data-on", "host", "--fsdp", "2"]], ids=str)
+def test_two_processes_equal_one(tmp_path, where):
+    environment = {**os.environ, "VAESR_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+    train(tmp_path / "one", 1, 1, environment, "--steps", "20")
+    train(tmp_path / "two", 2, 2, environment, "--steps", "10", *where)
+    assert restore_params(tmp_path / "two", "latest")[2] == 10
+    train(tmp_path / "two", 2, 2, environment, "--steps", "20", "--resume", *where)
+    one, two = train_losses(tmp_path / "one"), train_losses(tmp_path / "two")
+    assert len(one) == len(two) == 20
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    parameters = [restore_params(tmp_path / name, "latest")[0]["vae"] for name in ("one", "two")]
+    a, b = (p["encoder"]["Dense_0"]["kernel"] for p in parameters)
+    np.testing.assert_allclose(a, b, atol=1e-5)

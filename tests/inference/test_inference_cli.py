@@ -1,0 +1,277 @@
+"""The `vaesr` command: what users type, and what they get wrong."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vaesr.inference import files, latents, load_run
+from vaesr.inference.cli import main
+from vaesr.inference.images import Photo, read_photo, write_photo
+
+
+def pixels(channels: int, bits: int = 8, height: int = 9, width: int = 12) -> np.ndarray:
+    kind = np.uint8 if bits == 8 else np.uint16
+    return np.random.default_rng(channels).integers(0, 2**bits, (height, width, channels)).astype(kind)
+
+
+def fill(folder: pathlib.Path) -> None:
+    """A folder as users have them."""
+    folder.mkdir(exist_ok=True)
+    for name, channels, bits in (
+        ("grey", 1, 8),
+        ("ga", 2, 8),
+        ("rgb", 3, 8),
+        ("rgba", 4, 8),
+        ("deep", 3, 16),
+    ):
+        write_photo(folder / f"{name}.png", Photo(pixels(channels, bits)))
+    write_photo(folder / "deep grey.png", Photo(pixels(1, 16)))
+    write_photo(folder / "ünï 图.jpg", Photo(pixels(3), icc_profile=b"profile"))
+    write_photo(folder / "pixel.webp", Photo(pixels(3, 8, 1, 1)))
+    Image.fromarray(pixels(3)).convert("P").save(folder / "palette.gif")
+    Image.fromarray(pixels(3)).convert("CMYK").save(folder / "cmyk.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels(3)).save(folder / "turned.jpg", exif=exif)
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes((folder / "rgb.png").read_bytes()[:150])
+    (folder / "words.jpg").write_text("no image")
+    (folder / "notes.txt").write_text("no image either")
+
+
+def test_a_folder_with_everything(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path / "in")
+    out = tmp_path / "new" / "out"
+    assert main(["upscale", "--run", str(edsr_folder), "-i", str(tmp_path / "in"), "-o", str(out)]) == 1
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert lines[0] == "vaesr upscale: 3 of 14 files failed:" and len(lines) == 4
+    assert (
+        "empty.png: is empty" in said.err
+        and "cut.png: is truncated" in said.err
+        and "words.jpg: is not" in said.err
+    )
+    assert {p.name for p in out.iterdir()} == {
+        *("grey_out.png", "ga_out.png", "rgb_out.png", "rgba_out.png", "deep_out.png", "deep grey_out.png"),
+        *("ünï 图_out.jpg", "pixel_out.webp", "palette_out.png", "cmyk_out.jpg", "turned_out.jpg"),
+    }
+    for name, channels, kind in (("grey", 1, np.uint8), ("ga", 2, np.uint8), ("rgba", 4, np.uint8)):
+        result = read_photo(out / f"{name}_out.png").pixels
+        assert result.shape == (18, 24, channels) and result.dtype == kind
+    assert read_photo(out / "deep_out.png").pixels.dtype == np.uint16
+    assert read_photo(out / "deep grey_out.png").pixels.shape == (18, 24, 1)
+    assert read_photo(out / "turned_out.jpg").pixels.shape == (24, 18, 3)
+    assert read_photo(out / "pixel_out.webp").pixels.shape == (2, 2, 3)
+    assert read_photo(out / "ünï 图_out.jpg").icc_profile == b"profile"
+    assert "CMYK converted to RGB" in said.out and len(said.out.splitlines()) == 11
+
+    before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
+    again = [
+        "upscale",
+        "--run",
+        str(edsr_folder),
+        "-i",
+        str(tmp_path / "in"),
+        "-o",
+        str(out),
+        "--skip-existing",
+    ]
+    assert main(again) == 1
+    assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
+
+
+def test_one_file_to_one_name(edsr_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+    base = ["upscale", "--run", str(edsr_folder), "-i", str(tmp_path / "a.png"), "-o"]
+    assert (
+        main([*base, str(tmp_path / "b.png"), "-s", "3", "--tile", "8", "--self-ensemble", "--fp32", "-q"])
+        == 0
+    )
+    assert read_photo(tmp_path / "b.png").pixels.shape == (27, 36, 3)
+    assert main([*base, str(tmp_path / "c.png"), "--tile", "0"]) == 0
+    assert main([*base, str(tmp_path / "d.png"), "--tile", "4"]) == 0
+    np.testing.assert_array_equal(
+        read_photo(tmp_path / "c.png").pixels, read_photo(tmp_path / "d.png").pixels
+    )
+
+
+def test_transparent_image_to_jpeg_name_fails_and_leaves_nothing(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photo(tmp_path / "a.png", Photo(pixels(4)))
+    base = ["upscale", "--run", str(edsr_folder), "-i", str(tmp_path / "a.png"), "-o"]
+    assert main([*base, str(tmp_path / "b.jpg")]) == 1
+    assert "JPEG cannot hold transparency" in capsys.readouterr().err
+    assert main([*base, str(tmp_path / "out"), "--ext", "jpg"]) == 0
+    assert "written as PNG" in capsys.readouterr().out
+    assert {p.name for p in tmp_path.rglob("*.*")} == {"a.png", "a_out.png"}
+
+
+def test_plans_without_collisions(tmp_path: pathlib.Path) -> None:
+    for name in ("a.png", "a.jpg", "B.png", "b.PNG"):
+        (tmp_path / name).write_bytes(b"")
+    targets = [
+        job.target.name for job in files.plan_jobs(str(tmp_path), str(tmp_path / "o"), extension="png")
+    ]
+    assert (
+        len({t.lower() for t in targets}) == 4 and "a_png_out.png" in targets and "a_jpg_out.png" in targets
+    )
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.png").write_bytes(b"")
+    jobs = files.plan_jobs(str(tmp_path / "**" / "same.png"), str(tmp_path / "o"))
+    assert len({job.target for job in jobs}) == 2
+    # A second run over one's own results
+    (tmp_path / "x" / "same_out.png").write_bytes(b"")
+    assert [j.source.name for j in files.plan_jobs(str(tmp_path / "x"), str(tmp_path / "x"))] == ["same.png"]
+    with pytest.raises(files.UsageError, match="overwrite an input"):
+        files.plan_jobs(str(tmp_path / "x"), str(tmp_path / "x"), suffix="")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["-i", "IN/none.png", "-o", "IN/out"], "there is no file or folder"),
+        (["-i", "IN/*.tiff", "-o", "IN/out"], "no file matches"),
+        (["-i", "IN/sub", "-o", "IN/out"], "holds no image files"),
+        (["-i", "IN", "-o", "IN/one.png"], "give a folder"),
+        (["-i", "IN/a.png", "-o", "IN/notes.txt"], "neither an image file name nor a folder"),
+        (["-i", "IN/a.png", "-o", "IN/a.png"], "overwrite an input"),
+        (["-i", "IN/a.png", "-o", "IN/b.png", "--ext", "png"], "leave --ext out"),
+        (["-i", "IN", "-o", "IN/out", "--suffix", "x/y"], "path separator"),
+        (["-i", "IN", "-o", "IN/out", "--run", "IN/norun"], "no run folder"),
+        (["-i", "IN", "-o", "IN/out", "--run", "IN"], "config.json"),
+        (["-i", "IN", "-o", "IN/out", "--run", "VAE"], "needs a super-resolution network"),
+    ],
+)
+def test_usage_errors_are_one_line(
+    edsr_folder: pathlib.Path,
+    vae_folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "sub").mkdir()
+    line = [a.replace("IN", str(tmp_path)).replace("VAE", str(vae_folder)) for a in arguments]
+    assert main(["upscale", "--run", str(edsr_folder), *line]) == 2
+    said = capsys.readouterr()
+    assert words in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert not list(tmp_path.rglob("*_out.png"))
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "COMMAND"),
+        (["evaluate"], "invalid choice"),
+        (["upscale", "-i", "x", "-o", "y"], "--run"),
+        (["upscale", "--run", "r", "-i", "x", "-o", "y", "--tile", "-3"], "at least 0"),
+        (["upscale", "--run", "r", "-i", "x", "-o", "y", "-s", "inf"], "above 0"),
+        (["upscale", "--run", "r", "-i", "x", "-o", "y", "--ext", "bmp"], "invalid choice"),
+        (["sample", "--run", "r", "-o", "y", "-n", "0"], "at least 1"),
+        (["encode", "--run", "r", "-o", "y"], "required"),
+        (["encode", "--run", "r", "-o", "y", "-i", "a", "--data", "b"], "not allowed with"),
+    ],
+)
+def test_parser_errors_are_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and words in said and said.count("\n") == 1
+
+
+def test_unwritable_output(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+    (tmp_path / "file").write_text("")
+    line = [
+        "upscale",
+        "--run",
+        str(edsr_folder),
+        "-i",
+        str(tmp_path / "a.png"),
+        "-o",
+        str(tmp_path / "file" / "out"),
+    ]
+    assert main(line) == 1
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_sample(vae_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    run = ["sample", "--run", str(vae_folder)]
+    assert main([*run, "-n", "5", "-o", str(tmp_path / "s.png"), "--npy", str(tmp_path / "s.npy")]) == 0
+    images = np.load(tmp_path / "s.npy")
+    assert images.shape == (5, 8, 8, 1) and images.min() >= 0 and images.max() <= 1
+    assert Image.open(tmp_path / "s.png").width > 3 * 8
+    more = latents.sample(load_run(vae_folder), 9, batch_size=2)
+    np.testing.assert_allclose(more[:5], images, atol=1e-6)
+    cold = latents.sample(load_run(vae_folder), 3, temperature=0.0)
+    np.testing.assert_allclose(cold[0], cold[2], atol=1e-6)
+    assert main([*run, "-o", str(tmp_path / "s.txt")]) == 2
+    assert main(["sample", "--run", str(vae_folder), "-o", str(tmp_path)]) == 2
+
+
+def test_encode_files_and_decode(
+    vae_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for index, (channels, bits) in enumerate(((1, 8), (3, 8), (4, 8), (1, 16))):
+        write_photo(tmp_path / "in" / f"{index}.png", Photo(pixels(channels, bits, 8, 8)))
+    write_photo(tmp_path / "in" / "9 large.png", Photo(pixels(1, 8, 12, 9)))
+    line = ["encode", "--run", str(vae_folder), "-i", str(tmp_path / "in"), "-o", str(tmp_path / "c.npz")]
+    assert main(line) == 1
+    assert "is 9x12, the model takes 8x8; add --resize" in capsys.readouterr().err
+    assert main([*line, "--resize"]) == 0
+    with np.load(tmp_path / "c.npz") as codes:
+        assert codes["mean_q"].shape == codes["log_var_q"].shape == (5, 3)
+        assert codes["name"][0].endswith("0.png") and "label" not in codes
+    back = ["encode", "--run", str(vae_folder), "--decode", str(tmp_path / "c.npz"), "-o"]
+    assert main([*back, str(tmp_path / "r.npy")]) == 0 and main([*back, str(tmp_path / "r.png")]) == 0
+    assert np.load(tmp_path / "r.npy").shape == (5, 8, 8, 1)
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    (tmp_path / "text.npz").write_text("text")
+    for name in ("other.npz", "text.npz", "none.npz"):
+        assert main([*back[:-2], str(tmp_path / name), "-o", str(tmp_path / "x.png")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_encode_a_data_source(
+    vae_folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAESR_CACHE", str(tmp_path / "cache"))
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    np.save(tmp_path / "train.npy", images)
+    line = ["encode", "--run", str(vae_folder), "--data", f"npy:{tmp_path / 'train.npy'}", "--split", "all"]
+    assert main([*line, "-o", str(tmp_path / "c.npz")]) == 0
+    with np.load(tmp_path / "c.npz") as codes:
+        mean_q, _ = latents.encode(load_run(vae_folder), images)
+        np.testing.assert_allclose(codes["mean_q"], mean_q, atol=1e-5)
+    assert main([*line[:-1], "nonsense", "-o", str(tmp_path / "d.npz")]) == 2
+
+
+def test_latents_refuse_other_models(edsr_folder: pathlib.Path, vae_folder: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="needs a VAE"):
+        latents.sample(load_run(edsr_folder), 1)
+    with pytest.raises(ValueError, match="codes must be"):
+        latents.decode(load_run(vae_folder), np.zeros((2, 4)))
+    with pytest.raises(ValueError, match="images must be"):
+        latents.encode(load_run(vae_folder), np.zeros((2, 4, 4, 1)))
+
+
+def test_help_does_not_wait_for_jax() -> None:
+    code = "import sys, vaesr.inference.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print('jax' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False" and "upscale" in out and "evaluate" not in out

@@ -1,0 +1,173 @@
+"""Upscaling of arrays: tiles, flips, channels, depths."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vaesr.imaging import imresize
+from vaesr.inference import Network, Run, load_run, network_of, upscale
+from vaesr.inference.upscaling import auto_tile, spread_colour
+from vaesr.models.edsr import EDSR
+from vaesr.models.mdsr import MDSR
+
+
+@pytest.fixture(scope="module")
+def run(edsr_folder: pathlib.Path) -> Run:
+    """The small EDSR."""
+    return load_run(edsr_folder)
+
+
+def photo(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def nearest(x: Any) -> Any:
+    """An upscaler whose result is known."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+@pytest.mark.parametrize("tile", [32, 48, 100])
+def test_tiles_give_the_whole_image(run: Run, tile: int) -> None:
+    image = photo(141, 95, 3)
+    whole = upscale(run, image, tile=0)
+    np.testing.assert_allclose(upscale(run, image, tile=tile), whole, atol=1e-5)
+    assert whole.shape == (282, 190, 3)
+
+
+def test_self_ensemble_is_the_mean_of_eight_and_tiles_exactly(run: Run) -> None:
+    from vaesr.models.self_ensemble import self_ensemble
+
+    image = photo(37, 52, 3)
+    expected = np.clip(self_ensemble(run.apply)(jnp.asarray(image[None]))[0], 0, 1)
+    np.testing.assert_allclose(upscale(run, image, self_ensemble=True), expected, atol=1e-5)
+    np.testing.assert_allclose(upscale(run, image, tile=16, self_ensemble=True), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (1, 40), (17, 2)])
+@pytest.mark.parametrize("tile", [None, 0, 4])
+def test_tiny_images(run: Run, size: tuple[int, int], tile: int | None) -> None:
+    assert upscale(run, photo(*size, 3), tile=tile).shape == (2 * size[0], 2 * size[1], 3)
+
+
+@pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("kind", [np.float32, np.uint8, np.uint16, jnp.bfloat16])
+def test_shape_and_type_are_kept(channels: int, kind: Any) -> None:
+    values = photo(6, 5, *([channels] if channels else []))
+    top = np.iinfo(kind).max if np.issubdtype(kind, np.integer) else 1
+    image = (values * top).astype(kind)
+    out = upscale(nearest, image)
+    assert out.shape == (12, 10, *image.shape[2:])
+    assert out.dtype == (image.dtype if top > 1 else np.float32)
+    colour = slice(None) if channels in (0, 1, 3) else slice(0, -1)
+    kept = out[::2, ::2] if channels == 0 else out[::2, ::2, colour]
+    expected = image if channels == 0 else image[..., colour]
+    np.testing.assert_allclose(kept.astype(float), expected.astype(float), atol=1e-6)
+
+
+def test_alpha_is_bicubic_or_the_network() -> None:
+    image = photo(6, 5, 4)
+    smooth = np.clip(imresize(image[..., 3:], size=(12, 10)), 0, 1)
+    np.testing.assert_allclose(upscale(nearest, image)[..., 3:], smooth, atol=1e-6)
+    by_network = upscale(nearest, image, alpha="network")
+    np.testing.assert_allclose(by_network[::2, ::2], image, atol=1e-6)
+    opaque = np.concatenate([image[..., :3], np.ones((6, 5, 1), np.float32)], axis=2)
+    assert (upscale(nearest, opaque)[..., 3] == 1).all()
+
+
+def test_hidden_colours_do_not_bleed() -> None:
+    """A white disc on transparent black must not get a grey rim."""
+    image = np.zeros((32, 32, 4), np.float32)
+    y, x = np.mgrid[:32, :32]
+    image[(y - 16) ** 2 + (x - 16) ** 2 < 80] = 1.0
+
+    def blurry(x: Any) -> Any:
+        return imresize(x, 2)
+
+    out = upscale(blurry, image)
+    assert out[..., :3][out[..., 3] > 0].min() > 0.999
+    spread = spread_colour(image[..., :3], image[..., 3:])
+    assert (spread == 1).all()
+    empty = np.zeros((4, 4, 4), np.float32)
+    assert spread_colour(empty[..., :3], empty[..., 3:]) is not None and (upscale(nearest, empty) == 0).all()
+
+
+@pytest.mark.parametrize("scale, size", [(1.0, (7, 9)), (3.0, (21, 27)), (1.5, (10, 14)), (0.1, (1, 1))])
+def test_other_factors_are_reached(scale: float, size: tuple[int, int]) -> None:
+    out = upscale(nearest, photo(7, 9, 4), scale=scale)
+    assert out.shape[:2] == size
+
+
+def test_scales_of_a_multi_scale_network(run: Run) -> None:
+    model = MDSR(scales=(2, 3), channels=4, blocks=1)
+    many = Run(run.path, model, {"mdsr": {}}, {}, {}, 0)
+    assert [network_of(many, s).scale for s in (None, 1.0, 2.0, 2.5, 8.0)] == [3, 2, 2, 3, 3]
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    full = Run(run.path, model, {"mdsr": params}, {}, {}, 0)
+    assert upscale(full, photo(5, 6, 3), scale=2.0).shape == (10, 12, 3)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"image": photo(4, 4, 5)}, "image must be"),
+        ({"image": photo(4, 0, 3)}, "image must be"),
+        ({"image": np.zeros((4, 4, 3), np.int64)}, "image must be"),
+        ({"tile": -1}, "tile must be"),
+        ({"tile": 2.5}, "tile must be"),
+        ({"tile": 8}, "receptive radius"),
+        ({"scale": 0}, "scale must be"),
+        ({"scale": float("nan")}, "scale must be"),
+        ({"alpha": "lanczos"}, "alpha must be"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        upscale(nearest, **({"image": photo(4, 4, 3)} | arguments))
+
+
+def test_results_that_are_not_finite_are_an_error() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        upscale(lambda x: nearest(x) * jnp.nan, photo(4, 4, 3))
+
+
+def test_a_function_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="must map"):
+        upscale(lambda x: x[:, :7], photo(4, 4, 3))
+
+
+def test_no_more_memory_means_smaller_tiles() -> None:
+    shapes: list[int] = []
+
+    def apply(x: Any) -> Any:
+        shapes.append(x.shape[1])
+        if x.shape[1] > 40:
+            raise MemoryError
+        return nearest(x)
+
+    net = Network(apply, 2, halo=1)
+    image = photo(150, 150, 3)
+    np.testing.assert_allclose(upscale(net, image)[::2, ::2], image)
+    assert shapes[0] == 150 and shapes[-1] <= 40
+    with pytest.raises(MemoryError, match="smaller --tile"):
+        upscale(net, image, tile=100)
+
+
+def test_automatic_tiles_are_of_few_shapes() -> None:
+    from vaesr.imaging import plan_tiles
+
+    net = network_of(Run(pathlib.Path(), EDSR(), {"edsr": {}}, {}, {}, 0))
+    assert auto_tile(100, 100, net) == 0
+    windows = set()
+    generator = np.random.default_rng(0)
+    for height, width in generator.integers(100, 3000, (200, 2)):
+        tile = auto_tile(height, width, net, several_sizes=True)
+        assert tile > 0
+        rows, columns = plan_tiles(height, tile, net.halo or 0), plan_tiles(width, tile, net.halo or 0)
+        windows.add((rows[0].stop - rows[0].start, columns[0].stop - columns[0].start))
+    assert len(windows) <= 9 and all(h == w for h, w in windows)
+    assert auto_tile(20, 3000, net) == 0 and auto_tile(20, 300_000, net) > 0

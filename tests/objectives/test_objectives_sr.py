@@ -1,0 +1,118 @@
+"""Super-resolution objectives: values, metrics, and one scale per mini-batch for MDSR."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vaesr.losses.pixel import charbonnier
+from vaesr.models.edsr import EDSR
+from vaesr.models.mdsr import MDSR
+from vaesr.objectives.super_resolution import multi_scale_pixel, pixel
+
+
+def enlarge(variables, x_lr, scale=2):
+    gain = variables["params"]["gain"]
+    return gain * jnp.repeat(jnp.repeat(x_lr, scale, axis=1), scale, axis=2)
+
+
+@pytest.fixture
+def batch(key):
+    x = jax.random.uniform(key, (2, 3, 4, 3))
+    one = {"params": {"gain": jnp.float32(1.0)}}
+    pairs = {f"x_lr_{s}": x for s in (2, 3, 4)} | {f"x_hr_{s}": enlarge(one, x, s) for s in (2, 3, 4)}
+    return pairs | {"x_lr": x, "x_hr": enlarge(one, x), "position": jnp.arange(2)}
+
+
+def test_pixel_value_and_metrics(batch, key):
+    objective = pixel(enlarge, player="net")
+    params = {"net": {"gain": jnp.float32(0.9)}}
+    loss, aux = objective(params, {"kept": 1}, batch, key=key, step=jnp.int32(0))
+    error = 0.1 * np.asarray(batch["x_hr"])
+    np.testing.assert_allclose(loss, 255 * error.mean(), rtol=1e-5)
+    np.testing.assert_allclose(aux.metrics["l1_255"], loss, rtol=1e-6)
+    expected = -10 * np.log10((error**2).mean((1, 2, 3))).mean()
+    np.testing.assert_allclose(aux.metrics["psnr_db"], expected, rtol=1e-5)
+    assert aux.variables == {"kept": 1}
+    assert loss.dtype == jnp.float32 and loss.shape == ()
+    assert all(m.dtype == jnp.float32 and m.shape == () for m in aux.metrics.values())
+
+
+def test_pixel_at_a_perfect_output_is_finite(batch, key):
+    def value(gain):
+        return pixel(enlarge, player="net")({"net": {"gain": gain}}, {}, batch, key=key, step=0)
+
+    (loss, aux), grad = jax.value_and_grad(value, has_aux=True)(jnp.float32(1.0))
+    assert float(loss) == 0.0
+    np.testing.assert_allclose(aux.metrics["psnr_db"], 100.0, rtol=1e-6)
+    assert bool(jnp.isfinite(grad))
+
+
+def test_pixel_takes_another_loss_and_checks_names(batch, key):
+    params = {"net": {"gain": jnp.float32(1.0)}}
+    objective = pixel(enlarge, player="net", loss=functools.partial(charbonnier, epsilon=0.1))
+    loss, _ = objective(params, {}, batch, key=key, step=0)
+    np.testing.assert_allclose(loss, 25.5, rtol=1e-5)
+    with pytest.raises(ValueError, match="no player 'edsr'"):
+        pixel(enlarge)(params, {}, batch, key=key, step=0)
+    with pytest.raises(ValueError, match="expected the same"):
+        objective(params, {}, batch | {"x_hr": batch["x_lr"]}, key=key, step=0)
+
+
+def test_a_few_steps_of_edsr_lower_the_loss(batch, key):
+    model = EDSR(channels=4, blocks=1)
+    params = {"edsr": model.init(key, batch["x_lr"])["params"]}
+    objective = pixel(model.apply)
+
+    @jax.jit
+    def step(params):
+        (loss, _), grads = jax.value_and_grad(
+            lambda p: objective(p, {}, batch, key=key, step=0), has_aux=True
+        )(params)
+        return jax.tree.map(lambda p, g: p - 1e-5 * g, params, grads), loss
+
+    losses = []
+    for _ in range(5):
+        params, loss = step(params)
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+
+
+def test_multi_scale_draws_one_scale_a_step_from_the_key(batch):
+    objective = multi_scale_pixel(enlarge, player="net")
+    params = {"net": {"gain": jnp.float32(0.9)}}
+    run = jax.jit(lambda key: objective(params, {}, batch, key=key, step=0))
+    scales = []
+    for seed in range(12):
+        loss, aux = run(jax.random.key(seed))
+        scale = int(aux.metrics["scale"])
+        scales.append(scale)
+        np.testing.assert_allclose(loss, 25.5 * batch[f"x_hr_{scale}"].mean(), rtol=1e-5)
+    assert set(scales) == {2, 3, 4}
+    assert int(run(jax.random.key(3))[1].metrics["scale"]) == scales[3]
+
+
+def test_multi_scale_gives_zero_gradients_to_the_other_scales(batch):
+    model = MDSR(channels=3, blocks=1)
+    params = {"mdsr": model.init(jax.random.key(0), batch["x_lr"])["params"]}
+    objective = multi_scale_pixel(model.apply)
+    grads, aux = jax.jit(
+        jax.grad(lambda p: objective(p, {}, batch, key=jax.random.key(5), step=0), has_aux=True)
+    )(params)
+    drawn = int(aux.metrics["scale"])
+    for s in (2, 3, 4):
+        largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads["mdsr"][f"upsampler_x{s}"]))
+        assert (largest > 0) == (s == drawn)
+    assert float(jnp.abs(grads["mdsr"]["head"]["kernel"]).max()) > 0
+
+
+def test_multi_scale_checks(batch, key):
+    with pytest.raises(ValueError, match="scales is empty"):
+        multi_scale_pixel(enlarge, scales=())
+    short = {n: v for n, v in batch.items() if n != "x_hr_3"}
+    with pytest.raises(ValueError, match="x_hr_3"):
+        multi_scale_pixel(enlarge, player="net")(
+            {"net": {"gain": jnp.float32(1)}}, {}, short, key=key, step=0
+        )

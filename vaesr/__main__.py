@@ -1,0 +1,8 @@
+"""`python -m vaesr` is the `vaesr` command."""
+
+import sys
+
+from vaesr.inference.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

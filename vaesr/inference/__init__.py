@@ -1,0 +1,46 @@
+"""Trained runs in use: load one, upscale photos, sample, encode and decode; the `vaesr` command.
+
+Names are imported when first used, so that `vaesr --help` does not wait for JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vaesr.inference.describe import build_model, describe_model
+    from vaesr.inference.images import ImageFileError, Photo, read_photo, write_photo
+    from vaesr.inference.latents import decode, encode, sample
+    from vaesr.inference.runs import Run, load_run
+    from vaesr.inference.upscaling import Network, network_of, upscale
+
+__all__ = [
+    "ImageFileError",
+    "Network",
+    "Photo",
+    "Run",
+    "build_model",
+    "decode",
+    "describe_model",
+    "encode",
+    "load_run",
+    "network_of",
+    "read_photo",
+    "sample",
+    "upscale",
+    "write_photo",
+]
+
+_HOMES = {
+    "describe": ("build_model", "describe_model"),
+    "images": ("ImageFileError", "Photo", "read_photo", "write_photo"),
+    "latents": ("decode", "encode", "sample"),
+    "runs": ("Run", "load_run"),
+    "upscaling": ("Network", "network_of", "upscale"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

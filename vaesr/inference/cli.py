@@ -1,0 +1,212 @@
+"""The `vaesr` command."""
+
+import argparse
+import pathlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from vaesr import __version__
+
+_UPSCALE = """\
+examples:
+  vaesr upscale --run runs/edsr -i photo.jpg -o big.png
+  vaesr upscale --run runs/edsr -i photos/ -o larger/ --skip-existing
+  vaesr upscale --run runs/edsr -i 'photos/*.png' -o larger/ --self-ensemble --ext webp
+
+Any size; grey, transparency, 16-bit PNG and colour profiles are kept, EXIF orientation is applied.
+A file that fails is named at the end (exit code 1); the others are done and nothing is half-written."""
+_SAMPLE = "example:\n  vaesr sample --run runs/vae -n 64 -o samples.png"
+_ENCODE = """\
+examples:
+  vaesr encode --run runs/vae --data embedded:digits -o codes.npz
+  vaesr encode --run runs/vae -i 'digits/*.png' -o codes.npz
+  vaesr encode --run runs/vae --decode codes.npz -o back.png
+
+codes.npz holds mean_q and log_var_q [N, latent], name [N], and label [N] where the data has any."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line; `--help` shows the rest."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the command.
+
+    Returns:
+        The parser; each subcommand sets `command`.
+    """
+    parser = _Parser(
+        prog="vaesr", description="Use trained runs: upscale photos, sample and encode with VAEs."
+    )
+    parser.add_argument("--version", action="version", version=f"vaesr {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_upscale(commands)
+    _add_sample(commands)
+    _add_encode(commands)
+    return parser
+
+
+def _new(commands: "argparse._SubParsersAction[_Parser]", name: str, text: str, examples: str) -> _Parser:
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=text[:1].upper() + text[1:] + ".",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "--run", required=True, metavar="FOLDER", help="the run folder, for example runs/edsr"
+    )
+    command.add_argument(
+        "--which", choices=("best", "latest"), default="best", help="checkpoint (default: best)"
+    )
+    command.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    return command
+
+
+def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    command = _new(commands, "upscale", "enlarge photos with a super-resolution run", _UPSCALE)
+    add = command.add_argument
+    add("-i", "--input", required=True, metavar="IN", help="image file, folder, or glob pattern in quotes")
+    add("-o", "--output", required=True, metavar="OUT", help="folder; or a file name for one image")
+    add("-s", "--outscale", type=_positive, metavar="X", help="factor of the result (default: the network's)")
+    add(
+        "-t",
+        "--tile",
+        type=_whole,
+        metavar="N",
+        help="tile side in pixels, 0: whole image (default: by memory)",
+    )
+    add(
+        "--self-ensemble", action="store_true", help="average 8 flips and turns: 8x the time, a little better"
+    )
+    add("--suffix", default="out", help="NAME_SUFFIX.EXT in a folder; '' for none (default: out)")
+    add(
+        "--ext",
+        choices=("auto", "png", "jpg", "webp", "tiff"),
+        default="auto",
+        help="format in a folder (default: auto, the input's; PNG where it cannot hold the image)",
+    )
+    add(
+        "--alpha-upsampler",
+        choices=("bicubic", "network"),
+        default="bicubic",
+        help="what enlarges transparency (default: bicubic)",
+    )
+    add("--fp32", action="store_true", help="compute in float32 (CPUs and 16-bit images always do)")
+    add("--skip-existing", action="store_true", help="leave results that are already there")
+    add("-q", "--quiet", action="store_true", help="no line per image")
+
+
+def _add_sample(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    command = _new(commands, "sample", "draw images from a VAE run", _SAMPLE)
+    add = command.add_argument
+    add("-o", "--output", required=True, metavar="OUT", help="grid as .png/.jpg/.webp, or all images as .npy")
+    add("-n", "--count", type=_count, default=64, metavar="N", help="how many (default: 64)")
+    add("--npy", metavar="FILE", help="write the images as an array, too: [N, H, W, C] float32 in [0, 1]")
+    add("--seed", type=int, default=0, help="default: 0; the k-th image depends on the seed and k alone")
+    add(
+        "--temperature", type=_not_negative, default=1.0, metavar="T", help="spread of the codes (default: 1)"
+    )
+    add("--columns", type=_count, metavar="N", help="images in a row (default: about a square)")
+
+
+def _add_encode(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    command = _new(commands, "encode", "turn images into a VAE's codes, or codes into images", _ENCODE)
+    add = command.add_argument
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("-i", "--input", metavar="IN", help="image file, folder, or glob pattern in quotes")
+    what.add_argument(
+        "--data", metavar="SOURCE", help="a data source: embedded:digits, idx:PATH, npy:PATH, ..."
+    )
+    what.add_argument("--decode", metavar="NPZ", help="codes from an earlier encode; -o gets the images")
+    add("-o", "--output", required=True, metavar="OUT", help="codes.npz; with --decode a picture or .npy")
+    add("--split", default="test", help="with --data: train, validation, test or all (default: test)")
+    add("--resize", action="store_true", help="with -i: scale images to the model's size")
+    add("--columns", type=_count, metavar="N", help="with --decode: images in a row")
+
+
+def _number(text: str, kind: type, least: float, above: bool, words: str) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {words}, got {text!r}") from None
+    if not (value > least if above else value >= least) or value == float("inf"):
+        raise argparse.ArgumentTypeError(f"must be {words}, got {text!r}")
+    return value
+
+
+def _positive(text: str) -> float:
+    return _number(text, float, 0, True, "a number above 0")
+
+
+def _not_negative(text: str) -> float:
+    return _number(text, float, 0, False, "a number of at least 0")
+
+
+def _whole(text: str) -> int:
+    return int(_number(text, int, 0, False, "a whole number of at least 0"))
+
+
+def _count(text: str) -> int:
+    return int(_number(text, int, 1, False, "a whole number of at least 1"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: the command line without the program's name; None takes the process's.
+
+    Returns:
+        0 when all went well, 1 when files failed, 2 when the command could not be carried out, 130 when
+        interrupted.
+    """
+    args = make_parser().parse_args(arguments)
+    # What follows imports JAX, for which --help need not wait.
+    from vaesr.data import cache_root
+    from vaesr.inference import commands
+    from vaesr.training.runtime import enable_compile_cache
+
+    enable_compile_cache(cache_root() / "xla")
+    run = {"upscale": commands.upscale, "sample": commands.sample, "encode": commands.encode}[args.command]
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        print("interrupted; finished files are complete", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        if args.debug:
+            traceback.print_exc()
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"vaesr {args.command}: {message}", file=sys.stderr)
+        return 2
+
+
+def output_path(text: str, endings: Sequence[str]) -> pathlib.Path:
+    """Checks where a result is to go, before it is computed.
+
+    Args:
+        text: the path.
+        endings: allowed extensions, lower case with the dot.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: on another extension or a folder.
+    """
+    path = pathlib.Path(text).expanduser()
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"the output must end in {', '.join(endings)}, got {text!r}")
+    if path.is_dir():
+        raise ValueError(f"the output {text!r} is a folder")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

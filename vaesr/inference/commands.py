@@ -1,0 +1,189 @@
+"""What the subcommands of `vaesr` do with their parsed arguments."""
+
+import argparse
+import io
+import json
+import pathlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vaesr.imaging import imresize
+from vaesr.inference import files, latents
+from vaesr.inference.cli import output_path
+from vaesr.inference.images import ImageFileError, read_photo
+from vaesr.inference.runs import Run, load_run
+from vaesr.reports.canvas import write_atomically
+from vaesr.reports.grids import save_grid
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_MANY = 1024
+
+
+def upscale(args: argparse.Namespace) -> int:
+    """Carries out `vaesr upscale`.
+
+    Args:
+        args: parsed arguments.
+
+    Returns:
+        The exit code.
+    """
+    jobs = files.plan_jobs(
+        args.input, args.output, suffix=args.suffix, extension=args.ext, skip_existing=args.skip_existing
+    )
+    kept = sum(job.done for job in jobs)
+    if kept:
+        print(f"{kept} of {len(jobs)} results are there already: skipped")
+    if kept == len(jobs):
+        return 0
+    failed = files.upscale_files(
+        load_run(args.run, args.which),
+        jobs,
+        scale=args.outscale,
+        tile=args.tile,
+        self_ensemble=args.self_ensemble,
+        fp32=args.fp32,
+        alpha=args.alpha_upsampler,
+        say=(lambda line: None) if args.quiet else print,
+        on_error=traceback.print_exception if args.debug else None,
+    )
+    return _report(args.command, [(str(job.source), why) for job, why in failed], len(jobs) - kept)
+
+
+def _report(command: str, failed: Sequence[tuple[str, str]], total: int) -> int:
+    if not failed:
+        return 0
+    print(f"vaesr {command}: {len(failed)} of {total} files failed:", file=sys.stderr)
+    for name, why in failed:
+        print(f"  {name}: {why}", file=sys.stderr)
+    return 1
+
+
+def sample(args: argparse.Namespace) -> int:
+    """Carries out `vaesr sample`.
+
+    Args:
+        args: parsed arguments.
+
+    Returns:
+        The exit code.
+    """
+    output = output_path(args.output, (*_PICTURES, ".npy"))
+    array = output_path(args.npy, (".npy",)) if args.npy else None
+    run = load_run(args.run, args.which)
+    pictures = latents.sample(run, args.count, seed=args.seed, temperature=args.temperature)
+    if array is not None:
+        _save_npy(array, pictures)
+    _save_images(output, pictures, args.columns)
+    return 0
+
+
+def encode(args: argparse.Namespace) -> int:
+    """Carries out `vaesr encode`.
+
+    Args:
+        args: parsed arguments.
+
+    Returns:
+        The exit code.
+    """
+    if args.decode:
+        output = output_path(args.output, (*_PICTURES, ".npy"))
+        codes = _read_codes(pathlib.Path(args.decode).expanduser())
+        _save_images(output, latents.decode(load_run(args.run, args.which), codes), args.columns)
+        return 0
+    output = output_path(args.output, (".npz",))
+    run = load_run(args.run, args.which)
+    failed: list[tuple[str, str]] = []
+    if args.data:
+        pictures, names, labels = _from_source(args.data, args.split)
+        total = len(names)
+    else:
+        pictures, names, failed, total = _from_files(args.input, run, args.resize)
+        labels = None
+    if names:
+        mean_q, log_var_q = latents.encode(run, pictures)
+        content: dict[str, Any] = {"mean_q": mean_q, "log_var_q": log_var_q, "name": np.array(names)}
+        if labels is not None:
+            content["label"] = labels
+        origin = {"run": str(run.path), "step": run.step, "data": args.data or args.input}
+        buffer = io.BytesIO()
+        content["origin"] = np.array(json.dumps(origin))
+        np.savez_compressed(buffer, **content)
+        write_atomically(output, buffer.getvalue())
+        print(f"{len(names)} images -> {output}: mean_q and log_var_q {list(mean_q.shape)}")
+    return _report(args.command, failed, total)
+
+
+def _from_source(spec: str, split: str) -> tuple[np.ndarray, list[str], np.ndarray | None]:
+    from vaesr.data import open_bank
+
+    bank = open_bank(spec)
+    chosen = np.arange(len(bank)) if split == "all" else np.sort(bank.split(split))
+    labels = None if bank.labels is None else np.asarray(bank.labels)[chosen]
+    return bank.pixels[chosen], [bank.names[index] for index in chosen], labels
+
+
+def _from_files(
+    pattern: str, run: Run, resize: bool
+) -> tuple[np.ndarray, list[str], list[tuple[str, str]], int]:
+    shape = getattr(run.model, "image_shape", None)
+    if shape is None:
+        raise ValueError(f"{run.path} holds a {type(run.model).__name__}; encoding needs a VAE")
+    sources = files.find_inputs(pattern)
+    pictures, names, failed = [], [], []
+    for source in sources:
+        try:
+            pictures.append(_fit(read_photo(source).pixels, tuple(shape), resize))
+            names.append(str(source))
+        except ImageFileError as error:
+            failed.append((str(source), str(error)))
+    return np.array(pictures), names, failed, len(sources)
+
+
+def _fit(pixels: np.ndarray, shape: tuple[int, ...], resize: bool) -> np.ndarray:
+    """Brings a photo to the model's channels (transparency on black) and, if wanted, to its size."""
+    values = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
+    if values.shape[2] in (2, 4):
+        values = values[..., :-1] * values[..., -1:]
+    if values.shape[2] == 3 and shape[2] == 1:
+        values = (values @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    elif values.shape[2] == 1 and shape[2] == 3:
+        values = np.repeat(values, 3, axis=2)
+    if values.shape[:2] != tuple(shape[:2]):
+        if not resize:
+            height, width = values.shape[:2]
+            raise ImageFileError(f"is {width}x{height}, the model takes {shape[1]}x{shape[0]}; add --resize")
+        values = np.clip(np.asarray(imresize(values, size=shape[:2])), 0.0, 1.0)
+    return values
+
+
+def _read_codes(path: pathlib.Path) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive["mean_q"]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no {str(path)!r}") from None
+    except Exception as error:  # numpy raises nearly anything on a file that is no .npz
+        raise ValueError(f"{str(path)!r} holds no codes from `vaesr encode` (mean_q is missing)") from error
+
+
+def _save_images(path: pathlib.Path, pictures: np.ndarray, columns: int | None) -> None:
+    if path.suffix.lower() == ".npy":
+        _save_npy(path, pictures)
+        return
+    shown = pictures[:_MANY]
+    save_grid(path, shown, columns=columns)
+    more = f" (the first {_MANY} of {len(pictures)}; write .npy for all)" if len(pictures) > _MANY else ""
+    print(f"{len(shown)} images -> {path}{more}")
+
+
+def _save_npy(path: pathlib.Path, pictures: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, pictures)
+    write_atomically(path, buffer.getvalue())
+    print(f"{list(pictures.shape)} float32 -> {path}")

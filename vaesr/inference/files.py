@@ -1,0 +1,289 @@
+"""Upscaling of files: what goes in, where it goes, and what happens when one of many is broken."""
+
+import dataclasses
+import glob
+import io
+import os
+import pathlib
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vaesr.inference import images
+from vaesr.inference.runs import Run
+from vaesr.inference.upscaling import network_of, upscale
+from vaesr.reports.canvas import pillow
+
+Say = Callable[[str], None]
+
+
+class UsageError(ValueError):
+    """A command that cannot be carried out as given; nothing was done."""
+
+
+@dataclasses.dataclass
+class Job:
+    """One file to be upscaled.
+
+    Attributes:
+        source: the file.
+        target: where the result goes.
+        size: `(height, width)` from the file's header, None where that cannot be read.
+        bits: 8 or 16.
+        note: why the target is of another format than asked, or "".
+        done: whether the target is there already and is to be kept.
+    """
+
+    source: pathlib.Path
+    target: pathlib.Path
+    size: tuple[int, int] | None = None
+    bits: int = 8
+    note: str = ""
+    done: bool = False
+
+
+def find_inputs(pattern: str) -> list[pathlib.Path]:
+    """Lists the image files that `-i` means.
+
+    Args:
+        pattern: a file (whatever its extension), a folder (its image files, not those in folders within), or
+            a glob pattern such as `"photos/*.jpg"` or `"photos/**/*.png"`.
+
+    Returns:
+        Paths in the order of their names.
+
+    Raises:
+        UsageError: where nothing is found.
+    """
+    path = pathlib.Path(pattern).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [p for p in path.iterdir() if p.is_file()]
+    else:
+        found = [pathlib.Path(p) for p in glob.glob(str(path), recursive=True) if os.path.isfile(p)]
+        if not found:
+            kind = "no file matches" if glob.has_magic(pattern) else "there is no file or folder"
+            raise UsageError(f"-i: {kind} {pattern!r}")
+    pictures = sorted(p for p in found if p.suffix.lower() in images.READABLE and not p.name.startswith("."))
+    if not pictures:
+        raise UsageError(f"-i: {pattern!r} holds no image files ({', '.join(images.READABLE)})")
+    return pictures
+
+
+def plan_jobs(
+    pattern: str, output: str, *, suffix: str = "out", extension: str = "auto", skip_existing: bool = False
+) -> list[Job]:
+    """Decides where every result goes before anything is computed.
+
+    Args:
+        pattern: see `find_inputs`.
+        output: a folder; or, with one input file, a file name that ends in a writable extension.
+        suffix: put after the name with an underscore; "" for none.
+        extension: "png", "jpg", "webp", "tiff", or "auto" for the input's own (PNG where that is none of
+            them). An image that the format cannot hold (transparency in JPEG, 16 bits in WebP) becomes PNG.
+        skip_existing: mark jobs whose target is there.
+
+    Returns:
+        Jobs, no two with the same target, none with its own or another's source as target.
+
+    Raises:
+        UsageError: where the output is impossible.
+    """
+    sources = find_inputs(pattern)
+    destination = pathlib.Path(output).expanduser()
+    single = destination.suffix.lower() in images.WRITABLE and not destination.is_dir()
+    one_file = pathlib.Path(pattern).expanduser().is_file()
+    if single and not one_file:
+        raise UsageError(f"-o: {output!r} is a file name, but -i names several images; give a folder")
+    if destination.is_file() and not single:
+        raise UsageError(f"-o: {output!r} is a file, but neither an image file name nor a folder")
+    if single and extension != "auto":
+        raise UsageError(f"--ext: the name {destination.name!r} says the format already; leave --ext out")
+    if not single and suffix and any(p.parent.resolve() == destination.resolve() for p in sources):
+        # Run twice on one folder, the results of the first time are no inputs of the second.
+        sources = [p for p in sources if one_file or not p.stem.endswith("_" + suffix)]
+    if os.sep in suffix or "/" in suffix:
+        raise UsageError(f"--suffix: {suffix!r} must not hold a path separator")
+    jobs = [_job(source, destination, single, suffix, extension) for source in sources]
+    if not jobs:
+        raise UsageError(f"-i: {pattern!r} holds only results (names that end in _{suffix})")
+    _part_collisions(jobs, suffix)
+    inputs = {p.resolve() for p in sources}
+    for job in jobs:
+        if job.target.resolve() in inputs:
+            raise UsageError(
+                f"-o: {job.target} would overwrite an input; choose another folder or a --suffix"
+            )
+        job.done = skip_existing and job.target.exists()
+    return jobs
+
+
+def _job(source: pathlib.Path, destination: pathlib.Path, single: bool, suffix: str, extension: str) -> Job:
+    size, channels, bits = _look(source)
+    if single:
+        return Job(source, destination, size, bits)
+    own = source.suffix.lower()
+    wanted = (
+        (own if own in images.WRITABLE else ".png")
+        if extension == "auto"
+        else "." + extension.lstrip(".").lower()
+    )
+    if wanted not in images.WRITABLE:
+        raise UsageError(
+            f"--ext: must be auto, {', '.join(e[1:] for e in images.WRITABLE)}, got {extension!r}"
+        )
+    reason = images.fits(wanted, channels, bits)
+    name = f"{source.stem}_{suffix}" if suffix else source.stem
+    target = destination / (name + (".png" if reason else wanted))
+    return Job(source, target, size, bits, f"{reason}: written as PNG" if reason else "")
+
+
+def _look(path: pathlib.Path) -> tuple[tuple[int, int] | None, int, int]:
+    """Size, channels and bits from the header; a file that has none is reported when its turn comes."""
+    image_module = pillow("Image")
+    try:
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore")
+            head = file.read(26)
+            file.seek(0)
+            image = image_module.open(io.BufferedReader(file.raw))
+            transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+            bits = 16 if images.is_png16(head) or image.mode == "I" or image.mode.startswith("I;") else 8
+            return (image.height, image.width), 4 if transparent else 3 if image.mode[:2] != "I;" else 1, bits
+    except Exception:  # whatever hostile bytes make Pillow raise
+        return None, 3, 8
+
+
+def _part_collisions(jobs: list[Job], suffix: str) -> None:
+    """a.png and a.jpg would both become a_out.png: they become a_png_out.png and a_jpg_out.png."""
+    counts = Counter(str(job.target).lower() for job in jobs)  # as file systems that ignore case see it
+    for job in jobs:
+        if counts[str(job.target).lower()] > 1:
+            stem = f"{job.source.stem}_{job.source.suffix[1:]}" + (f"_{suffix}" if suffix else "")
+            job.target = job.target.with_name(stem + job.target.suffix)
+    taken: set[str] = set()
+    for job in jobs:  # the same name from two folders of a glob, or a name made above
+        number, stem = 2, job.target.stem
+        while str(job.target).lower() in taken:
+            job.target = job.target.with_name(f"{stem}_{number}{job.target.suffix}")
+            number += 1
+        taken.add(str(job.target).lower())
+
+
+def upscale_files(
+    run: Run,
+    jobs: Sequence[Job],
+    *,
+    scale: float | None = None,
+    tile: int | None = None,
+    self_ensemble: bool = False,
+    fp32: bool = False,
+    alpha: Any = "bicubic",
+    say: Say = print,
+    on_error: Callable[[Exception], None] | None = None,
+) -> list[tuple[Job, str]]:
+    """Upscales files one after another; a broken one does not stop the rest.
+
+    Args:
+        run: of a super-resolution network.
+        jobs: from `plan_jobs`.
+        scale: factor of the results, None for the network's.
+        tile: see `upscale`.
+        self_ensemble: see `upscale`.
+        fp32: compute in float32. On CPUs, and for images of 16 bits, that is done anyway.
+        alpha: see `upscale`.
+        say: gets a line for each file.
+        on_error: gets each exception as it is caught.
+
+    Returns:
+        `(job, reason)` of those that failed; nothing of them is left on disk.
+
+    Raises:
+        ValueError: where the run holds no upscaler.
+    """
+    precise = run.with_dtype(jnp.float32)
+    if fp32 or jax.default_backend() == "cpu":
+        run = precise
+    network_of(run, scale)  # a run of another kind is refused before the first file
+    todo = [job for job in jobs if not job.done]
+    # Few sizes: each whole. Many: windows of few shapes, so that compilation does not outweigh the work.
+    several = len({job.size for job in todo}) > 3
+    failed: list[tuple[Job, str]] = []
+    bar = _bar(len(todo))
+    try:
+        for index, job in enumerate(todo):
+            began = time.perf_counter()
+            try:
+                photo = images.read_photo(job.source)
+                result = upscale(
+                    precise if job.bits == 16 else run,
+                    photo.pixels,
+                    scale=scale,
+                    tile=tile,
+                    self_ensemble=self_ensemble,
+                    alpha=alpha,
+                    several_sizes=several,
+                    progress=_fraction(bar, index),
+                )
+                images.write_photo(job.target, dataclasses.replace(photo, pixels=result))
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                reason = " ".join((str(error) or type(error).__name__).split())
+                failed.append((job, reason))
+                if on_error:
+                    on_error(error)
+            else:
+                notes = [note for note in (*photo.notes, job.note) if note]
+                _tell(
+                    bar, say, _line(job, photo.pixels.shape, result.shape, time.perf_counter() - began, notes)
+                )
+            if bar is not None:
+                bar.n = index + 1
+                bar.refresh()
+    finally:
+        if bar is not None:
+            bar.close()
+    return failed
+
+
+def _line(job: Job, before: Sequence[int], after: Sequence[int], seconds: float, notes: list[str]) -> str:
+    sizes = f"{before[1]}x{before[0]} -> {after[1]}x{after[0]}"
+    text = f"{job.source.name}: {sizes} {job.target} ({seconds:.1f} s)"
+    return text + (f" [{'; '.join(notes)}]" if notes else "")
+
+
+def _bar(total: int) -> Any:
+    """A progress bar where there is a terminal and tqdm, else None."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    form = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]"
+    bar = tqdm(total=total, disable=None, bar_format=form, dynamic_ncols=True, leave=False)
+    return None if bar.disable else bar
+
+
+def _fraction(bar: Any, before: int) -> Callable[[int, int], None] | None:
+    """Counts tiles as fractions of an image, so that one large photo moves the bar too."""
+    if bar is None:
+        return None
+
+    def report(done: int, tiles: int) -> None:
+        bar.n = before + done / tiles
+        bar.refresh()
+
+    return report
+
+
+def _tell(bar: Any, say: Say, line: str) -> None:
+    if bar is None:
+        say(line)
+    else:
+        bar.clear()
+        say(line)
+        bar.refresh()
