@@ -343,13 +343,20 @@ def _as_json(config: RunConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """The fields in which two configurations differ, as `name: old -> new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = [n for n in {**old, **new} if path or n not in _FREE_FIELDS]
-        parts = [_differences(old.get(n), new.get(n), f"{path}.{n}".lstrip(".")) for n in names]
-        return list(itertools.chain.from_iterable(parts))
-    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The fields in which two configurations differ, as `name: old -> new`, those left out that may."""
+    free = set(_FREE_FIELDS)
+    if new.get("optim", {}).get("schedule") == "cosine":
+        free.remove("steps")  # the learning rate of every step depends on it
+    pairs = [(n, old.get(n), new.get(n)) for n in {**old, **new} if n not in free]
+    found = []
+    while pairs:
+        name, before, after = pairs.pop(0)
+        if isinstance(before, dict) and isinstance(after, dict):
+            pairs += [(f"{name}.{n}", before.get(n), after.get(n)) for n in {**before, **after}]
+        elif before != after:
+            found.append(f"{name}: {before!r} -> {after!r}")
+    return found
 
 
 def _prepare_folder(workdir: pathlib.Path, config: RunConfig, first: bool) -> None:

@@ -94,7 +94,7 @@ def test_sixteen_bit_png_is_rounded_not_cut(colour_type: int, channels: int | No
 
 def test_sixteen_bit_tiff_grey() -> None:
     values = np.linspace(0, 65535, 24 * 32).reshape(24, 32).astype(np.uint16)
-    pixels, notes = decode_image(encode(PIL.Image.fromarray(values), "TIFF"))
+    pixels, _ = decode_image(encode(PIL.Image.fromarray(values), "TIFF"))
     np.testing.assert_array_equal(pixels[..., 0], np.rint(values / 257).astype(np.uint8))
 
 
@@ -128,7 +128,7 @@ def test_truncated(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     data = encode(PIL.Image.fromarray(noise), form)
-    with pytest.raises(UnusableImage, match="truncated|corrupt"):
+    with pytest.raises(UnusableImage, match=r"truncated|corrupt"):
         decode_image(data[: len(data) * 2 // 3])
 
 
@@ -144,7 +144,7 @@ def test_corrupt() -> None:
         b"\xff\xd8\xff\xe0" + b"\0" * 50,
         b"II*\0" + b"\xff" * 40,
     ):
-        with pytest.raises(UnusableImage, match="corrupt|truncated"):
+        with pytest.raises(UnusableImage, match=r"corrupt|truncated"):
             decode_image(junk)
 
 

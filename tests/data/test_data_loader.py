@@ -1,5 +1,6 @@
 """The background loader: same batches as the device path, sharded or not, and it ends cleanly."""
 
+import functools
 import gc
 import threading
 import time
@@ -29,12 +30,22 @@ def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "vaesr-loader"]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def on_device(sampler: ImageSampler, source: dict, key: jax.Array, step: int) -> jax.Array:
+    return sampler(source, key=key, step=step, position=jnp.arange(B))["image"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def from_host(sampler: ImageSampler, source: dict, key: jax.Array) -> jax.Array:
+    return sampler.host_batch(source, key=key, step=0, position=jnp.arange(B))["image"]
+
+
 def expected(sampler: ImageSampler, key: jax.Array, step: int) -> np.ndarray:
-    return np.asarray(sampler(sampler.source(), key=key, step=step, position=jnp.arange(B))["image"])
+    return np.asarray(on_device(sampler, sampler.source(), key, step))
 
 
 def finished(sampler: ImageSampler, key: jax.Array, source: dict) -> np.ndarray:
-    return np.asarray(sampler.host_batch(source, key=key, step=0, position=jnp.arange(B))["image"])
+    return np.asarray(from_host(sampler, source, key))
 
 
 def test_equals_the_device_path_and_resumes(sampler: ImageSampler, key: jax.Array) -> None:

@@ -214,7 +214,8 @@ def test_sample(vae_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert main([*run, "-n", "5", "-o", str(tmp_path / "s.png"), "--npy", str(tmp_path / "s.npy")]) == 0
     images = np.load(tmp_path / "s.npy")
     assert images.shape == (5, 8, 8, 1) and images.min() >= 0 and images.max() <= 1
-    assert Image.open(tmp_path / "s.png").width > 3 * 8
+    with Image.open(tmp_path / "s.png") as grid:
+        assert grid.width > 3 * 8
     more = latents.sample(load_run(vae_folder), 9, batch_size=2)
     np.testing.assert_allclose(more[:5], images, atol=1e-6)
     cold = latents.sample(load_run(vae_folder), 3, temperature=0.0)

@@ -80,7 +80,8 @@ def test_exif_orientation_is_applied(tmp_path: pathlib.Path, orientation: int, b
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture.save(tmp_path / "a.png", exif=exif)
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    with Image.open(tmp_path / "a.png") as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored))
     if bits == 16:  # the same picture with its EXIF chunk behind our header
         file, eight = encode_png16(pixels(3).astype(np.uint16) * 257), (tmp_path / "a.png").read_bytes()
         at = eight.index(b"eXIf") - 4

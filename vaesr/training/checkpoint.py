@@ -32,7 +32,7 @@ def _pack(state: TrainState) -> dict[str, PyTree]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide Orbax's remarks about read-only folders; they are what we asked for."""
+    """Hide Orbax's remarks about what we asked for: read-only folders, saves without metrics."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -95,7 +95,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         metrics = None if score is None or not math.isfinite(score) else {"score": score}
-        self._manager.save(step, args=ocp.args.StandardSave(_pack(state)), metrics=metrics)
+        with _quiet():  # about the checkpoints that have no score
+            self._manager.save(step, args=ocp.args.StandardSave(_pack(state)), metrics=metrics)
 
     def restore(self, state: TrainState, shardings: PyTree, *, step: int | None = None) -> TrainState:
         """Restore a state, onto any mesh.
