@@ -12,7 +12,7 @@ from vaesr.training import read_metrics, restore_params
 
 SHARED = [
     "smoke", "--batch-size", "8", "--log-every", "1", "--eval-every", "10", "--checkpoint-every", "10",
-    "--optim.name", "sgd", "--optim.lr", "1e-4", "--optim.schedule", "constant",
+    "--optim.name", "sgd", "--optim.lr", "1e-4", "--optim.weight-decay", "0", "--optim.schedule", "constant",
 ]  # fmt: skip
 
 
