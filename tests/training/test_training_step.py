@@ -61,11 +61,11 @@ def test_accumulation_gives_the_same_step_with_noise(key, batch, unroll):
 def test_moving_average_follows_its_recurrence(key, batch):
     players = {"m": Player(objective, optax.sgd(0.1))}
     state = create_state(init, players, key=key, ema=True)
-    step = jax.jit(make_train_step(players, ema_decay=0.9))
+    step = jax.jit(make_train_step(players, ema_decay=0.3))
     expected = np.asarray(state.params["m"]["w"])
-    for _ in range(3):
+    for decay in (1 / 10, 2 / 11, 3 / 12, 0.3, 0.3):
         state, _ = step(state, batch)
-        expected = 0.9 * expected + 0.1 * np.asarray(state.params["m"]["w"])
+        expected = decay * expected + (1 - decay) * np.asarray(state.params["m"]["w"])
     np.testing.assert_allclose(state.eval_params["m"]["w"], expected, rtol=1e-5)
 
 

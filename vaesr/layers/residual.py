@@ -54,7 +54,7 @@ class Trunk(nn.Module):
         remat: recompute each block's activations in the backward pass.
         scan: one compiled block under `lax.scan`, with the parameters of all blocks stacked under
             `body` (see `stack_blocks`), in place of `body_0`, `body_1`, ...
-        form: see `vaesr.layers.conv2d`.
+        form: see `vaesr.layers.conv2d`; `auto` becomes `loop` in scanned blocks.
     """
 
     channels: int
@@ -72,7 +72,7 @@ class Trunk(nn.Module):
             "channels": self.channels,
             "residual_scale": self.residual_scale,
             "dtype": self.dtype,
-            "form": self.form,
+            "form": "loop" if self.scan and self.form == "auto" else self.form,
         }
         y = x
         if self.scan:

@@ -32,7 +32,8 @@ def make_train_step(
     Args:
         players: `{name: Player}`.
         accumulate: number of micro-batches that the batch is cut into; gradients are averaged.
-        ema_decay: decay of the moving average of the parameters, in (0, 1); None keeps none.
+        ema_decay: decay of the moving average of the parameters, in (0, 1), reached from below as
+            (1 + step) / (10 + step); None keeps none.
         unroll: unroll the loop over micro-batches instead of scanning it. Default: on the CPU backend
             (convolution gradients inside a loop are 15-30 times slower there), not elsewhere.
 
@@ -88,7 +89,7 @@ def make_train_step(
             params=params,
             variables=variables,
             opt_state=opt_state,
-            ema=None if state.ema is None else _average(state.ema, params, ema_decay),
+            ema=None if state.ema is None else _average(state.ema, params, ema_decay, state.step),
             skipped=state.skipped + (~all_finite).astype(jnp.int32),
             skipped_run=skipped_run,
         )
@@ -157,7 +158,9 @@ def _select(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def _average(ema: PyTree, params: PyTree, decay: float | None) -> PyTree:
+def _average(ema: PyTree, params: PyTree, decay: float | None, step: jax.Array) -> PyTree:
     if decay is None:
         raise ValueError("the state keeps a moving average; give make_train_step an ema_decay.")
-    return jax.tree.map(lambda e, p: e * decay + p * (1.0 - decay), ema, params)
+    # A short memory at first, or the initial weights would still show after 1 / (1 - decay) steps.
+    rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: e * rate + p * (1.0 - rate), ema, params)
