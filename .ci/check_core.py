@@ -1,4 +1,4 @@
-"""With the core dependencies alone: every module of the library and the benchmarks imports, extras stay out."""
+"""With the core dependencies alone every module of the library and the benchmarks imports."""
 
 import importlib
 import importlib.util

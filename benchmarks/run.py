@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vaesr.allocator import keep_freed_memory
+
 SUITES = ("train", "input")
 MODELS = ("vae", "edsr", "edsr_paper")
 PEERS = ("torch",)
@@ -43,6 +45,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--samples", type=int, metavar="N", help="samples per side (default 20, smoke 4)")
     p.add_argument(
         "--pin", default="auto", metavar="auto|off|CORE", help="one core, CPU time (CPUs: default)"
+    )
+    p.add_argument(
+        "--malloc",
+        choices=("keep", "default"),
+        default="keep",
+        help="keep freed host memory in the process, for both sides (vaesr.allocator, as the experiments do)",
     )
     p.add_argument("--torch-compile", action="store_true", help="measure torch.compile too; slow on CPUs")
     return p
@@ -113,6 +121,7 @@ def _relaunch(argv: list[str], core: int) -> int:
 
 def _measure(arguments: argparse.Namespace, argv: list[str], *, pinned: bool) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves the peer room on the GPU
+    kept = arguments.malloc == "keep" and keep_freed_memory()  # before JAX and torch start their threads
     import jax
 
     from benchmarks import env, report, timing
@@ -145,7 +154,12 @@ def _measure(arguments: argparse.Namespace, argv: list[str], *, pinned: bool) ->
     for case in _cases(options):
         rows.extend(_rows(case, options, arguments.trace))
     report.finish(rows)
-    environment = {**env.collect(argv), "pinned": pinned, "seconds": round(time.perf_counter() - start, 1)}
+    environment = {
+        **env.collect(argv),
+        "pinned": pinned,
+        "malloc": "keep" if kept else "default",
+        "seconds": round(time.perf_counter() - start, 1),
+    }
     print(_headline(environment))
     print(report.table(rows))
     if arguments.json:
@@ -198,7 +212,7 @@ def _headline(environment: dict[str, Any]) -> str:
     where = "1 core, CPU time" if environment["pinned"] else f"{environment['cores']} cores, wall clock"
     git = environment["git"]
     sha = "no commit" if git is None else git["sha"][:8] + ("+" if git["dirty"] else "")
-    return f"{environment['device']} | {named} | {where} | {sha}"
+    return f"{environment['device']} | {named} | {where}, malloc {environment['malloc']} | {sha}"
 
 
 def _failed(rows: list[dict[str, Any]]) -> bool:

@@ -30,6 +30,7 @@ ALLOWED_ROOMS = {
     "pretrained": {"models"},
     "inference": {"*"},
     "__init__": set(),
+    "allocator": set(),
     "__main__": {"inference"},
 }
 EXPERIMENT_ENGINE = "base"

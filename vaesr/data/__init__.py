@@ -5,6 +5,7 @@ from vaesr.data.decode import UnusableImage, decode_image
 from vaesr.data.embedded import EMBEDDED
 from vaesr.data.evaluation import evaluation_batches, photos
 from vaesr.data.loader import HostLoader
+from vaesr.data.multi_scale import MultiScaleSampler
 from vaesr.data.pairs import PairSampler
 from vaesr.data.sampling import ImageSampler, Sampler, fits_on_device
 from vaesr.data.shuffle import epoch_and_offset, shuffle_index
@@ -17,6 +18,7 @@ __all__ = [
     "Entry",
     "HostLoader",
     "ImageSampler",
+    "MultiScaleSampler",
     "PairSampler",
     "Sampler",
     "Source",

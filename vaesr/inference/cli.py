@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 from vaesr import __version__
+from vaesr.allocator import keep_freed_memory
 
 _UPSCALE = """\
 examples:
@@ -167,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupted.
     """
     args = make_parser().parse_args(arguments)
+    keep_freed_memory()
     # What follows imports JAX, for which --help need not wait.
     from vaesr.data import cache_root
     from vaesr.inference import commands

@@ -1,0 +1,104 @@
+"""`kill -9` at random moments: the resumed run ends with the uninterrupted run's bits.
+
+`VAESR_KILLS=20 pytest tests/experiments/test_experiments_killed.py` kills twenty runs instead of two.
+"""
+
+import itertools
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from vaesr.training import read_metrics
+
+KILLS = int(os.environ.get("VAESR_KILLS", "2"))
+COMMANDS = {
+    "vae": [
+        "--steps",
+        "6000",
+        "--steps-per-dispatch",
+        "10",
+        "--checkpoint-every",
+        "200",
+        "--eval-every",
+        "1000",
+    ],
+    "edsr": ["--steps", "120", "--checkpoint-every", "5", "--eval-every", "40", "--log-every", "5"],
+}
+CASES = list(itertools.islice(itertools.cycle(COMMANDS), KILLS))
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    cache = str(tmp_path_factory.mktemp("cache"))
+    # One device, as users have; conftest's four virtual ones would only slow this down.
+    return {**os.environ, "VAESR_CACHE": cache, "XLA_FLAGS": ""}
+
+
+def start(name, workdir, environment, *more):
+    command = [
+        sys.executable,
+        "-m",
+        f"experiments.{name}",
+        "smoke",
+        "--workdir",
+        str(workdir),
+        *COMMANDS[name],
+    ]
+    log = (workdir.parent / f"{workdir.name}.log").open("a")
+    return subprocess.Popen([*command, *more], env=environment, stdout=log, stderr=log)
+
+
+def finish(process, workdir):
+    assert process.wait(timeout=600) == 0, (workdir.parent / f"{workdir.name}.log").read_text()[-3000:]
+
+
+def final_state(workdir: pathlib.Path):
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        path = workdir / "checkpoints" / str(steps[-1]) / "default"
+        tree = reader.metadata(path).item_metadata.tree
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return steps[-1], reader.restore(path, args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(environment, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    seconds = {}
+    for name in sorted(set(CASES)):
+        began = time.monotonic()
+        finish(start(name, folder / name, environment), folder / name)
+        seconds[name] = time.monotonic() - began
+    return {name: (folder / name, seconds[name]) for name in seconds}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "name"), list(enumerate(CASES)))
+def test_killed_and_resumed_ends_with_the_same_bits(number, name, environment, uninterrupted, tmp_path):
+    whole, seconds = uninterrupted[name]
+    workdir = tmp_path / "run"
+    process = start(name, workdir, environment)
+    try:
+        process.wait(timeout=random.Random(number).uniform(0.2, 0.95) * seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    # Killed before there was anything: the same command simply starts.
+    started = (workdir / "config.json").exists()
+    killed_at = max((row["step"] for row in read_metrics(workdir)), default=0) if started else 0
+    finish(start(name, workdir, environment, *(["--resume"] if started else [])), workdir)
+    (step, expected), (end, state) = final_state(whole), final_state(workdir)
+    assert step == end
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    rows = lambda folder: [{k: v for k, v in r.items() if k != "time"} for r in read_metrics(folder)]
+    assert rows(workdir) == rows(whole)
+    print(f"killed {name} after step {killed_at} of {step}: same bits")
