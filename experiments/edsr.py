@@ -14,16 +14,14 @@ training step ever saw. The report shows HR, bicubic and ours side by side.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments import base
-from vaesr import data, imaging, inference, metrics, objectives, reports, training
+from vaesr import data, inference, objectives, reports, training
 from vaesr.models.edsr import EDSR
 
 
@@ -105,27 +103,28 @@ def build(config: Config) -> base.Experiment:
     bank = data.open_bank(config.data, strict=config.strict)
     sampler = data.PairSampler(bank, "train", config.batch_size, scale=scale, patch=config.patch)
     model = EDSR(dtype=jnp.dtype(config.compute_dtype), **dataclasses.asdict(config.model))
-    protocol = metrics.Protocol(channels="y", shave=scale, quantise=True)
 
     def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
         return {"edsr": model.init(key, jnp.zeros((1, 8, 8, 3)))["params"]}, {}
 
     apply = jax.jit(lambda params, x: model.apply({"params": params}, x))
-    validation = _crops(bank, scale, config.eval_crop)
+    validation = list(inference.photo_pairs(bank, "validation", scale=scale, longest=config.eval_crop))
 
     def evaluate(params: dict[str, Any], variables: Any) -> dict[str, float]:
-        upscale = functools.partial(apply, params["edsr"])
-        return _mean_scores((_scores(protocol, hr, lr, upscale(lr[None])[0]) for _, hr, lr in validation))
+        return inference.score_pairs(validation, lambda lr: apply(params["edsr"], lr[None])[0])
 
     def finish(params: dict[str, Any], variables: Any) -> dict[str, float]:
-        return _mean_scores(_test_scores(bank, config, model, apply, protocol, params["edsr"]))
+        pairs = inference.photo_pairs(bank, "test", scale=scale, longest=config.test_crop)
+        upscale = inference.tiled_upscaler(
+            functools.partial(apply, params["edsr"]), scale=scale, halo=model.receptive_radius
+        )
+        return inference.score_pairs(pairs, upscale, say=functools.partial(print, flush=True))
 
     def figures(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
-        for name, hr, lr in validation:
-            panels = _panels(scale, hr, lr, apply(params["edsr"], lr[None])[0])
-            strip = reports.comparison_strip(panels, protocol=protocol)
+        for pair in validation:
+            strip = inference.compare_pair(pair, apply(params["edsr"], pair.lr[None])[0], label="EDSR")
             reports.save_image(
-                directory / f"validation_{name}.png", strip, caption=f"{name}, never trained on."
+                directory / f"validation_{pair.name}.png", strip, caption=f"{pair.name}, never trained on."
             )
 
     return base.Experiment(
@@ -144,66 +143,6 @@ def build(config: Config) -> base.Experiment:
         ema_decay=config.ema_decay or None,
         warm_start=functools.partial(_warm_start, config.init_from) if config.init_from else None,
     )
-
-
-def _pair(image: np.ndarray, scale: int, longest: int) -> tuple[jax.Array, jax.Array]:
-    """The central crop of a photo, and its low-resolution version on the 8-bit grid."""
-    height, width = (min(n, longest) // scale * scale for n in image.shape[:2])
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    hr = imaging.to_float(jnp.asarray(image[top : top + height, left : left + width]))
-    return hr, imaging.quantise(imaging.imresize(hr, 1 / scale))
-
-
-def _crops(bank: data.Bank, scale: int, size: int) -> list[tuple[str, jax.Array, jax.Array]]:
-    """`(name, hr, lr)` of every validation photo."""
-    return [(name, *_pair(image, scale, size)) for name, image in data.photos(bank, "validation")]
-
-
-def _panels(scale: int, hr: jax.Array, lr: jax.Array, sr: jax.Array) -> list[tuple[str, jax.Array]]:
-    bicubic = imaging.quantise(imaging.imresize(lr, scale))
-    return [("HR", hr), ("bicubic", bicubic), ("EDSR", imaging.quantise(sr))]
-
-
-def _scores(protocol: metrics.Protocol, hr: jax.Array, lr: jax.Array, sr: jax.Array) -> dict[str, float]:
-    """The benchmark's figures of one photo, beside those of bicubic."""
-    bicubic = imaging.imresize(lr, hr.shape[0] // lr.shape[0])
-    scores = {}
-    for name, image in (("", sr), ("bicubic_", bicubic)):
-        scores[f"{name}psnr_y_db"] = float(metrics.psnr(hr[None], image[None], protocol=protocol)[0])
-        scores[f"{name}ssim_y"] = float(metrics.ssim(hr[None], image[None], protocol=protocol)[0])
-    return scores | {"gain_db": scores["psnr_y_db"] - scores["bicubic_psnr_y_db"]}
-
-
-def _mean_scores(rows: Iterator[dict[str, float]]) -> dict[str, float]:
-    """The mean over photos, each counting once."""
-    listed = list(rows)
-    return {name: float(np.mean([row[name] for row in listed])) for name in listed[0]}
-
-
-def _test_scores(
-    bank: data.Bank,
-    config: Config,
-    model: EDSR,
-    apply: Callable[..., jax.Array],
-    protocol: metrics.Protocol,
-    params: Any,
-) -> Iterator[dict[str, float]]:
-    """Every test photo, upscaled by exact tiles of one shape."""
-    for name, image in data.photos(bank, "test"):
-        hr, lr = _pair(image, config.model.scale, config.test_crop)
-        sr = imaging.tiled_apply(
-            functools.partial(apply, params),
-            lr,
-            scale=config.model.scale,
-            tile=128,
-            halo=model.receptive_radius,
-        )
-        scores = _scores(protocol, hr, lr, jnp.asarray(sr))
-        print(
-            f"  {name}: {scores['psnr_y_db']:.2f} dB, bicubic {scores['bicubic_psnr_y_db']:.2f} dB",
-            flush=True,
-        )
-        yield scores
 
 
 def _warm_start(run: pathlib.Path, params: dict[str, Any]) -> dict[str, Any]:

@@ -214,13 +214,13 @@ def _evaluate(
         for name, value in of_batch(params, batch).items():
             totals[name] = totals.get(name, 0.0) + float(value)
     means = {name: total / count for name, total in totals.items()}
-    if samples == 1:
-        means = {name: means[name] for name in ("elbo_nats", "kl_nats", "reconstruction_nats")}
-    else:
-        means[f"bound_{samples}_nats"] = means.pop("bound_nats")
     pixels = math.prod(bank.pixels.shape[1:])
-    means["bits_per_dim"] = -means["elbo_nats"] / (pixels * math.log(2.0))
-    return means
+    shown = {name: means[name] for name in ("elbo_nats", "kl_nats", "reconstruction_nats")}
+    shown["bits_per_dim"] = -means["elbo_nats"] / (pixels * math.log(2.0))
+    if samples > 1:
+        shown[f"bound_{samples}_nats"] = means["bound_nats"]
+        shown["effective_samples"] = means["effective_samples"]
+    return shown
 
 
 def _against_ppca(bank: data.Bank, config: Config, trained: dict[str, float]) -> dict[str, float]:
@@ -257,7 +257,7 @@ def _figures(
     show = jax.jit(lambda z: jnp.clip(model.apply(weights, z, method="mean_image"), 0.0, 1.0))
     z = jax.random.normal(jax.random.key(_EVAL_SEED), (100, model.latent))
     reports.save_grid(
-        directory / "samples.png",
+        directory / "1_samples.png",
         show(z),
         columns=10,
         caption="Samples: z from the prior, the mean of p(x | z).",
@@ -266,7 +266,7 @@ def _figures(
     mean_q, log_var_q = encode(held_out["image"])
     pairs = reports.reconstruction_figure(held_out["image"][:20], show(mean_q[:20]))
     caption = "Validation images over their reconstructions."
-    reports.save_image(directory / "reconstructions.png", pairs, caption=caption)
+    reports.save_image(directory / "2_reconstructions.png", pairs, caption=caption)
     # The latents that carry most information, along which there is something to see.
     kl = 0.5 * (jnp.square(mean_q) + jnp.exp(log_var_q) - 1.0 - log_var_q).mean(axis=0)
     order = np.argsort(-np.asarray(kl))
@@ -274,11 +274,11 @@ def _figures(
     caption = (
         "One image's code, one latent at a time moved through the prior; most informative latents first."
     )
-    reports.save_image(directory / "traversals.png", traversal, caption=caption)
+    reports.save_image(directory / "3_traversals.png", traversal, caption=caption)
     if model.latent >= 2:
         plane = reports.latent_scatter(np.asarray(mean_q)[:, order[:2]], held_out.get("label"))
         caption = "Posterior means of validation images in the two most informative latents, by label."
-        reports.save_image(directory / "latents.png", plane, caption=caption)
+        reports.save_image(directory / "4_latents.png", plane, caption=caption)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 def keep_freed_memory() -> bool:
     """Make glibc's malloc reuse large blocks; call it before anything imports JAX.
 
-    XLA's CPU backend allocates a step's temporaries anew each time, by `mmap`, and the kernel clears every page
-    again. For an EDSR step (300 MB of temporaries) that is a third of the time and more. The price: the
+    XLA's CPU backend allocates a step's temporaries anew each time, by `mmap`, and the kernel clears every
+    page again. For an EDSR step (300 MB of temporaries) that is a third of the time and more. The price: the
     process keeps its peak of memory until it ends.
 
     Returns:

@@ -53,8 +53,8 @@ def start(name, workdir, environment, *more):
         str(workdir),
         *COMMANDS[name],
     ]
-    log = (workdir.parent / f"{workdir.name}.log").open("a")
-    return subprocess.Popen([*command, *more], env=environment, stdout=log, stderr=log)
+    with (workdir.parent / f"{workdir.name}.log").open("a") as log:
+        return subprocess.Popen([*command, *more], env=environment, stdout=log, stderr=log)
 
 
 def finish(process, workdir):
@@ -73,32 +73,40 @@ def final_state(workdir: pathlib.Path):
 @pytest.fixture(scope="module")
 def uninterrupted(environment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    seconds = {}
     for name in sorted(set(CASES)):
-        began = time.monotonic()
         finish(start(name, folder / name, environment), folder / name)
-        seconds[name] = time.monotonic() - began
-    return {name: (folder / name, seconds[name]) for name in seconds}
+    return folder
+
+
+def steps_done(workdir):
+    return max((row["step"] for row in read_metrics(workdir)), default=0)
+
+
+def kill_somewhere(process, workdir, generator):
+    """Wait until the run has passed a random step (or a random part of its start), then kill it."""
+    target = generator.uniform(-0.1, 0.95) * int(COMMANDS[process.args[2].split(".")[1]][1])
+    if target < 0:
+        time.sleep(generator.uniform(0, 4))
+    while steps_done(workdir) < target and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(generator.uniform(0, 0.3))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "name"), list(enumerate(CASES)))
 def test_killed_and_resumed_ends_with_the_same_bits(number, name, environment, uninterrupted, tmp_path):
-    whole, seconds = uninterrupted[name]
     workdir = tmp_path / "run"
     process = start(name, workdir, environment)
-    try:
-        process.wait(timeout=random.Random(number).uniform(0.2, 0.95) * seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    kill_somewhere(process, workdir, random.Random(number))
     # Killed before there was anything: the same command simply starts.
     started = (workdir / "config.json").exists()
-    killed_at = max((row["step"] for row in read_metrics(workdir)), default=0) if started else 0
+    killed_at = steps_done(workdir)
     finish(start(name, workdir, environment, *(["--resume"] if started else [])), workdir)
-    (step, expected), (end, state) = final_state(whole), final_state(workdir)
+    (step, expected), (end, state) = final_state(uninterrupted / name), final_state(workdir)
     assert step == end
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     rows = lambda folder: [{k: v for k, v in r.items() if k != "time"} for r in read_metrics(folder)]
-    assert rows(workdir) == rows(whole)
+    assert rows(workdir) == rows(uninterrupted / name)
     print(f"killed {name} after step {killed_at} of {step}: same bits")

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import base, edsr, vae
+from experiments import base, edsr, mdsr, vae
 from vaesr import training
 
-EXPERIMENTS = {"vae": vae, "edsr": edsr}
+EXPERIMENTS = {"vae": vae, "edsr": edsr, "mdsr": mdsr}
 
 
 @pytest.fixture(scope="session")

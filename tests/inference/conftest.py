@@ -1,4 +1,4 @@
-"""Two tiny runs in folders, as training leaves them."""
+"""Tiny runs in folders, as training leaves them."""
 
 import json
 import pathlib
@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from vaesr.inference.describe import describe_model
 from vaesr.models.edsr import EDSR
+from vaesr.models.mdsr import MDSR
 from vaesr.models.vae import VAE
 
 
@@ -52,6 +53,13 @@ def edsr_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A run of a small EDSR x2 (receptive radius 8)."""
     model = EDSR(scale=2, channels=8, blocks=2)
     return write_run(tmp_path_factory.mktemp("runs") / "edsr", "edsr", model, jnp.zeros((1, 8, 8, 3)))
+
+
+@pytest.fixture(scope="session")
+def mdsr_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run of a small MDSR x2, x3 and x4."""
+    model = MDSR(channels=4, blocks=1)
+    return write_run(tmp_path_factory.mktemp("runs") / "mdsr", "mdsr", model, jnp.zeros((1, 8, 8, 3)))
 
 
 @pytest.fixture(scope="session")

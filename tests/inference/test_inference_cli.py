@@ -101,6 +101,26 @@ def test_one_file_to_one_name(edsr_folder: pathlib.Path, tmp_path: pathlib.Path)
     )
 
 
+def test_a_network_of_several_scales(
+    mdsr_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+    line = ["upscale", "--run", str(mdsr_folder), "-i", str(tmp_path / "a.png"), "-o"]
+    run = load_run(mdsr_folder)
+    for options, scale in ((["-s", "2"], 2), (["-s", "3"], 3), (["-s", "4"], 4), ([], 4)):
+        assert main([*line, str(tmp_path / f"{scale}.png"), *options]) == 0
+        image = read_photo(tmp_path / f"{scale}.png").pixels
+        expected = np.asarray(run.apply(pixels(3)[None].astype(np.float32) / 255, scale=scale)[0])
+        assert image.shape == (9 * scale, 12 * scale, 3)
+        np.testing.assert_allclose(image, 255 * np.clip(expected, 0, 1), atol=0.51)
+    capsys.readouterr()
+    for scale in ("5", "2.5"):
+        assert main([*line, str(tmp_path / "no.png"), "-s", scale]) == 2
+        said = capsys.readouterr().err
+        assert f"trained for scale 2, 3 or 4, got {scale}; choose one" in said and said.count("\n") == 1
+    assert not (tmp_path / "no.png").exists()
+
+
 def test_transparent_image_to_jpeg_name_fails_and_leaves_nothing(
     edsr_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

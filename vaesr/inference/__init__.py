@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vaesr.inference.describe import build_model, describe_model
+    from vaesr.inference.evaluation import (
+        PhotoPair,
+        UpscaleOne,
+        compare_pair,
+        name_by_scale,
+        photo_pairs,
+        score_pair,
+        score_pairs,
+        tiled_upscaler,
+    )
     from vaesr.inference.images import ImageFileError, Photo, read_photo, write_photo
     from vaesr.inference.latents import decode, encode, sample
     from vaesr.inference.runs import Run, load_run
@@ -17,21 +27,39 @@ __all__ = [
     "ImageFileError",
     "Network",
     "Photo",
+    "PhotoPair",
     "Run",
+    "UpscaleOne",
     "build_model",
+    "compare_pair",
     "decode",
     "describe_model",
     "encode",
     "load_run",
+    "name_by_scale",
     "network_of",
+    "photo_pairs",
     "read_photo",
     "sample",
+    "score_pair",
+    "score_pairs",
+    "tiled_upscaler",
     "upscale",
     "write_photo",
 ]
 
 _HOMES = {
     "describe": ("build_model", "describe_model"),
+    "evaluation": (
+        "PhotoPair",
+        "UpscaleOne",
+        "compare_pair",
+        "name_by_scale",
+        "photo_pairs",
+        "score_pair",
+        "score_pairs",
+        "tiled_upscaler",
+    ),
     "images": ("ImageFileError", "Photo", "read_photo", "write_photo"),
     "latents": ("decode", "encode", "sample"),
     "runs": ("Run", "load_run"),

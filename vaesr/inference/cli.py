@@ -14,6 +14,7 @@ examples:
   vaesr upscale --run runs/edsr -i photo.jpg -o big.png
   vaesr upscale --run runs/edsr -i photos/ -o larger/ --skip-existing
   vaesr upscale --run runs/edsr -i 'photos/*.png' -o larger/ --self-ensemble --ext webp
+  vaesr upscale --run runs/mdsr -s 3 -i photo.jpg -o big.png
 
 Any size; grey, transparency, 16-bit PNG and colour profiles are kept, EXIF orientation is applied.
 A file that fails is named at the end (exit code 1); the others are done and nothing is half-written."""
@@ -74,7 +75,14 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add = command.add_argument
     add("-i", "--input", required=True, metavar="IN", help="image file, folder, or glob pattern in quotes")
     add("-o", "--output", required=True, metavar="OUT", help="folder; or a file name for one image")
-    add("-s", "--outscale", type=_positive, metavar="X", help="factor of the result (default: the network's)")
+    add(
+        "-s",
+        "--outscale",
+        type=_positive,
+        metavar="X",
+        help="factor of the result (default: the network's; of several, as in MDSR, X is one, default the "
+        "largest)",
+    )
     add(
         "-t",
         "--tile",

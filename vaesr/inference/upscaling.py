@@ -37,15 +37,15 @@ def network_of(run: Run, outscale: float | None = None) -> Network:
     """Looks at a run as an upscaler.
 
     Args:
-        run: of a model with a `scale`, or several `scales` of which the smallest that reaches `outscale` is
-            taken (the largest where `outscale` is None).
-        outscale: the factor that is wanted in the end.
+        run: of a model with a `scale`, or with several `scales` (MDSR).
+        outscale: the factor that is wanted in the end. It chooses among several `scales` and must be one of
+            them; None takes the largest. A model with one `scale` takes no notice of it.
 
     Returns:
         The network.
 
     Raises:
-        ValueError: where the run's model is no upscaler.
+        ValueError: where the run's model is no upscaler, or lacks the scale.
     """
     model = run.model
     scales = tuple(getattr(model, "scales", ()) or ())
@@ -55,9 +55,14 @@ def network_of(run: Run, outscale: float | None = None) -> Network:
         raise ValueError(
             f"{run.path} holds a {type(model).__name__}; upscaling needs a super-resolution network"
         )
-    reaching = [s for s in scales if outscale is not None and s >= outscale]
-    scale = min(reaching) if reaching else max(scales)
-    static = {"scale": scale} if several else {}
+    if several and outscale is not None and outscale not in scales:
+        *most, last = (f"{s}" for s in sorted(scales))
+        words = f"{', '.join(most)} or {last}" if most else last
+        raise ValueError(
+            f"{run.path} was trained for scale {words}, got {outscale:g}; choose one of its scales"
+        )
+    scale = int(outscale) if several and outscale is not None else max(scales)
+    static: dict[str, Any] = {"scale": scale} if several else {}
     width = 4 * int(getattr(model, "channels", 64))
     return Network(
         apply=lambda x: run.apply(x, **static),
@@ -93,7 +98,8 @@ def upscale(
         tile: pixels an inner tile provides (the receptive radius is added around it); 0 for the whole image
             at once; None chooses by the memory that the network takes, and retries smaller where it runs out.
         self_ensemble: average over the eight flips and quarter turns: 8 times the work, about 0.1 dB better.
-        scale: factor of the result; another than the network's is reached by bicubic resizing after it.
+        scale: factor of the result; another than the network's is reached by bicubic resizing after it. Of a
+            run with several scales (MDSR) it must be one of them, and None is the largest.
         halo: receptive radius in input pixels of a plain function; a run's model knows its own.
         alpha: "bicubic" or "network", which upscales the alpha channel.
         several_sizes: whether images of many sizes follow; then windows of few shapes are used, so that the

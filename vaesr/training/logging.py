@@ -39,7 +39,8 @@ class MetricsWriter:
 
         Args:
             run_dir: the run folder.
-            resume_step: rows after this step are dropped first: the steps will be taken again.
+            resume_step: rows after this step are dropped first: the steps will be taken again. So are
+                those of the test split: it is measured when the run ends.
             enabled: False writes nothing (every process but the first).
         """
         self._file: Any = None
@@ -48,7 +49,8 @@ class MetricsWriter:
             return
         run_dir = pathlib.Path(run_dir)
         if resume_step is not None:
-            rows = [row for row in read_metrics(run_dir) if row["step"] <= resume_step]
+            kept = [row for row in read_metrics(run_dir) if row["step"] <= resume_step]
+            rows = [row for row in kept if row["split"] != "test"]
             temporary = run_dir / (METRICS + ".tmp")
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
             temporary.replace(run_dir / METRICS)

@@ -1,0 +1,157 @@
+"""Judging an upscaler on photographs: pairs from whole photos, the benchmarks' figures beside bicubic's."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaesr.data import Bank, photos
+from vaesr.imaging import imresize, quantise, tiled_apply, to_float
+from vaesr.metrics import SR_BENCHMARK, psnr, ssim
+from vaesr.reports import comparison_strip
+
+# Maps an image `[h, w, 3]` to `[h * scale, w * scale, 3]`, floats in [0, 1].
+UpscaleOne = Callable[[jax.Array], Any]
+
+
+class PhotoPair(NamedTuple):
+    """A photo and its low-resolution version.
+
+    Attributes:
+        name: the photo's name.
+        scale: the factor between the two.
+        hr: `[h * scale, w * scale, C]` float32 in [0, 1].
+        lr: `[h, w, C]`, MATLAB's bicubic reduction of `hr`, on the 8-bit grid.
+    """
+
+    name: str
+    scale: int
+    hr: jax.Array
+    lr: jax.Array
+
+
+def photo_pairs(bank: Bank, split: str, *, scale: int, longest: int) -> Iterator[PhotoPair]:
+    """Makes a pair of the central crop of every photo of a split.
+
+    Args:
+        bank: of photos.
+        split: "train", "validation" or "test".
+        scale: upscaling factor, an integer of at least 1.
+        longest: sides of the crop in HR pixels are at most this, and multiples of `scale`.
+
+    Yields:
+        The pairs, in the bank's order.
+
+    Raises:
+        ValueError: if the bank has no such split, or a number is out of range.
+    """
+    if not isinstance(scale, int) or scale < 1:
+        raise ValueError(f"scale must be an integer of at least 1, got {scale!r}")
+    if longest < scale:
+        raise ValueError(f"longest must be at least the scale, {scale}, got {longest}")
+    return (PhotoPair(name, scale, *_pair(image, scale, longest)) for name, image in photos(bank, split))
+
+
+def _pair(image: np.ndarray, scale: int, longest: int) -> tuple[jax.Array, jax.Array]:
+    height, width = (min(n, longest) // scale * scale for n in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    hr = to_float(jnp.asarray(image[top : top + height, left : left + width]))
+    return hr, quantise(imresize(hr, 1 / scale))
+
+
+def score_pair(pair: PhotoPair, sr: jax.Array | np.ndarray) -> dict[str, float]:
+    """Measures one upscaled photo as the benchmarks do, and bicubic beside it.
+
+    Args:
+        pair: the photo.
+        sr: what the network made of `pair.lr`: the shape of `pair.hr`, about [0, 1].
+
+    Returns:
+        `psnr_y_db`, `ssim_y`, `bicubic_psnr_y_db`, `bicubic_ssim_y` and `gain_db`, PSNR over bicubic's:
+        luma, a border of `scale` pixels left out, results rounded to 8 bits.
+
+    Source: `vaesr.metrics.SR_BENCHMARK`.
+    """
+    protocol = SR_BENCHMARK(pair.scale)
+    scores = {}
+    for name, image in (("", jnp.asarray(sr)), ("bicubic_", imresize(pair.lr, pair.scale))):
+        scores[f"{name}psnr_y_db"] = float(psnr(pair.hr[None], image[None], protocol=protocol)[0])
+        scores[f"{name}ssim_y"] = float(ssim(pair.hr[None], image[None], protocol=protocol)[0])
+    return scores | {"gain_db": scores["psnr_y_db"] - scores["bicubic_psnr_y_db"]}
+
+
+def score_pairs(
+    pairs: Iterable[PhotoPair], upscale_one: UpscaleOne, *, say: Callable[[str], Any] | None = None
+) -> dict[str, float]:
+    """Measures an upscaler on photos; each counts once, whatever its size.
+
+    Args:
+        pairs: from `photo_pairs`.
+        upscale_one: `[h, w, 3]` -> `[h * scale, w * scale, 3]`, for the pairs' scale.
+        say: gets a line for each photo.
+
+    Returns:
+        The means of the figures of `score_pair`.
+
+    Raises:
+        ValueError: if there are no pairs.
+    """
+    rows = []
+    for pair in pairs:
+        scores = score_pair(pair, upscale_one(pair.lr))
+        rows.append(scores)
+        if say is not None:
+            ours, bicubic = scores["psnr_y_db"], scores["bicubic_psnr_y_db"]
+            say(f"  {pair.name}: {ours:.2f} dB, bicubic {bicubic:.2f} dB")
+    if not rows:
+        raise ValueError("pairs must hold at least one photo, got none")
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def name_by_scale(scores: Mapping[str, float], scale: int) -> dict[str, float]:
+    """Names figures after their scale, the unit staying last.
+
+    Args:
+        scores: from `score_pairs`.
+        scale: upscaling factor.
+
+    Returns:
+        `psnr_y_x2_db` for `psnr_y_db`, `ssim_y_x2` for `ssim_y`, and so on.
+    """
+    return {
+        f"{name.removesuffix('_db')}_x{scale}{'_db' if name.endswith('_db') else ''}": value
+        for name, value in scores.items()
+    }
+
+
+def tiled_upscaler(apply: Callable[..., Any], *, scale: int, halo: int, tile: int = 128) -> UpscaleOne:
+    """Makes a network of batches one of single photos of any size, by exact tiles of one shape.
+
+    Args:
+        apply: `[N, h, w, 3]` -> `[N, h * scale, w * scale, 3]`, compiled.
+        scale: its factor.
+        halo: its receptive radius in LR pixels.
+        tile: LR pixels an inner tile provides, at least 1.
+
+    Returns:
+        `[h, w, 3]` -> `[h * scale, w * scale, 3]`; what the network would make of the whole photo.
+    """
+    return lambda lr: tiled_apply(apply, lr, scale=scale, tile=tile, halo=halo)
+
+
+def compare_pair(pair: PhotoPair, sr: jax.Array | np.ndarray, *, label: str) -> np.ndarray:
+    """Draws HR, bicubic and an upscaler's result side by side.
+
+    Args:
+        pair: the photo.
+        sr: what the upscaler made of `pair.lr`.
+        label: the upscaler's name.
+
+    Returns:
+        uint8 `[H, W, 3]`, see `vaesr.reports.comparison_strip`; PSNR is `score_pair`'s.
+    """
+    bicubic = quantise(imresize(pair.lr, pair.scale))
+    panels = [("HR", pair.hr), ("bicubic", bicubic), (label, quantise(jnp.asarray(sr)))]
+    return comparison_strip(panels, protocol=SR_BENCHMARK(pair.scale))
