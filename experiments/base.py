@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
 import itertools
 import json
 import math
 import pathlib
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,8 @@ ConfigT = TypeVar("ConfigT", bound="RunConfig")
 # These say where and how fast a run goes, not what it computes: they may change when it resumes.
 _FREE_FIELDS = {
     "workdir", "resume", "overwrite", "steps", "eval_every", "checkpoint_every", "log_every", "parallel",
-    "fsdp", "data_on", "steps_per_dispatch", "coordinator", "num_processes", "process_id", "strict",
+    "fsdp", "data_on", "steps_per_dispatch", "strict", "debug", "distributed", "coordinator",
+    "num_processes", "process_id",
 }  # fmt: skip
 # A dispatch longer than this brings nothing more, and makes stopping and logging coarse.
 _MAX_STEPS_PER_DISPATCH = 50
@@ -70,12 +71,16 @@ class RunConfig:
     steps_per_dispatch: int = 0
     # Refuse data with any problem instead of reporting and leaving it out.
     strict: bool = False
-    # host:port of process 0 of a run of several processes; Slurm, Open MPI and TPU pods need none.
+    # Join the processes of a TPU pod or Kubernetes job; those of srun and mpirun are found without.
+    distributed: bool = False
+    # host:port of process 0 of a run of several processes that nothing else describes.
     coordinator: str | None = None
     # Number of processes, with --coordinator.
     num_processes: int | None = None
     # This process's number from 0, with --coordinator.
     process_id: int | None = None
+    # Show the traceback of every error.
+    debug: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -154,7 +159,8 @@ def cli(presets: Mapping[str, ConfigT], arguments: list[str] | None = None) -> t
     if name not in presets:
         near = difflib.get_close_matches(name, presets, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
-        sys.exit(f"there is no preset {name!r}{hint} The presets are: {', '.join(presets)}.")
+        print(f"there is no preset {name!r}{hint} The presets are: {', '.join(presets)}.", file=sys.stderr)
+        sys.exit(2)
     module = sys.modules[type(presets[name]).__module__]
     spec = getattr(module, "__spec__", None)
     config = tyro.cli(
@@ -168,20 +174,23 @@ def cli(presets: Mapping[str, ConfigT], arguments: list[str] | None = None) -> t
 
 
 def main(experiment: str, presets: Mapping[str, ConfigT], build: Callable[[ConfigT], Experiment]) -> None:
-    """The command line of an experiment module: mistakes become one line and exit code 2.
+    """The command line of an experiment module.
+
+    Exits with 0 when finished, 2 with one line on a mistake, 130 when a signal ended the training early.
 
     Args:
         experiment: the module's name, as "experiments.vae".
         presets: its named configurations.
         build: makes the `Experiment` of a configuration.
     """
+    preset, config = cli(presets)
     try:
-        preset, config = cli(presets)
         finished = run(experiment, preset, config, build)
-    except (UserError, ValueError, FileNotFoundError, training.NonFiniteError) as error:
-        if "--debug" in sys.argv:
+    except (UserError, training.NonFiniteError) as error:
+        if config.debug:
             raise
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(0 if finished else 130)
 
 
@@ -201,14 +210,25 @@ def run(experiment: str, preset: str, config: ConfigT, build: Callable[[ConfigT]
         UserError: if the run folder holds another run.
     """
     training.initialize_distributed(
-        coordinator=config.coordinator, num_processes=config.num_processes, process_id=config.process_id
+        coordinator=config.coordinator,
+        num_processes=config.num_processes,
+        process_id=config.process_id,
+        detect=config.distributed,
     )
     training.enable_compile_cache(data.cache_root() / "xla")
     workdir = config.workdir or pathlib.Path("runs") / experiment.rpartition(".")[2] / preset
     first = jax.process_index() == 0
-    _prepare_folder(workdir, config, first)
+    _check_devices(config)
+    _prepare_folder(workdir, config)
     began = time.perf_counter()
-    system = build(config)
+    try:
+        system = build(config)
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+    ) as error:  # what the data and the model say of the configuration
+        raise UserError(str(error)) from error
     if first:
         _write_config(workdir, experiment, preset, config, system)
     state, finished = _train(workdir, config, system, first)
@@ -240,9 +260,9 @@ def _train(
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(create, key)
     shardings = training.state_shardings(shapes, mesh)
-    on_device = config.data_on == "device" or (
-        config.data_on == "auto" and data.fits_on_device(system.sampler)
-    )
+    on_device = config.data_on == "device"
+    if config.data_on == "auto":
+        on_device = training.from_first_process(str(int(data.fits_on_device(system.sampler)))) == "1"
     batches = system.sampler if on_device else system.sampler.host_batch
     train_step = training.make_train_step(
         system.players, accumulate=config.accumulate, ema_decay=system.ema_decay
@@ -307,8 +327,7 @@ def _sources(
 ) -> Iterator[Iterator[PyTree]]:
     """What each dispatch gets: the resident bank again and again, or the host's batches one by one."""
     if on_device:
-        sharding = training.replicated(mesh) if config.parallel == "jit" else None
-        yield itertools.repeat(system.sampler.source(sharding))
+        yield itertools.repeat(system.sampler.source(training.replicated(mesh)))
         return
     loader = data.HostLoader(
         system.sampler,
@@ -328,83 +347,85 @@ def _choose_dispatch(config: RunConfig, system: Experiment, start: int) -> int:
         return 1  # XLA:CPU runs convolution gradients inside a loop 15-30 times slower
     log_every = min(config.log_every, config.steps)
     common = math.gcd(config.steps, config.eval_every, config.checkpoint_every, log_every, start)
-    return max(k for k in range(1, _MAX_STEPS_PER_DISPATCH + 1) if common % k == 0)
+    chosen = max(k for k in range(1, _MAX_STEPS_PER_DISPATCH + 1) if common % k == 0)
+    if chosen < 5 <= log_every:
+        _say(
+            f"note: {chosen} training steps per dispatch, because --steps, --log-every, --eval-every and "
+            f"--checkpoint-every (and step {start}) have no larger common divisor; rounder is faster.",
+            jax.process_index() == 0,
+        )
+    return chosen
 
 
 def _local(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     """The whole tree on this process's own device, where several processes share the run."""
     if jax.process_count() == 1:
         return tree
-    whole = jax.jit(lambda x: x, out_shardings=training.replicated(mesh))(tree)
-    return jax.tree.map(lambda x: x.addressable_data(0), whole)
+    return jax.tree.map(lambda x: x.addressable_data(0), _gather(mesh)(tree))
+
+
+@functools.cache
+def _gather(mesh: jax.sharding.Mesh) -> Callable[[PyTree], PyTree]:
+    return jax.jit(lambda tree: tree, out_shardings=training.replicated(mesh))
 
 
 def _as_json(config: RunConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The fields in which two configurations differ, as `name: old -> new`, those left out that may."""
-    free = set(_FREE_FIELDS)
-    if new.get("optim", {}).get("schedule") == "cosine":
-        free.remove("steps")  # the learning rate of every step depends on it
-    pairs = [(n, old.get(n), new.get(n)) for n in {**old, **new} if n not in free]
-    found = []
-    while pairs:
-        name, before, after = pairs.pop(0)
-        if isinstance(before, dict) and isinstance(after, dict):
-            pairs += [(f"{name}.{n}", before.get(n), after.get(n)) for n in {**before, **after}]
-        elif before != after:
-            found.append(f"{name}: {before!r} -> {after!r}")
-    return found
-
-
-def _prepare_folder(workdir: pathlib.Path, config: RunConfig, first: bool) -> None:
-    """Refuse, empty or check the run folder, before anything is computed."""
-    stored = workdir / "config.json"
-    if not workdir.exists() or not any(workdir.iterdir()):
-        if config.resume:
-            raise UserError(f"{workdir} holds no run to resume; leave --resume out to start one.")
-    elif config.resume:
-        if not stored.exists():
-            raise UserError(f"{workdir} holds no config.json; it isn't a run folder that could be resumed.")
-        different = _differences(json.loads(stored.read_text())["config"], _as_json(config))
-        if different:
-            raise UserError(
-                f"{workdir} holds a run with another configuration: {'; '.join(different)}. Give the same "
-                "fields, or another --workdir."
-            )
-    elif config.overwrite:
-        if not stored.exists():
-            raise UserError(f"{workdir} is not empty and not a run folder; --overwrite won't delete it.")
-        if first:
-            shutil.rmtree(workdir)
-    else:
+def _check_devices(config: RunConfig) -> None:
+    """Refuse sizes that the devices don't divide, before anything is computed."""
+    devices = jax.device_count()
+    if devices % config.fsdp:
+        raise UserError(f"--fsdp {config.fsdp} must divide the number of devices, {devices}.")
+    if config.parallel == "pmap" and (config.fsdp > 1 or jax.process_count() > 1):
+        raise UserError("--parallel pmap replicates the state in one process; use --parallel jit.")
+    if config.batch_size % (devices * config.accumulate):
         raise UserError(
-            f"{workdir} already holds a run. --resume goes on with it, --overwrite deletes it, "
-            "--workdir DIR puts this one elsewhere."
+            f"--batch-size {config.batch_size} must be a multiple of devices x --accumulate, "
+            f"{devices} x {config.accumulate}."
         )
-    if first:
-        workdir.mkdir(parents=True, exist_ok=True)
+
+
+def _prepare_folder(workdir: pathlib.Path, config: RunConfig) -> None:
+    """Refuse, empty or check the run folder: process 0 does it, all go on or fail together."""
+    free = set(_FREE_FIELDS)
+    if getattr(getattr(config, "optim", None), "schedule", "") == "cosine":
+        free.remove("steps")  # the learning rate of every step depends on it
+    problem = ""
+    if jax.process_index() == 0:
+        try:
+            training.claim_folder(
+                workdir, _as_json(config), resume=config.resume, overwrite=config.overwrite, free=free
+            )
+        except (training.RunFolderError, OSError) as error:
+            problem = str(error)
+    problem = training.from_first_process(problem)
+    if problem:
+        raise UserError(problem)
 
 
 def _write_config(
     workdir: pathlib.Path, experiment: str, preset: str, config: RunConfig, system: Experiment
 ) -> None:
+    bank = system.sampler.bank.path.name
     content = {
         "experiment": experiment,
         "preset": preset,
         "config": _as_json(config),
         "model": system.model,
+        "bank": bank,
         "environment": {
             "vaesr": vaesr.__version__,
             "jax": jax.__version__,
             "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
         },
     }
-    temporary = workdir / "config.json.tmp"
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(workdir / "config.json")
+    before = training.write_config(workdir, content)
+    if before.get("bank", bank) != bank:
+        print(
+            f"note: {config.data} has changed since this run began; its splits may differ.", file=sys.stderr
+        )
 
 
 def _say(text: str, first: bool) -> None:

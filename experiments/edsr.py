@@ -14,7 +14,7 @@ training step ever saw. The report shows HR, bicubic and ours side by side.
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import flax.traverse_util
 import jax
@@ -29,7 +29,7 @@ from vaesr.models.edsr import EDSR
 class ModelConfig:
     """The network."""
 
-    # Upscaling factor: 2, 3 or 4.
+    # Upscaling factor: 2, 3, 4 or 8.
     scale: int = 2
     # Width of the residual blocks.
     channels: int = 64
@@ -41,6 +41,8 @@ class ModelConfig:
     remat: bool = False
     # Loop over the blocks instead of unrolling them: smaller program.
     scan: bool = False
+    # Of float32 convolutions on GPUs and TPUs; default is TF32 or bfloat16, highest is full float32.
+    precision: Literal["default", "high", "highest"] = "default"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,24 @@ class Config(base.RunConfig):
     # Run folder whose parameters of the same name and shape to start from (x3 and x4 from x2).
     init_from: pathlib.Path | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.scale not in (2, 3, 4, 8):
+            raise ValueError(f"--model.scale must be 2, 3, 4 or 8, got {self.model.scale}.")
+        # SSIM needs 11 pixels a side once a border of `scale` is left out; a crop should show more than that.
+        for flag, value, least, why in (
+            ("--eval-crop", self.eval_crop, 12 * self.model.scale, " (12 x the scale)"),
+            ("--test-crop", self.test_crop, 12 * self.model.scale, " (12 x the scale)"),
+            ("--patch", self.patch, 1, ""),
+        ):
+            if value < least:
+                raise ValueError(f"{flag} must be at least {least}{why}, got {value}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema-decay must be from 0 to less than 1, got {self.ema_decay}.")
 
+
+# Validation photos that the report shows.
+_STRIPS = 6
 _PAPER = Config(
     data="folder:DIV2K_train_HR",
     steps=300_000,
@@ -109,23 +128,23 @@ def build(config: Config) -> base.Experiment:
 
     apply = jax.jit(lambda params, x: model.apply({"params": params}, x))
     validation = list(inference.photo_pairs(bank, "validation", scale=scale, longest=config.eval_crop))
+    # Made here, so that a test split without a photo of the size needed stops the run before it trains.
+    test = inference.photo_pairs(bank, "test", scale=scale, longest=config.test_crop)
 
     def evaluate(params: dict[str, Any], variables: Any) -> dict[str, float]:
         return inference.score_pairs(validation, lambda lr: apply(params["edsr"], lr[None])[0])
 
     def finish(params: dict[str, Any], variables: Any) -> dict[str, float]:
-        pairs = inference.photo_pairs(bank, "test", scale=scale, longest=config.test_crop)
         upscale = inference.tiled_upscaler(
             functools.partial(apply, params["edsr"]), scale=scale, halo=model.receptive_radius
         )
-        return inference.score_pairs(pairs, upscale, say=functools.partial(print, flush=True))
+        return inference.score_pairs(test, upscale, say=functools.partial(print, flush=True))
 
     def figures(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
-        for pair in validation:
+        for pair in validation[:_STRIPS]:
             strip = inference.compare_pair(pair, apply(params["edsr"], pair.lr[None])[0], label="EDSR")
-            reports.save_image(
-                directory / f"validation_{pair.name}.png", strip, caption=f"{pair.name}, never trained on."
-            )
+            picture = directory / f"validation_{pair.name.replace('/', '_')}.png"
+            reports.save_image(picture, strip, caption=f"{pair.name}, never trained on.")
 
     return base.Experiment(
         model=inference.describe_model(model),

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,8 @@ class ModelConfig:
     remat: bool = False
     # Loop over the blocks instead of unrolling them: smaller program.
     scan: bool = False
+    # Of float32 convolutions on GPUs and TPUs; default is TF32 or bfloat16, highest is full float32.
+    precision: Literal["default", "high", "highest"] = "default"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,26 @@ class Config(base.RunConfig):
     # Decay of the parameters' moving average; 0 keeps none.
     ema_decay: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        scales = self.model.scales
+        if not scales or len(set(scales)) < len(scales) or not set(scales) <= {2, 3, 4, 8}:
+            raise ValueError(f"--model.scales must be some of 2, 3, 4 and 8, each once, got {scales}.")
+        crop = 12 * max(scales)
+        # SSIM needs 11 pixels a side once a border of `scale` is left out; a crop should show more than that.
+        for flag, value, least, why in (
+            ("--eval-crop", self.eval_crop, crop, " (12 x the largest scale)"),
+            ("--test-crop", self.test_crop, crop, " (12 x the largest scale)"),
+            ("--patch", self.patch, 1, ""),
+        ):
+            if value < least:
+                raise ValueError(f"{flag} must be at least {least}{why}, got {value}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema-decay must be from 0 to less than 1, got {self.ema_decay}.")
 
+
+# Validation photos that the report shows.
+_STRIPS = 6
 # Lim et al. 2017, sections 3.3 and 4.2; the authors' MDSR template has 650 epochs of 1000 updates.
 _PAPER = Config(
     data="folder:DIV2K_train_HR",
@@ -132,6 +153,8 @@ def _evaluations(
     validation = {
         s: list(inference.photo_pairs(bank, "validation", scale=s, longest=config.eval_crop)) for s in scales
     }
+    # Made here, so that a test split without a photo of the size needed stops the run before it trains.
+    test = {s: inference.photo_pairs(bank, "test", scale=s, longest=config.test_crop) for s in scales}
 
     @functools.partial(jax.jit, static_argnames="scale")
     def apply(params: Any, x_lr: jax.Array, scale: int) -> jax.Array:
@@ -147,22 +170,24 @@ def _evaluations(
         scores = {}
         for s in scales:
             print(f"x{s}:", flush=True)
-            pairs = inference.photo_pairs(bank, "test", scale=s, longest=config.test_crop)
             of_batch = functools.partial(apply, params["mdsr"], scale=s)
             upscaler = inference.tiled_upscaler(of_batch, scale=s, halo=model.receptive_radius)
-            scores[s] = inference.score_pairs(pairs, upscaler, say=functools.partial(print, flush=True))
+            scores[s] = inference.score_pairs(test[s], upscaler, say=functools.partial(print, flush=True))
         return _all_scales(scores)
 
     def figures(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
-        for pairs in zip(*validation.values(), strict=True):
+        # A photo may be large enough for one scale and too small for another.
+        names = list(dict.fromkeys(pair.name for own in validation.values() for pair in own))
+        for name in names[:_STRIPS]:
+            pairs = [pair for own in validation.values() for pair in own if pair.name == name]
             strips = [
                 inference.compare_pair(
                     p, apply(params["mdsr"], p.lr[None], scale=p.scale)[0], label=f"MDSR x{p.scale}"
                 )
                 for p in pairs
             ]
-            words = f"{pairs[0].name}, never trained on: {', '.join(f'x{s}' for s in scales)}."
-            picture = directory / f"validation_{pairs[0].name}.png"
+            words = f"{name}, never trained on: {', '.join(f'x{pair.scale}' for pair in pairs)}."
+            picture = directory / f"validation_{name.replace('/', '_')}.png"
             reports.save_image(picture, reports.stack_strips(strips), caption=words)
 
     return evaluate, finish, figures

@@ -43,6 +43,8 @@ class ModelConfig:
     likelihood: Literal["bernoulli", "gaussian", "gaussian_learned"] = "bernoulli"
     # Activation of the hidden layers.
     activation: Literal["tanh", "relu", "silu", "gelu"] = "tanh"
+    # Precision of float32 matrix products; "default" is TF32 on GPUs and bfloat16 on TPUs.
+    precision: Literal["default", "high", "highest"] = "default"
     # Standard deviation of the "gaussian" likelihood.
     scale: float = 0.1
 
@@ -64,6 +66,13 @@ class ObjectiveConfig:
     # Draw binary pixels from the grey values: anew at every step, or not at all.
     binarisation: Literal["dynamic", "none"] = "dynamic"
 
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("beta", 0), ("kl_warmup", 0), ("free_bits", 0)):
+            value = getattr(self, name)
+            if value < least:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--objective.{flag} must be at least {least}, got {value}.")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(base.RunConfig):
@@ -79,6 +88,12 @@ class Config(base.RunConfig):
     bound_samples: int = 100
     # Examples of the validation split that each evaluation reads.
     eval_limit: int = 2000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("bound_samples", "eval_limit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
 
 
 # Ten latents and weight decay: with 20 latents and no decay, 4,000 training images leave holes in the latent
@@ -99,8 +114,10 @@ PRESETS = {
     # Probabilistic PCA: the ELBO's maximum is the exact likelihood, which `finish` computes beside it.
     "ppca": dataclasses.replace(
         _DEFAULT, data="embedded:digits8x8", steps=20000, batch_size=512,
-        eval_every=5000, checkpoint_every=5000,
-        model=ModelConfig(architecture="linear", latent=10, hidden=(), likelihood="gaussian_learned"),
+        eval_every=5000, checkpoint_every=5000, dtype="float32",
+        model=ModelConfig(
+            architecture="linear", latent=10, hidden=(), likelihood="gaussian_learned", precision="highest"
+        ),
         objective=ObjectiveConfig(binarisation="none"),
         optim=training.OptimConfig(lr=1e-2, schedule="cosine"),
     ),
@@ -146,13 +163,14 @@ def build(config: Config) -> base.Experiment:
         images = jnp.zeros((1, *image_shape), jnp.float32)
         return {"vae": model.init(key, images)["params"]}, {}
 
-    bound = functools.partial(objectives.evaluate_bound, encode, decode, likelihood)
-    evaluate = functools.partial(_evaluate, bank, bound, binary)
+    measure = _measure(functools.partial(objectives.evaluate_bound, encode, decode, likelihood), binary)
+    evaluate = functools.partial(_evaluate, bank, measure)
+    is_ppca = config.model.architecture == "linear" and config.model.likelihood == "gaussian_learned"
 
     def finish(params: dict[str, Any], variables: Any) -> dict[str, float]:
         metrics = evaluate(params["vae"], "test", samples=config.bound_samples, limit=None)
-        if config.model.architecture == "linear":
-            metrics |= _against_ppca(bank, config, evaluate(params["vae"], "train", samples=1, limit=None))
+        if is_ppca and not binary:
+            metrics |= _against_ppca(bank, config, evaluate(params["vae"], "train", samples=1000, limit=None))
         return metrics
 
     return base.Experiment(
@@ -167,7 +185,7 @@ def build(config: Config) -> base.Experiment:
         ),
         score="elbo_nats",
         finish=finish,
-        figures=functools.partial(_figures, bank, model, binary),
+        figures=_figures(bank, model, encode),
     )
 
 
@@ -191,27 +209,34 @@ def _beta(config: ObjectiveConfig) -> Any:
     return optax.linear_schedule(0.0, config.beta, config.kl_warmup)
 
 
-def _evaluate(
-    bank: data.Bank, bound: Any, binary: bool, params: Any, split: str, *, samples: int, limit: int | None
-) -> dict[str, float]:
-    """Mean bounds over a split, the same noise every time."""
-    key = jax.random.key(_EVAL_SEED)
+def _measure(bound: Any, binary: bool) -> Any:
+    """Compile the sums of a batch's bounds; the same noise for an example every time."""
 
-    @jax.jit
-    def of_batch(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        images, position = batch["image"], batch["position"]
+    @functools.partial(jax.jit, static_argnames="samples")
+    def measure(params: Any, batch: dict[str, jax.Array], *, samples: int) -> dict[str, jax.Array]:
+        key, images, position = jax.random.key(_EVAL_SEED), batch["image"], batch["position"]
         if binary:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), position)
             images = objectives.binarise(images, keys)
-        estimate = bound(params, images, key=key, samples=samples, chunk=min(samples, 50), position=position)
+        estimate = bound(
+            params, images, key=jax.random.fold_in(key, 0), samples=samples, position=position,
+            chunk=min(samples, 50),
+        )  # fmt: skip
         return {name: (value * batch["mask"]).sum() for name, value in estimate._asdict().items()}
 
+    return measure
+
+
+def _evaluate(
+    bank: data.Bank, measure: Any, params: Any, split: str, *, samples: int, limit: int | None
+) -> dict[str, float]:
+    """Mean bounds over a split."""
     totals: dict[str, float] = {}
     count = 0
     for number, batch in enumerate(data.evaluation_batches(bank, split, _EVAL_BATCH, limit=limit)):
         count += int(batch["mask"].sum())
         batch["position"] = number * _EVAL_BATCH + np.arange(_EVAL_BATCH, dtype=np.int32)
-        for name, value in of_batch(params, batch).items():
+        for name, value in measure(params, batch, samples=samples).items():
             totals[name] = totals.get(name, 0.0) + float(value)
     means = {name: total / count for name, total in totals.items()}
     pixels = math.prod(bank.pixels.shape[1:])
@@ -242,43 +267,43 @@ def _against_ppca(bank: data.Bank, config: Config, trained: dict[str, float]) ->
     }
 
 
-def _figures(
-    bank: data.Bank,
-    model: VAE,
-    binary: bool,
-    params: dict[str, Any],
-    variables: Any,
-    directory: pathlib.Path,
-    step: int,
-) -> None:
-    """Samples, reconstructions, traversals and the first two latents, as pictures."""
-    weights = {"params": params["vae"]}
-    encode = jax.jit(lambda x: model.apply(weights, x, method="encode"))
-    show = jax.jit(lambda z: jnp.clip(model.apply(weights, z, method="mean_image"), 0.0, 1.0))
-    z = jax.random.normal(jax.random.key(_EVAL_SEED), (100, model.latent))
-    reports.save_grid(
-        directory / "1_samples.png",
-        show(z),
-        columns=10,
-        caption="Samples: z from the prior, the mean of p(x | z).",
+def _figures(bank: data.Bank, model: VAE, encode: Any) -> Any:
+    """The function that draws samples, reconstructions, traversals and the first two latents."""
+    to_code = jax.jit(encode)
+    to_image = jax.jit(
+        lambda params, z: jnp.clip(model.apply({"params": params}, z, method="mean_image"), 0.0, 1.0)
     )
-    held_out = next(data.evaluation_batches(bank, "validation", 500))
-    mean_q, log_var_q = encode(held_out["image"])
-    pairs = reports.reconstruction_figure(held_out["image"][:20], show(mean_q[:20]))
-    caption = "Validation images over their reconstructions."
-    reports.save_image(directory / "2_reconstructions.png", pairs, caption=caption)
-    # The latents that carry most information, along which there is something to see.
-    kl = 0.5 * (jnp.square(mean_q) + jnp.exp(log_var_q) - 1.0 - log_var_q).mean(axis=0)
-    order = np.argsort(-np.asarray(kl))
-    traversal = reports.latent_traversal(show, np.asarray(mean_q[0]), dimensions=[int(i) for i in order[:8]])
-    caption = (
-        "One image's code, one latent at a time moved through the prior; most informative latents first."
-    )
-    reports.save_image(directory / "3_traversals.png", traversal, caption=caption)
-    if model.latent >= 2:
-        plane = reports.latent_scatter(np.asarray(mean_q)[:, order[:2]], held_out.get("label"))
-        caption = "Posterior means of validation images in the two most informative latents, by label."
-        reports.save_image(directory / "4_latents.png", plane, caption=caption)
+
+    def draw(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
+        render = functools.partial(to_image, params["vae"])
+        z = jax.random.normal(jax.random.key(_EVAL_SEED), (100, model.latent))
+        reports.save_grid(
+            directory / "1_samples.png",
+            render(z),
+            columns=10,
+            caption="Samples: z from the prior, the mean of p(x | z).",
+        )
+        held_out = next(data.evaluation_batches(bank, "validation", 500))
+        mean_q, log_var_q = to_code(params["vae"], held_out["image"])
+        pairs = reports.reconstruction_figure(held_out["image"][:20], render(mean_q[:20]))
+        caption = "Validation images over their reconstructions."
+        reports.save_image(directory / "2_reconstructions.png", pairs, caption=caption)
+        # The latents that carry most information, along which there is something to see.
+        kl = 0.5 * (jnp.square(mean_q) + jnp.exp(log_var_q) - 1.0 - log_var_q).mean(axis=0)
+        order = np.argsort(-np.asarray(kl))
+        traversal = reports.latent_traversal(
+            render, np.asarray(mean_q[0]), dimensions=[int(i) for i in order[:8]]
+        )
+        caption = (
+            "One image's code, one latent at a time moved through the prior; most informative latents first."
+        )
+        reports.save_image(directory / "3_traversals.png", traversal, caption=caption)
+        if model.latent >= 2:
+            plane = reports.latent_scatter(np.asarray(mean_q)[:, order[:2]], held_out.get("label"))
+            caption = "Posterior means of validation images in the two most informative latents, by label."
+            reports.save_image(directory / "4_latents.png", plane, caption=caption)
+
+    return draw
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from vaesr.training import read_metrics, restore_params
+from vaesr.reports import read_metrics
+from vaesr.training import restore_params
 
 SHARED = [
     "smoke", "--batch-size", "8", "--log-every", "1", "--eval-every", "10", "--checkpoint-every", "10",
@@ -49,7 +50,9 @@ def train_losses(workdir):
 def test_two_processes_equal_one(tmp_path, where):
     environment = {**os.environ, "VAESR_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
     train(tmp_path / "one", 1, 1, environment, "--steps", "20")
-    train(tmp_path / "two", 2, 2, environment, "--steps", "10", *where)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "config.json").write_text("{}")  # an old run, which one of the two processes deletes
+    train(tmp_path / "two", 2, 2, environment, "--steps", "10", "--overwrite", *where)
     assert restore_params(tmp_path / "two", "latest")[2] == 10
     train(tmp_path / "two", 2, 2, environment, "--steps", "20", "--resume", *where)
     one, two = train_losses(tmp_path / "one"), train_losses(tmp_path / "two")

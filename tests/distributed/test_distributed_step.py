@@ -18,7 +18,7 @@ from vaesr.training import (
     state_shardings,
 )
 
-STEPS = 12
+STEPS = 20
 
 
 def init(key):
@@ -81,11 +81,11 @@ def one_device():
     [
         {"devices": 4},
         {"devices": 4, "fsdp": 2},
-        {"devices": 4, "fsdp": 4, "steps_per_dispatch": 3},
+        {"devices": 4, "fsdp": 4, "steps_per_dispatch": 5},
         {"devices": 4, "parallel": "pmap"},
         {"devices": 2, "parallel": "pmap", "steps_per_dispatch": 4},
         {"devices": 2, "accumulate": 4},
-        {"devices": 1, "steps_per_dispatch": 6},
+        {"devices": 1, "steps_per_dispatch": 10},
     ],
     ids=str,
 )

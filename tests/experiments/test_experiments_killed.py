@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from vaesr.training import read_metrics
+from vaesr.reports import read_metrics
 
 KILLS = int(os.environ.get("VAESR_KILLS", "2"))
 COMMANDS = {

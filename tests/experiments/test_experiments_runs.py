@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import base, edsr, mdsr, vae
-from vaesr import training
+from vaesr import reports, training
 
 EXPERIMENTS = {"vae": vae, "edsr": edsr, "mdsr": mdsr}
 
@@ -41,7 +41,7 @@ def smoke(name, workdir, **fields):
 def rows(folder, split="train"):
     return [
         {name: value for name, value in row.items() if name != "time"}
-        for row in training.read_metrics(folder)
+        for row in reports.read_metrics(folder)
         if row["split"] == split
     ]
 
@@ -92,6 +92,9 @@ def test_a_folder_is_guarded(tmp_path):
     with pytest.raises(base.UserError, match="not a run folder; --overwrite won't delete it"):
         smoke("vae", tmp_path / "mine", steps=2, overwrite=True)
     assert (tmp_path / "mine" / "thesis.tex").exists()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json.tmp").write_text("{")  # killed while writing its first file
+    assert smoke("vae", tmp_path / "torn", steps=2)
     before = json.loads((tmp_path / "run" / "config.json").read_text())
     assert smoke("vae", tmp_path / "run", steps=2, overwrite=True, seed=3)
     after = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -126,9 +129,12 @@ def test_command_line_mistakes_are_one_line(tmp_path):
         (["smoke", "--stesp", "3"], "--steps"),
         (["smoke", "--data", "embeded:digits", "--workdir", str(tmp_path / "a")], "embedded:digits"),
         (["smoke", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["smoke", "--bound-samples", "0"], "--bound-samples must be at least 1, got 0"),
+        (["smoke", "--objective.beta", "-1"], "--objective.beta must be at least 0, got -1.0"),
+        (["smoke", "--fsdp", "3", "--workdir", str(tmp_path / "b")], "--fsdp 3 must divide the number"),
     ]:
         done = subprocess.run(command(*arguments), capture_output=True, text=True)
-        assert done.returncode != 0 and text in done.stderr + done.stdout, (arguments, done.stderr)
+        assert done.returncode == 2 and text in done.stderr + done.stdout, (arguments, done.stderr)
         assert "Traceback" not in done.stderr
 
 
@@ -137,7 +143,7 @@ def test_sigterm_saves_and_resume_goes_on(tmp_path):
     intervals = ["--eval-every", "200000", "--checkpoint-every", "200000", "--log-every", "10"]
     process = subprocess.Popen(command(*arguments, *intervals), stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while len(training.read_metrics(tmp_path)) < 3 and time.monotonic() < deadline:
+    while len(reports.read_metrics(tmp_path)) < 3 and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from vaesr.objectives import Aux
+from vaesr.reports import read_metrics
 from vaesr.training import (
     Checkpoints,
     Evaluation,
@@ -24,7 +25,6 @@ from vaesr.training import (
     fit,
     make_mesh,
     make_train_step,
-    read_metrics,
     state_shardings,
 )
 
@@ -114,6 +114,29 @@ def test_sigterm_saves_and_ends_cleanly(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest == int(state.step)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+def test_a_signal_on_an_evaluation_step_loses_nothing(tmp_path, steps):
+    config = {"steps": steps, "log_every": 2, "eval_every": 4, "checkpoint_every": 4}
+    whole, _ = Runner(tmp_path / "whole").go(**config)
+    runner = Runner(tmp_path / "parts")
+    runner.signal_at = 2  # arrives while the fourth step is under way
+    state, finished = runner.go(**config)
+    assert not finished and int(state.step) == 4 and runner.evaluated == [4]
+    parts, finished = Runner(tmp_path / "parts").go(**config)
+    assert finished
+    np.testing.assert_array_equal(whole.params["m"], parts.params["m"])
+    drop_time = lambda folder: [{k: v for k, v in r.items() if k != "time"} for r in read_metrics(folder)]
+    assert drop_time(tmp_path / "whole") == drop_time(tmp_path / "parts")
+    with Checkpoints(tmp_path / "parts") as checkpoints:
+        assert checkpoints.best == 4
+
+
+def test_a_dispatch_that_does_not_divide_the_resumed_step_is_refused(tmp_path):
+    Runner(tmp_path).go(steps=3, log_every=1, eval_every=3, checkpoint_every=3)
+    with pytest.raises(ValueError, match="steps_per_dispatch=2 must divide the step to go on from, 3"):
+        Runner(tmp_path).go(steps=8, steps_per_dispatch=2, log_every=2, eval_every=4, checkpoint_every=4)
 
 
 def test_stops_after_too_many_skipped_updates_and_keeps_the_last_good_checkpoint(tmp_path):

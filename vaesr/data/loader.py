@@ -138,11 +138,19 @@ def _work(
         step += stride
 
 
+def _drawing_device() -> jax.Device | None:
+    """The host's CPU; None, the default device, where `JAX_PLATFORMS` leaves JAX without a CPU backend."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
 def _maker(
     sampler: Sampler, key: Array, steps: int, sharding: jax.sharding.NamedSharding | None
 ) -> Callable[[int], Tree]:
     """The function step -> item; drawing runs on the host's CPU, whatever the accelerator is doing."""
-    cpu = jax.local_devices(backend="cpu")[0]
+    device = _drawing_device()
     typed = jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)
     words = np.asarray(jax.random.key_data(key) if typed else key)
     implementation = jax.random.key_impl(key) if typed else None
@@ -156,7 +164,7 @@ def _maker(
         )  # fmt: skip
 
     def make(step: int) -> Tree:
-        with jax.default_device(cpu):
+        with jax.default_device(device):
             drawn = {name: np.asarray(value) for name, value in draw(words, np.int32(step)).items()}
         return _place(sampler, drawn, steps, sharding)
 

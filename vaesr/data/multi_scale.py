@@ -37,7 +37,7 @@ class MultiScaleSampler:
         self.samplers = dict(sorted(samplers.items()))
         # The smallest region fits into the most photos: its sampler's photos include those of the others.
         self._widest = min(self.samplers.values(), key=lambda sampler: sampler.region)
-        self.batch_size = self._widest.batch_size
+        self.bank, self.batch_size = self._widest.bank, self._widest.batch_size
         for scale, sampler in self.samplers.items():
             if sampler.scale != scale:
                 raise ValueError(f"MultiScaleSampler: samplers[{scale}] has scale {sampler.scale}")

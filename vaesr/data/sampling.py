@@ -30,6 +30,7 @@ class Sampler(Protocol):
     yields.
     """
 
+    bank: Bank
     batch_size: int
 
     @property

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vaesr.inference.describe import build_model, describe_model
     from vaesr.inference.evaluation import (
         PhotoPair,
+        PhotoPairs,
         UpscaleOne,
         compare_pair,
         name_by_scale,
@@ -28,6 +29,7 @@ __all__ = [
     "Network",
     "Photo",
     "PhotoPair",
+    "PhotoPairs",
     "Run",
     "UpscaleOne",
     "build_model",
@@ -52,6 +54,7 @@ _HOMES = {
     "describe": ("build_model", "describe_model"),
     "evaluation": (
         "PhotoPair",
+        "PhotoPairs",
         "UpscaleOne",
         "compare_pair",
         "name_by_scale",

@@ -1,22 +1,28 @@
 """Judging an upscaler on photographs: pairs from whole photos, the benchmarks' figures beside bicubic's."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaesr.data import Bank, photos
+from vaesr.data import Bank
 from vaesr.imaging import imresize, quantise, tiled_apply, to_float
 from vaesr.metrics import SR_BENCHMARK, psnr, ssim
 from vaesr.reports import comparison_strip
 
+# Pixels a side that SSIM needs (`vaesr.metrics.ssim`).
+SSIM_WINDOW = 11
 # Maps an image `[h, w, 3]` to `[h * scale, w * scale, 3]`, floats in [0, 1].
 UpscaleOne = Callable[[jax.Array], Any]
 
 
-class PhotoPair(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class PhotoPair:
     """A photo and its low-resolution version.
 
     Attributes:
@@ -31,9 +37,38 @@ class PhotoPair(NamedTuple):
     hr: jax.Array
     lr: jax.Array
 
+    # What follows depends on the photo alone: computed once, however often the pair is evaluated.
+    @functools.cached_property
+    def bicubic(self) -> jax.Array:
+        """`lr` enlarged by MATLAB's bicubic: the shape of `hr`, neither clipped nor rounded."""
+        return imresize(self.lr, self.scale)
 
-def photo_pairs(bank: Bank, split: str, *, scale: int, longest: int) -> Iterator[PhotoPair]:
+    @functools.cached_property
+    def bicubic_scores(self) -> dict[str, float]:
+        """`bicubic_psnr_y_db` and `bicubic_ssim_y`, see `score_pair`."""
+        return {f"bicubic_{name}": value for name, value in _measure(self, self.bicubic).items()}
+
+
+class PhotoPairs:
+    """The pairs of a split, made one by one each time they are iterated over; see `photo_pairs`."""
+
+    def __init__(self, bank: Bank, index: Sequence[int], scale: int, longest: int) -> None:
+        self._bank, self._index, self._scale, self._longest = bank, index, scale, longest
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[PhotoPair]:
+        for index in self._index:
+            hr, lr = _pair(self._bank.image(index), self._scale, self._longest)
+            yield PhotoPair(self._bank.names[index], self._scale, hr, lr)
+
+
+def photo_pairs(bank: Bank, split: str, *, scale: int, longest: int) -> PhotoPairs:
     """Makes a pair of the central crop of every photo of a split.
+
+    Photos too small for the benchmarks' SSIM are left out and named on stderr. That takes their sizes alone:
+    no pixel is read before the pairs are iterated over.
 
     Args:
         bank: of photos.
@@ -41,17 +76,36 @@ def photo_pairs(bank: Bank, split: str, *, scale: int, longest: int) -> Iterator
         scale: upscaling factor, an integer of at least 1.
         longest: sides of the crop in HR pixels are at most this, and multiples of `scale`.
 
-    Yields:
-        The pairs, in the bank's order.
+    Returns:
+        An iterable of `PhotoPair` with a length, in the bank's order; each iteration makes them anew.
 
     Raises:
-        ValueError: if the bank has no such split, or a number is out of range.
+        ValueError: if the bank has no such split, a number is out of range, or every photo is too small.
     """
     if not isinstance(scale, int) or scale < 1:
         raise ValueError(f"scale must be an integer of at least 1, got {scale!r}")
-    if longest < scale:
-        raise ValueError(f"longest must be at least the scale, {scale}, got {longest}")
-    return (PhotoPair(name, scale, *_pair(image, scale, longest)) for name, image in photos(bank, split))
+    least = SSIM_WINDOW + 2 * scale  # what a crop keeps once `scale` pixels are shaved from every side
+    if longest // scale * scale < least:
+        raise ValueError(
+            f"longest must leave crops of {least} pixels in multiples of the scale, {scale}, got {longest}"
+        )
+    indices = [int(index) for index in bank.split(split)]
+    shorter = {i: int(min(bank.height[i], bank.width[i])) for i in indices}
+    kept = [i for i in indices if shorter[i] // scale * scale >= least]
+    small = [i for i in indices if shorter[i] // scale * scale < least]
+    if not kept:
+        raise ValueError(
+            f"no photo in {split} of {bank.spec!r} is large enough to be measured at scale {scale}, which "
+            f"takes {-(-least // scale) * scale} pixels a side; the largest have {max(shorter.values())}"
+        )
+    if small:
+        names = ", ".join(f"{bank.names[i]} {bank.width[i]}x{bank.height[i]}" for i in small[:5])
+        more = f" and {len(small) - 5} more" if len(small) > 5 else ""
+        print(
+            f"{bank.spec}: left out of {split}, too small to be measured at scale {scale}: {names}{more}",
+            file=sys.stderr,
+        )
+    return PhotoPairs(bank, kept, scale, longest)
 
 
 def _pair(image: np.ndarray, scale: int, longest: int) -> tuple[jax.Array, jax.Array]:
@@ -59,6 +113,14 @@ def _pair(image: np.ndarray, scale: int, longest: int) -> tuple[jax.Array, jax.A
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     hr = to_float(jnp.asarray(image[top : top + height, left : left + width]))
     return hr, quantise(imresize(hr, 1 / scale))
+
+
+def _measure(pair: PhotoPair, image: jax.Array) -> dict[str, float]:
+    protocol = SR_BENCHMARK(pair.scale)
+    return {
+        "psnr_y_db": float(psnr(pair.hr[None], image[None], protocol=protocol)[0]),
+        "ssim_y": float(ssim(pair.hr[None], image[None], protocol=protocol)[0]),
+    }
 
 
 def score_pair(pair: PhotoPair, sr: jax.Array | np.ndarray) -> dict[str, float]:
@@ -74,11 +136,7 @@ def score_pair(pair: PhotoPair, sr: jax.Array | np.ndarray) -> dict[str, float]:
 
     Source: `vaesr.metrics.SR_BENCHMARK`.
     """
-    protocol = SR_BENCHMARK(pair.scale)
-    scores = {}
-    for name, image in (("", jnp.asarray(sr)), ("bicubic_", imresize(pair.lr, pair.scale))):
-        scores[f"{name}psnr_y_db"] = float(psnr(pair.hr[None], image[None], protocol=protocol)[0])
-        scores[f"{name}ssim_y"] = float(ssim(pair.hr[None], image[None], protocol=protocol)[0])
+    scores = _measure(pair, jnp.asarray(sr)) | pair.bicubic_scores
     return scores | {"gain_db": scores["psnr_y_db"] - scores["bicubic_psnr_y_db"]}
 
 
@@ -152,6 +210,5 @@ def compare_pair(pair: PhotoPair, sr: jax.Array | np.ndarray, *, label: str) -> 
     Returns:
         uint8 `[H, W, 3]`, see `vaesr.reports.comparison_strip`; PSNR is `score_pair`'s.
     """
-    bicubic = quantise(imresize(pair.lr, pair.scale))
-    panels = [("HR", pair.hr), ("bicubic", bicubic), (label, quantise(jnp.asarray(sr)))]
+    panels = [("HR", pair.hr), ("bicubic", quantise(pair.bicubic)), (label, quantise(jnp.asarray(sr)))]
     return comparison_strip(panels, protocol=SR_BENCHMARK(pair.scale))

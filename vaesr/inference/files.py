@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from vaesr.inference import images
 from vaesr.inference.runs import Run
@@ -195,7 +194,7 @@ def upscale_files(
         scale: factor of the results, None for the network's.
         tile: see `upscale`.
         self_ensemble: see `upscale`.
-        fp32: compute in float32. On CPUs, and for images of 16 bits, that is done anyway.
+        fp32: compute in full float32 (`Run.precise`). On CPUs, and for images of 16 bits, that is done anyway.
         alpha: see `upscale`.
         say: gets a line for each file.
         on_error: gets each exception as it is caught.
@@ -206,7 +205,7 @@ def upscale_files(
     Raises:
         ValueError: where the run holds no upscaler.
     """
-    precise = run.with_dtype(jnp.float32)
+    precise = run.precise()
     if fp32 or jax.default_backend() == "cpu":
         run = precise
     network_of(run, scale)  # a run of another kind is refused before the first file

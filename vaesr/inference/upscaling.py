@@ -1,5 +1,6 @@
 """Upscaling of one image of any size, depth and number of channels."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -8,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaesr.imaging import dihedral, dihedral_inverse, imresize, tiled_apply
+from vaesr.imaging import imresize, tiled_apply
 from vaesr.inference.runs import Run
+from vaesr.models.self_ensemble import self_ensemble as ensemble_of_turns
 
 Apply = Callable[[Any], Any]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -282,22 +284,23 @@ def _run(
     self_ensemble: bool,
     progress: Callable[[int, int], Any] | None,
 ) -> np.ndarray:
-    total: np.ndarray | None = None
-    turns = range(8) if self_ensemble else range(1)
-    for index in turns:
-        turned = np.asarray(dihedral(rgb, index)) if index else rgb
-        report = (lambda d, n, i=index: progress(d + i * n, n * len(turns))) if progress else None
+    turns = 8 if self_ensemble else 1
+    before = itertools.count()
+
+    def whole(x: Any) -> np.ndarray:
+        """One turn of the image, `[1, h, w, 3]`; NumPy out, so that the full result stays on the host."""
+        turn = next(before)
+        report = (lambda done, n: progress(done + turn * n, n * turns)) if progress else None
         out = tiled_apply(
             net.apply,
-            turned,
+            x[0],
             scale=net.scale,
-            tile=tile or max(turned.shape[:2]),
+            tile=tile or max(x.shape[1:3]),
             halo=net.halo or 0,
             progress=report,
         ).astype(np.float32)
         if not np.isfinite(out).all():
             raise ValueError("the network gave values that are not finite; try --fp32, or another checkpoint")
-        out = np.asarray(dihedral_inverse(out, index)) if index else out
-        total = out if total is None else total + out
-    assert total is not None
-    return total / np.float32(len(turns))
+        return out[None]
+
+    return (ensemble_of_turns(whole) if self_ensemble else whole)(rgb[None])[0]

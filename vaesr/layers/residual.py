@@ -18,6 +18,7 @@ class ResBlock(nn.Module):
         residual_scale: factor on the residual branch.
         dtype: compute type.
         form: see `vaesr.layers.conv2d`.
+        precision: see `vaesr.layers.conv2d`.
     """
 
     channels: int
@@ -25,11 +26,17 @@ class ResBlock(nn.Module):
     residual_scale: float = 1.0
     dtype: Any = jnp.float32
     form: str = "auto"
+    precision: str = "default"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `[B, H, W, channels]` to the same shape."""
-        conv = {"kernel_size": self.kernel_size, "dtype": self.dtype, "form": self.form}
+        conv = {
+            "kernel_size": self.kernel_size,
+            "dtype": self.dtype,
+            "form": self.form,
+            "precision": self.precision,
+        }
         y = nn.relu(Conv(self.channels, name="conv_0", **conv)(x))
         y = Conv(self.channels, name="conv_1", **conv)(y)
         return x + (y if self.residual_scale == 1.0 else y * self.residual_scale)
@@ -55,6 +62,7 @@ class Trunk(nn.Module):
         scan: one compiled block under `lax.scan`, with the parameters of all blocks stacked under
             `body` (see `stack_blocks`), in place of `body_0`, `body_1`, ...
         form: see `vaesr.layers.conv2d`; `auto` becomes `loop` in scanned blocks.
+        precision: see `vaesr.layers.conv2d`.
     """
 
     channels: int
@@ -64,6 +72,7 @@ class Trunk(nn.Module):
     remat: bool = False
     scan: bool = False
     form: str = "auto"
+    precision: str = "default"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -73,6 +82,7 @@ class Trunk(nn.Module):
             "residual_scale": self.residual_scale,
             "dtype": self.dtype,
             "form": "loop" if self.scan and self.form == "auto" else self.form,
+            "precision": self.precision,
         }
         y = x
         if self.scan:
@@ -85,7 +95,8 @@ class Trunk(nn.Module):
             block = nn.remat(ResBlock) if self.remat else ResBlock
             for i in range(self.blocks):
                 y = block(name=f"body_{i}", **fields)(y)
-        return x + Conv(self.channels, dtype=self.dtype, form=self.form, name="body_out")(y)
+        conv = {"dtype": self.dtype, "form": self.form, "precision": self.precision}
+        return x + Conv(self.channels, name="body_out", **conv)(y)
 
 
 def stack_blocks(params: dict[str, Any]) -> dict[str, Any]:

@@ -37,17 +37,19 @@ class Upsampler(nn.Module):
         channels: input and output channels.
         dtype: compute type.
         form: see `vaesr.layers.conv2d`.
+        precision: see `vaesr.layers.conv2d`.
     """
 
     scale: int
     channels: int
     dtype: Any = jnp.float32
     form: str = "auto"
+    precision: str = "default"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `[B, H, W, channels]` to `[B, H * scale, W * scale, channels]`."""
+        conv = {"dtype": self.dtype, "form": self.form, "precision": self.precision}
         for i, factor in enumerate(upsampler_factors(self.scale)):
-            wide = Conv(self.channels * factor**2, dtype=self.dtype, form=self.form, name=f"conv_{i}")(x)
-            x = pixel_shuffle(wide, factor)
+            x = pixel_shuffle(Conv(self.channels * factor**2, name=f"conv_{i}", **conv)(x), factor)
         return x

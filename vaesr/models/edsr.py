@@ -24,6 +24,7 @@ class EDSR(nn.Module):
         remat: recompute each block's activations in the backward pass.
         scan: compile one block and loop over the stacked parameters of all.
         conv_form: see `vaesr.layers.conv2d`.
+        precision: of float32 convolutions on accelerators, see `vaesr.layers.conv2d`.
     """
 
     scale: int = 2
@@ -34,6 +35,7 @@ class EDSR(nn.Module):
     remat: bool = False
     scan: bool = False
     conv_form: str = "auto"
+    precision: str = "default"
 
     @property
     def receptive_radius(self) -> int:
@@ -60,7 +62,7 @@ class EDSR(nn.Module):
         if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
             raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
         upsampler_factors(self.scale)
-        conv = {"dtype": self.dtype, "form": self.conv_form}
+        conv = {"dtype": self.dtype, "form": self.conv_form, "precision": self.precision}
         x = Conv(self.channels, name="head", **conv)(subtract_mean(x_lr))
         x = Trunk(
             self.channels,

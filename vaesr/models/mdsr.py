@@ -24,6 +24,7 @@ class MDSR(nn.Module):
         remat: recompute each shared block's activations in the backward pass.
         scan: compile one shared block and loop over the stacked parameters of all.
         conv_form: see `vaesr.layers.conv2d`.
+        precision: of float32 convolutions on accelerators, see `vaesr.layers.conv2d`.
     """
 
     scales: tuple[int, ...] = (2, 3, 4)
@@ -34,6 +35,7 @@ class MDSR(nn.Module):
     remat: bool = False
     scan: bool = False
     conv_form: str = "auto"
+    precision: str = "default"
 
     @property
     def receptive_radius(self) -> int:
@@ -61,7 +63,7 @@ class MDSR(nn.Module):
             raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
         if scale not in self.scales:
             raise ValueError(f"scale is {scale}; this network holds {self.scales}.")
-        conv = {"dtype": self.dtype, "form": self.conv_form}
+        conv = {"dtype": self.dtype, "form": self.conv_form, "precision": self.precision}
         pre = {
             s: [
                 ResBlock(self.channels, 5, self.residual_scale, name=f"pre_process_x{s}_{i}", **conv)

@@ -57,6 +57,9 @@ def multi_scale_pixel(
     compiled step holds one branch per scale (`lax.switch`) and runs one of them. The parameters of the
     scales not drawn get gradients of zero and still move by Adam's momentum, as in the authors' code.
 
+    On CPUs, XLA's gradients of convolutions are as slow inside `lax.switch` as inside `lax.scan`: give the
+    network `conv_form="loop"` there (a step of MDSR took 0.11 s in place of 2.0 s).
+
     Args:
         apply: `(variables, x_lr, scale=s) -> x_sr`, MDSR's `apply`.
         scales: the scales to draw from, each as likely.

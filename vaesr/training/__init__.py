@@ -2,11 +2,12 @@
 
 from vaesr.training.checkpoint import Checkpoints, restore_params
 from vaesr.training.compile import compile_step, contains_convolution, data_key
-from vaesr.training.logging import MetricsWriter, read_metrics
+from vaesr.training.folder import RunFolderError, claim_folder, write_config
+from vaesr.training.logging import MetricsWriter
 from vaesr.training.loop import Evaluation, LoopConfig, NonFiniteError, fit
 from vaesr.training.mesh import batch_sharding, make_mesh, replicated, state_shardings
 from vaesr.training.optim import OptimConfig, make_optimizer, make_schedule
-from vaesr.training.runtime import enable_compile_cache, initialize_distributed
+from vaesr.training.runtime import enable_compile_cache, from_first_process, initialize_distributed
 from vaesr.training.state import Player, TrainState, create_state
 from vaesr.training.step import make_train_step
 
@@ -18,21 +19,24 @@ __all__ = [
     "NonFiniteError",
     "OptimConfig",
     "Player",
+    "RunFolderError",
     "TrainState",
     "batch_sharding",
+    "claim_folder",
     "compile_step",
     "contains_convolution",
     "create_state",
     "data_key",
     "enable_compile_cache",
     "fit",
+    "from_first_process",
     "initialize_distributed",
     "make_mesh",
     "make_optimizer",
     "make_schedule",
     "make_train_step",
-    "read_metrics",
     "replicated",
     "restore_params",
     "state_shardings",
+    "write_config",
 ]

@@ -15,8 +15,9 @@ PyTree = Any
 Batches = Callable[..., dict[str, Any]]
 Step = Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]
 
-# Folded into the run's key for everything that chooses data, so that no player shares its stream.
-_DATA_TAG = 0xDA7A
+# Folded into the run's key for everything that chooses data. Steps are folded in too, to make the players'
+# keys; they are int32, so none of them is this.
+_DATA_TAG = 0x8000DA7A
 
 
 def data_key(key: jax.Array) -> jax.Array:

@@ -10,16 +10,8 @@ from typing import Any, Self
 METRICS = "metrics.jsonl"
 
 
-def read_metrics(run_dir: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Read a run's metrics.
-
-    Args:
-        run_dir: a run folder.
-
-    Returns:
-        One dict a line, in order; a last line cut short by a crash is left out.
-    """
-    path = pathlib.Path(run_dir) / METRICS
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The file's rows; a last line cut short by a crash is left out."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -49,7 +41,7 @@ class MetricsWriter:
             return
         run_dir = pathlib.Path(run_dir)
         if resume_step is not None:
-            kept = [row for row in read_metrics(run_dir) if row["step"] <= resume_step]
+            kept = [row for row in _rows(run_dir / METRICS) if row["step"] <= resume_step]
             rows = [row for row in kept if row["split"] != "test"]
             temporary = run_dir / (METRICS + ".tmp")
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))

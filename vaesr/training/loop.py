@@ -9,7 +9,9 @@ from types import FrameType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vaesr.training.checkpoint import Checkpoints
 from vaesr.training.compile import Step
@@ -85,8 +87,14 @@ def fit(
 
     Raises:
         NonFiniteError: after `max_skipped` skipped updates in a row; the last checkpoint is still good.
+        ValueError: if `state.step` is no multiple of `steps_per_dispatch`.
     """
     done = start = int(state.step)
+    if start % config.steps_per_dispatch:
+        raise ValueError(
+            f"steps_per_dispatch={config.steps_per_dispatch} must divide the step to go on from, {start}."
+        )
+    agree = _agree if jax.process_count() == 1 else _Vote()
     log = _IntervalLog(writer, config.max_skipped)
     bar = _progress_bar(start, config.steps, progress and jax.process_index() == 0)
     with _stop_flag() as stop, contextlib.closing(bar):
@@ -98,16 +106,17 @@ def fit(
             last = done >= config.steps
             if done % config.log_every == 0 or last:
                 bar.set_postfix_str(log.rotate(done))
-            stopping = _agree(stop.is_set(), done % config.log_every == 0)
+            stopping = agree(stop.is_set(), done % config.log_every == 0)
             evaluation = None
-            if evaluate is not None and (last or done % config.eval_every == 0) and not stopping:
+            # Also when stopping: the resumed run would not come back to this step.
+            if evaluate is not None and (last or done % config.eval_every == 0):
                 log.flush(done)
                 evaluation = evaluate(state, done)
                 writer.write(done, "validation", evaluation.metrics)
             if evaluation is not None or last or stopping or done % config.checkpoint_every == 0:
                 log.flush(done)
                 checkpoints.save(state, step=done, score=evaluation.score if evaluation else None)
-            if stopping and not last:
+            if stopping:
                 checkpoints.wait()
                 return state, False
     log.flush(done)
@@ -157,14 +166,29 @@ class _IntervalLog:
 
 
 def _agree(flag: bool, may_ask: bool) -> bool:
-    """The flag, or in a run of several processes whether any has it (asked only when all of them ask)."""
-    if jax.process_count() == 1:
-        return flag
-    if not may_ask:
-        return False
-    from jax.experimental import multihost_utils
+    """Whether to stop, in a run of one process: its own flag."""
+    return flag
 
-    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+class _Vote:
+    """Whether to stop, in a run of several processes: when any of them wants to, all do at the same step.
+
+    Each question is answered at the next one, when the answer has long arrived: no step waits for it.
+    """
+
+    def __init__(self) -> None:
+        mesh = Mesh(np.array(jax.devices()), ("all",))
+        self._spread = NamedSharding(mesh, PartitionSpec("all"))
+        self._count = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._pending: jax.Array | None = None
+
+    def __call__(self, flag: bool, may_ask: bool) -> bool:
+        if not may_ask:
+            return False
+        answer = self._pending is not None and bool(self._pending.addressable_data(0) > 0)
+        flags = np.full(jax.local_device_count(), flag, np.int32)
+        self._pending = self._count(jax.make_array_from_process_local_data(self._spread, flags))
+        return answer
 
 
 @contextlib.contextmanager

@@ -4,9 +4,14 @@ import os
 import pathlib
 
 import jax
+import numpy as np
 
-# Set by launchers that jax.distributed can read everything from.
-_CLUSTER_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+# What launchers set in every process they start, and jax.distributed reads everything from. (SLURM_NTASKS
+# alone is set in a batch script too, where nothing has started several processes.)
+_LAUNCHERS = {
+    "SLURM_NTASKS": ("SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"),
+    "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK",),
+}
 
 
 def enable_compile_cache(directory: str | pathlib.Path) -> None:
@@ -22,15 +27,20 @@ def enable_compile_cache(directory: str | pathlib.Path) -> None:
 
 
 def initialize_distributed(
-    *, coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    *,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    detect: bool = False,
 ) -> bool:
     """Join a run of several processes; call it before anything touches a device.
 
     Args:
-        coordinator: `host:port` of process 0. None: join only where Slurm, Open MPI or a TPU pod has
-            started several processes, and read everything from there.
+        coordinator: `host:port` of process 0. None: join only where `srun` or `mpirun` has started several
+            processes, and read everything from there.
         num_processes: number of processes; with `coordinator`.
         process_id: this process's number, from 0; with `coordinator`.
+        detect: let JAX find the cluster by itself (TPU pods, Kubernetes); fails where there is none.
 
     Returns:
         Whether several processes now work together.
@@ -47,8 +57,29 @@ def initialize_distributed(
     if all(given):
         jax.distributed.initialize(coordinator, num_processes, process_id)
         return True
-    several = any(int(os.environ.get(name, "1")) > 1 for name in _CLUSTER_SIZES)
-    if several or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+    launched = any(
+        int(os.environ.get(size, "1")) > 1 and all(name in os.environ for name in others)
+        for size, others in _LAUNCHERS.items()
+    )
+    if launched or detect:
         jax.distributed.initialize()
         return True
     return False
+
+
+def from_first_process(text: str) -> str:
+    """Process 0's text, in every process; all must call it.
+
+    Args:
+        text: what this process would say; up to 4096 bytes are passed on.
+
+    Returns:
+        What process 0 says.
+    """
+    if jax.process_count() == 1:
+        return text
+    from jax.experimental import multihost_utils
+
+    words = np.frombuffer(text.encode()[:4096], np.uint8)
+    buffer = np.pad(words, (0, 4096 - len(words)))
+    return bytes(multihost_utils.broadcast_one_to_all(buffer)).rstrip(b"\0").decode(errors="ignore")
