@@ -41,7 +41,7 @@ class ModelConfig:
     remat: bool = False
     # Loop over the blocks instead of unrolling them: smaller program.
     scan: bool = False
-    # Of float32 convolutions on GPUs and TPUs; default is TF32 or bfloat16, highest is full float32.
+    # How GPUs and TPUs multiply float32: by default in TF32 or bfloat16, highest in full.
     precision: Literal["default", "high", "highest"] = "default"
 
 

@@ -65,6 +65,23 @@ def test_raw_keys_and_other_generators(sampler: ImageSampler) -> None:
             np.testing.assert_array_equal(finished(sampler, key, next(loader)), expected(sampler, key, 0))
 
 
+def test_without_a_cpu_backend(
+    sampler: ImageSampler, key: jax.Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under JAX_PLATFORMS=cuda: the draws are made on the default device, and are the same."""
+
+    def no_cpu(*arguments: object, backend: str | None = None, **knobs: object) -> list[jax.Device]:
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return jax.devices()
+
+    wanted = expected(sampler, key, 0)
+    monkeypatch.setattr(jax, "local_devices", no_cpu)
+    with HostLoader(sampler, key=key) as loader:
+        item = next(loader)
+    np.testing.assert_array_equal(finished(sampler, key, item), wanted)
+
+
 def test_several_steps_an_item(sampler: ImageSampler, key: jax.Array) -> None:
     with HostLoader(sampler, key=key, steps_per_dispatch=3, start_step=3) as loader:
         item = next(loader)

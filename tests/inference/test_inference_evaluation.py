@@ -32,6 +32,44 @@ def bicubic(scale: int) -> Any:
     return lambda x: imresize(x, scale)
 
 
+def first_pair(pictures: Bank, longest: int) -> inference.PhotoPair:
+    return next(iter(inference.photo_pairs(pictures, "test", scale=2, longest=longest)))
+
+
+def test_photos_too_small_to_measure_are_left_out_and_named(
+    pictures: Bank, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = inference.photo_pairs(pictures, "test", scale=2, longest=60)
+    assert len(pairs) == 2 and capsys.readouterr().err == ""
+    # At scale 14 SSIM needs 11 + 2 * 14 = 39 pixels; of c, 47x61, 42 remain, of d, 50x38, only 28.
+    pairs = inference.photo_pairs(pictures, "test", scale=14, longest=60)
+    assert [pair.name for pair in pairs] == ["test/c.png"] and len(pairs) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "left out of test, too small to be measured at scale 14: test/d.png 38x50" in error
+    for pair in pairs:  # what is kept can be measured, and drawn
+        sr = imresize(pair.lr, 14)
+        assert np.isfinite(list(inference.score_pair(pair, sr).values())).all()
+        assert inference.compare_pair(pair, sr, label="ours").dtype == np.uint8
+    with pytest.raises(ValueError, match=r"no photo in test .* at scale 20, .* 60 pixels a side; .* have 47"):
+        inference.photo_pairs(pictures, "test", scale=20, longest=60)
+
+
+def test_bicubic_is_computed_once_a_photo(pictures: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vaesr.inference import evaluation
+
+    calls = []
+    monkeypatch.setattr(evaluation, "imresize", lambda *a, **k: (calls.append(a), imresize(*a, **k))[1])
+    monkeypatch.setattr(evaluation, "ssim", lambda *a, **k: (calls.append("ssim"), ssim(*a, **k))[1])
+    pairs = list(inference.photo_pairs(pictures, "test", scale=2, longest=40))
+    assert len(calls) == 2  # the reductions
+    first = inference.score_pairs(pairs, bicubic(2))
+    assert len(calls) == 2 + 2 + 4
+    assert inference.score_pairs(pairs, bicubic(2)) == first
+    inference.compare_pair(pairs[0], pairs[0].hr, label="ours")
+    assert len(calls) == 2 + 2 + 4 + 2
+
+
 def test_pairs_are_central_crops_and_their_reductions(pictures: Bank) -> None:
     first, second = inference.photo_pairs(pictures, "test", scale=3, longest=40)
     assert (first.name, second.name) == ("test/c.png", "test/d.png") and first.scale == 3
@@ -42,14 +80,14 @@ def test_pairs_are_central_crops_and_their_reductions(pictures: Bank) -> None:
     np.testing.assert_array_equal(first.lr, quantise(imresize(first.hr, 1 / 3)))
     with pytest.raises(ValueError, match="scale must be an integer of at least 1, got 0"):
         inference.photo_pairs(pictures, "test", scale=0, longest=40)
-    with pytest.raises(ValueError, match="longest must be at least the scale, 4, got 3"):
-        inference.photo_pairs(pictures, "test", scale=4, longest=3)
+    with pytest.raises(ValueError, match=r"longest must leave crops of 19 pixels .* scale, 4, got 19"):
+        inference.photo_pairs(pictures, "test", scale=4, longest=19)
     with pytest.raises(ValueError, match="no split 'dev'"):
         inference.photo_pairs(pictures, "dev", scale=4, longest=30)
 
 
 def test_scores_are_the_benchmarks_beside_bicubic(pictures: Bank) -> None:
-    pair = next(inference.photo_pairs(pictures, "test", scale=2, longest=40))
+    pair = first_pair(pictures, 40)
     sr = jnp.clip(pair.hr + 0.03, 0, 1)
     scores = inference.score_pair(pair, sr)
     protocol = Protocol(channels="y", shave=2, quantise=True)
@@ -81,7 +119,7 @@ def test_names_by_scale() -> None:
 
 
 def test_tiles_give_the_whole_photo(pictures: Bank) -> None:
-    pair = next(inference.photo_pairs(pictures, "test", scale=2, longest=60))
+    pair = first_pair(pictures, 60)
     sizes = set()
 
     def apply(x: jax.Array) -> jax.Array:
@@ -95,7 +133,7 @@ def test_tiles_give_the_whole_photo(pictures: Bank) -> None:
 
 
 def test_a_comparison_shows_three_panels(pictures: Bank) -> None:
-    pair = next(inference.photo_pairs(pictures, "test", scale=2, longest=40))
+    pair = first_pair(pictures, 40)
     strip = inference.compare_pair(pair, np.asarray(imresize(pair.lr, 2)), label="ours")
     assert strip.dtype == np.uint8 and strip.ndim == 3 and strip.shape[1] > 600
     other = inference.compare_pair(pair, pair.hr, label="ours")

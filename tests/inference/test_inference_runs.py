@@ -1,5 +1,6 @@
 """Descriptions of models, and runs read back from their folders."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from vaesr.inference import build_model, describe_model, load_run
+from vaesr.inference import Run, build_model, describe_model, load_run
 from vaesr.models.edsr import EDSR
 from vaesr.models.edsr import PRESETS as EDSR_PRESETS
 from vaesr.models.mdsr import MDSR
@@ -23,6 +24,7 @@ from vaesr.models.vae import PRESETS as VAE_PRESETS
         *VAE_PRESETS.values(),
         MDSR(scales=(2, 4), dtype=jnp.bfloat16),
         EDSR(dtype=jnp.float16),
+        EDSR(precision="highest"),
     ],
 )
 def test_models_survive_json(model: nn.Module) -> None:
@@ -64,6 +66,29 @@ def test_a_run_is_read_back(edsr_folder: pathlib.Path) -> None:
     half = run.with_dtype(jnp.bfloat16)
     assert half.model.dtype == jnp.bfloat16 and half.with_dtype(jnp.bfloat16) is half
     assert jax.tree.structure(load_run(edsr_folder, "latest").params) == jax.tree.structure(run.params)
+
+
+def test_descriptions_from_before_a_field_take_its_default() -> None:
+    description = describe_model(MDSR(blocks=2))
+    del description["fields"]["precision"]
+    assert build_model(description) == MDSR(blocks=2, precision="default")
+
+
+def test_precise_runs_multiply_in_full_float32(edsr_folder: pathlib.Path) -> None:
+    run = load_run(edsr_folder)
+    image = jnp.full((1, 6, 5, 3), 0.5)
+
+    def precisions(run: Run) -> list[str]:
+        lines = str(jax.make_jaxpr(run.apply)(image)).splitlines()
+        return [line.split("precision=")[1].strip() for line in lines if "precision=" in line]
+
+    run = dataclasses.replace(run, model=run.model.clone(conv_form="direct", dtype=jnp.bfloat16))
+    assert set(precisions(run)) == {"None"}
+    precise = run.precise()
+    assert precise.model.dtype == jnp.float32 and precise.precise() is precise
+    assert len(precisions(precise)) == 8 and all("HIGHEST" in words for words in precisions(precise))
+    bare = dataclasses.replace(run, model=nn.Sequential([jnp.sin]))
+    assert bare.precise() is bare  # it has neither field
 
 
 def test_folders_that_are_no_runs(edsr_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -1,5 +1,7 @@
 """Every form of `conv2d`, and its gradients, against XLA's convolution."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,10 +94,30 @@ def test_winograd_error_is_that_of_float32(key):
     assert error < 3e-6 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("form", ["direct", "patches"])
+@pytest.mark.parametrize(
+    ("precision", "written"),
+    # "None", not "DEFAULT": then jax_default_matmul_precision still holds.
+    [("default", "None"), ("high", "Precision.HIGH,"), ("highest", "Precision.HIGHEST,")],
+)
+def test_precision_reaches_every_multiplication(form, precision, written):
+    x, kernel, g = jnp.zeros((1, 4, 4, 8)), jnp.zeros((3, 3, 8, 2)), jnp.zeros((1, 4, 4, 2))
+
+    def convolve(x, kernel):
+        return conv2d(x, kernel, form=form, precision=precision)
+
+    text = str(jax.make_jaxpr(lambda *arrays: value_and_gradients(convolve, *arrays))(x, kernel, g))
+    found = re.findall(r" precision=\(?(.*)", text)
+    unwritten = form == "patches" and precision == "default"  # dot_general leaves None out
+    assert len(found) == 3 - unwritten and all(words.startswith(written) for words in found)
+
+
 def test_checks():
     x, kernel = jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 2))
     with pytest.raises(ValueError, match="form is 'fft'"):
         conv2d(x, kernel, form="fft")
+    with pytest.raises(ValueError, match="precision is 'tf32'"):
+        conv2d(x, kernel, precision="tf32")
     with pytest.raises(ValueError, match=r"\(1, 4, 4, 3\) and kernel \(3, 3, 4, 2\)"):
         conv2d(x, jnp.zeros((3, 3, 4, 2)))
     with pytest.raises(ValueError, match="odd side"):

@@ -227,3 +227,19 @@ def test_self_ensemble_is_equivariant_and_the_mean_of_eight(key):
         np.testing.assert_allclose(ensemble(dihedral(x, index)), dihedral(y, index), atol=1e-5)
     with pytest.raises(ValueError, match="x_lr has shape"):
         ensemble(x[0])
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_precision_reaches_every_convolution(scan):
+    model = TINY.clone(precision="highest", conv_form="direct", scan=scan)
+    x = jnp.zeros((1, 4, 4, 3))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), x))
+    text = str(jax.make_jaxpr(model.apply)(params, x))
+    assert text.count("conv_general_dilated[") == text.count("precision=(Precision.HIGHEST") > 4
+
+
+def test_self_ensemble_of_host_arrays_stays_on_the_host():
+    x = np.random.default_rng(0).random((1, 3, 5, 3), np.float32)
+    total = self_ensemble(lambda image: np.repeat(np.repeat(np.asarray(image), 2, axis=1), 2, axis=2))(x)
+    assert isinstance(total, np.ndarray) and total.dtype == np.float32
+    np.testing.assert_allclose(total, x.repeat(2, axis=1).repeat(2, axis=2), atol=1e-6)

@@ -68,3 +68,12 @@ def test_bad_inputs_raise(key):
         TINY.init(key, jnp.zeros((1, 4, 4, 3)), scale=5)
     with pytest.raises(ValueError, match="x_lr has shape"):
         TINY.init(key, jnp.zeros((4, 4, 3)))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_precision_reaches_every_convolution(scan):
+    model = TINY.clone(precision="highest", conv_form="direct", scan=scan)
+    x = jnp.zeros((1, 4, 4, 3))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), x))
+    text = str(jax.make_jaxpr(model.apply)(params, x))
+    assert text.count("conv_general_dilated[") == text.count("precision=(Precision.HIGHEST") > 4

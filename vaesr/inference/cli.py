@@ -106,11 +106,7 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
         default="bicubic",
         help="what enlarges transparency (default: bicubic)",
     )
-    add(
-        "--fp32",
-        action="store_true",
-        help="compute in full float32, not TF32 or bfloat16 (CPUs and 16-bit images always do)",
-    )
+    add("--fp32", action="store_true", help="compute in full float32 (CPUs and 16-bit images always do)")
     add("--skip-existing", action="store_true", help="leave results that are already there")
     add("-q", "--quiet", action="store_true", help="no line per image")
 

@@ -194,7 +194,8 @@ def upscale_files(
         scale: factor of the results, None for the network's.
         tile: see `upscale`.
         self_ensemble: see `upscale`.
-        fp32: compute in full float32 (`Run.precise`). On CPUs, and for images of 16 bits, that is done anyway.
+        fp32: compute in full float32 (`Run.precise`). On CPUs, and for images of 16 bits, that is done
+            anyway.
         alpha: see `upscale`.
         say: gets a line for each file.
         on_error: gets each exception as it is caught.
