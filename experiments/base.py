@@ -2,26 +2,26 @@
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import itertools
 import json
 import math
 import pathlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import vaesr
+from experiments.flags import ConfigT, RunConfig, cli, with_stored
 from vaesr import data, reports, training
 
 PyTree = Any
 Evaluate = Callable[[dict[str, PyTree], PyTree], dict[str, float]]
-ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
 # These say where and how fast a run goes, not what it computes: they may change when it resumes.
 _FREE_FIELDS = {
@@ -31,80 +31,6 @@ _FREE_FIELDS = {
 }  # fmt: skip
 # A dispatch longer than this brings nothing more, and makes stopping and logging coarse.
 _MAX_STEPS_PER_DISPATCH = 50
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """The flags that every experiment shares."""
-
-    # Source: embedded:NAME, tfds:NAME, folder:PATH, idx:PATH or npy:PATH.
-    data: str
-    # Training steps.
-    steps: int
-    # Examples per step, over all devices.
-    batch_size: int
-    # Seed of the initial weights, the noise and the order of the data.
-    seed: int = 0
-    # Run folder; runs/EXPERIMENT/PRESET by default.
-    workdir: pathlib.Path | None = None
-    # Go on from the run folder's latest checkpoint.
-    resume: bool = False
-    # Delete what the run folder holds first.
-    overwrite: bool = False
-    # Steps between checkpoints.
-    checkpoint_every: int = 1000
-    # Steps between evaluations on the validation split.
-    eval_every: int = 1000
-    # Steps between rows of training metrics.
-    log_every: int = 100
-    # Partition one program over the devices, or map one program per device.
-    parallel: Literal["jit", "pmap"] = "jit"
-    # Devices that share one copy of parameters and optimizer state.
-    fsdp: int = 1
-    # Micro-batches per step, whose gradients are averaged.
-    accumulate: int = 1
-    # Compute type; "auto" is bfloat16 on GPUs and TPUs, float32 on CPUs.
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    # Keep the data on the device, or gather each batch on the host; "auto" decides by size.
-    data_on: Literal["auto", "device", "host"] = "auto"
-    # Training steps per call of the compiled program; 0 decides by backend and model.
-    steps_per_dispatch: int = 0
-    # Refuse data with any problem instead of reporting and leaving it out.
-    strict: bool = False
-    # Join the processes of a TPU pod or Kubernetes job; those of srun and mpirun are found without.
-    distributed: bool = False
-    # host:port of process 0 of a run of several processes that nothing else describes.
-    coordinator: str | None = None
-    # Number of processes, with --coordinator.
-    num_processes: int | None = None
-    # This process's number from 0, with --coordinator.
-    process_id: int | None = None
-    # Show the traceback of every error.
-    debug: bool = False
-
-    def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "checkpoint_every",
-            "eval_every",
-            "log_every",
-            "fsdp",
-            "accumulate",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}.")
-        if self.resume and self.overwrite:
-            raise ValueError("--resume and --overwrite contradict each other; give one of them.")
-
-    @property
-    def compute_dtype(self) -> str:
-        """The compute type's name, "auto" resolved for the default backend."""
-        if self.dtype != "auto":
-            return self.dtype
-        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,39 +66,6 @@ class UserError(Exception):
     """A mistake in what the user asked for; shown as one line, without a traceback."""
 
 
-def cli(presets: Mapping[str, ConfigT], arguments: list[str] | None = None) -> tuple[str, ConfigT]:
-    """Read `[PRESET] [--field value]` from the command line.
-
-    Args:
-        presets: named configurations; "default" is used where none is named.
-        arguments: the words after the module's name; `sys.argv[1:]` by default.
-
-    Returns:
-        `(preset, config)`.
-    """
-    try:
-        import tyro
-    except ImportError:
-        sys.exit('the experiments need more packages: pip install "vaesr[experiments]"')
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "default"
-    if name not in presets:
-        near = difflib.get_close_matches(name, presets, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        print(f"there is no preset {name!r}{hint} The presets are: {', '.join(presets)}.", file=sys.stderr)
-        sys.exit(2)
-    module = sys.modules[type(presets[name]).__module__]
-    spec = getattr(module, "__spec__", None)
-    config = tyro.cli(
-        type(presets[name]),
-        prog=f"python -m {spec.name if spec else module.__name__} [{'|'.join(presets)}]",
-        description=module.__doc__,
-        default=presets[name],
-        args=arguments,
-    )
-    return name, config
-
-
 def main(experiment: str, presets: Mapping[str, ConfigT], build: Callable[[ConfigT], Experiment]) -> None:
     """The command line of an experiment module.
 
@@ -183,7 +76,10 @@ def main(experiment: str, presets: Mapping[str, ConfigT], build: Callable[[Confi
         presets: its named configurations.
         build: makes the `Experiment` of a configuration.
     """
-    preset, config = cli(presets)
+    arguments = sys.argv[1:]
+    presets, stored = with_stored(experiment, presets, arguments)
+    preset, config = cli(presets, arguments)
+    preset = stored or preset
     try:
         finished = run(experiment, preset, config, build)
     except (UserError, training.NonFiniteError) as error:
@@ -217,9 +113,21 @@ def run(experiment: str, preset: str, config: ConfigT, build: Callable[[ConfigT]
     )
     training.enable_compile_cache(data.cache_root() / "xla")
     workdir = config.workdir or pathlib.Path("runs") / experiment.rpartition(".")[2] / preset
-    first = jax.process_index() == 0
     _check_devices(config)
     _prepare_folder(workdir, config)
+    with training.stop_on_signals() as stop:
+        return _run(experiment, preset, config, build, workdir, stop)
+
+
+def _run(
+    experiment: str,
+    preset: str,
+    config: ConfigT,
+    build: Callable[[ConfigT], Experiment],
+    workdir: pathlib.Path,
+    stop: threading.Event,
+) -> bool:
+    first = jax.process_index() == 0
     began = time.perf_counter()
     try:
         system = build(config)
@@ -231,9 +139,15 @@ def run(experiment: str, preset: str, config: ConfigT, build: Callable[[ConfigT]
         raise UserError(str(error)) from error
     if first:
         _write_config(workdir, experiment, preset, config, system)
-    state, finished = _train(workdir, config, system, first)
+    state, finished = _train(workdir, config, system, first, stop)
     if not finished:
-        _say(f"stopped at step {int(state.step)}; the checkpoint is saved. --resume goes on.", first)
+        step = int(state.step)
+        saved = (
+            f"the checkpoint is saved. --resume --workdir {workdir} goes on."
+            if step
+            else "nothing was saved."
+        )
+        _say(f"stopped at step {step}; {saved}", first)
         return False
     params, variables, step = training.restore_params(workdir, "best")
     results = system.finish(params, variables)
@@ -250,7 +164,7 @@ def run(experiment: str, preset: str, config: ConfigT, build: Callable[[ConfigT]
 
 
 def _train(
-    workdir: pathlib.Path, config: RunConfig, system: Experiment, first: bool
+    workdir: pathlib.Path, config: RunConfig, system: Experiment, first: bool, stop: threading.Event
 ) -> tuple[training.TrainState, bool]:
     mesh = training.make_mesh(fsdp=config.fsdp)
 
@@ -305,8 +219,9 @@ def _train(
         writer = training.MetricsWriter(workdir, resume_step=start, enabled=first)
         with writer, _sources(config, system, mesh, state, on_device, steps_per_dispatch) as sources:
             return training.fit(
-                state, step, sources, loop, checkpoints=checkpoints, writer=writer, evaluate=evaluate
-            )
+                state, step, sources, loop,
+                checkpoints=checkpoints, writer=writer, evaluate=evaluate, stop=stop,
+            )  # fmt: skip
 
 
 def _start_from(params: PyTree, state: training.TrainState, shardings: PyTree) -> training.TrainState:

@@ -73,6 +73,8 @@ class Config(base.RunConfig):
             ("--eval-crop", self.eval_crop, 12 * self.model.scale, " (12 x the scale)"),
             ("--test-crop", self.test_crop, 12 * self.model.scale, " (12 x the scale)"),
             ("--patch", self.patch, 1, ""),
+            ("--model.channels", self.model.channels, 1, ""),
+            ("--model.blocks", self.model.blocks, 1, ""),
         ):
             if value < least:
                 raise ValueError(f"{flag} must be at least {least}{why}, got {value}.")
@@ -166,7 +168,10 @@ def build(config: Config) -> base.Experiment:
 
 def _warm_start(run: pathlib.Path, params: dict[str, Any]) -> dict[str, Any]:
     """Take over every parameter of another run that has the same name and shape."""
-    theirs = flax.traverse_util.flatten_dict(training.restore_params(run)[0]["edsr"])
+    try:
+        theirs = flax.traverse_util.flatten_dict(training.restore_params(run)[0]["edsr"])
+    except (FileNotFoundError, KeyError) as error:
+        raise base.UserError(f"--init-from {run} is no run of experiments.edsr: {error}") from error
     ours = flax.traverse_util.flatten_dict(params["edsr"])
     taken = {n: v for n, v in theirs.items() if n in ours and ours[n].shape == v.shape}
     if not taken:

@@ -138,6 +138,30 @@ def test_command_line_mistakes_are_one_line(tmp_path):
         assert "Traceback" not in done.stderr
 
 
+def test_resume_reads_the_fields_from_the_folder(tmp_path):
+    smoke("vae", tmp_path, steps=2, seed=5)
+    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    done = subprocess.run(
+        command("--resume", "--workdir", str(tmp_path), "--steps", "4"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["preset"] == "smoke" and training.restore_params(tmp_path, "latest")[2] == 4
+    assert {**stored["config"], "steps": 2, "resume": False} == config
+
+
+def test_a_run_that_never_began_leaves_no_claim(tmp_path):
+    with pytest.raises(base.UserError, match=r"--init-from .* is no run of experiments\.edsr"):
+        smoke("edsr", tmp_path / "run", steps=2, init_from=tmp_path / "nowhere")
+    assert smoke("edsr", tmp_path / "run", steps=2)
+
+
+def test_the_experiments_are_listed():
+    done = subprocess.run([sys.executable, "-m", "experiments"], capture_output=True, text=True, check=True)
+    for name, module in EXPERIMENTS.items():
+        assert f"python -m experiments.{name} [{'|'.join(module.PRESETS)}]" in done.stdout
+
+
 def test_sigterm_saves_and_resume_goes_on(tmp_path):
     arguments = ["smoke", "--workdir", str(tmp_path), "--steps", "200000", "--steps-per-dispatch", "10"]
     intervals = ["--eval-every", "200000", "--checkpoint-every", "200000", "--log-every", "10"]
@@ -147,6 +171,6 @@ def test_sigterm_saves_and_resume_goes_on(tmp_path):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "--resume goes on" in output
+    assert process.returncode == 130 and "--resume --workdir" in output
     step = training.restore_params(tmp_path, "latest")[2]
     assert 0 < step < 200000 and str(step) in output

@@ -26,6 +26,7 @@ from vaesr.training import (
     make_mesh,
     make_train_step,
     state_shardings,
+    stop_on_signals,
 )
 
 
@@ -54,7 +55,7 @@ class Runner:
             if number == getattr(self, "signal_at", None):
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def go(self, **config):
+    def go(self, stop=None, **config):
         shapes = jax.eval_shape(self.create, jax.random.key(0))
         shardings = state_shardings(shapes, self.mesh)
         with Checkpoints(self.folder) as checkpoints:
@@ -72,7 +73,7 @@ class Runner:
             with MetricsWriter(self.folder, resume_step=start) as writer:
                 return fit(
                     state, step, self.sources(start), LoopConfig(**config),
-                    checkpoints=checkpoints, writer=writer, evaluate=evaluate, progress=False,
+                    checkpoints=checkpoints, writer=writer, evaluate=evaluate, progress=False, stop=stop,
                 )  # fmt: skip
 
 
@@ -114,6 +115,14 @@ def test_sigterm_saves_and_ends_cleanly(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest == int(state.step)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_before_the_first_step_takes_none(tmp_path):
+    runner = Runner(tmp_path)
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        state, finished = runner.go(stop=stop, steps=4, log_every=2, eval_every=4, checkpoint_every=4)
+    assert not finished and int(state.step) == 0 and runner.evaluated == []
 
 
 @pytest.mark.parametrize("steps", [4, 8])

@@ -4,7 +4,7 @@ from vaesr.training.checkpoint import Checkpoints, restore_params
 from vaesr.training.compile import compile_step, contains_convolution, data_key
 from vaesr.training.folder import RunFolderError, claim_folder, write_config
 from vaesr.training.logging import MetricsWriter
-from vaesr.training.loop import Evaluation, LoopConfig, NonFiniteError, fit
+from vaesr.training.loop import Evaluation, LoopConfig, NonFiniteError, fit, stop_on_signals
 from vaesr.training.mesh import batch_sharding, make_mesh, replicated, state_shardings
 from vaesr.training.optim import OptimConfig, make_optimizer, make_schedule
 from vaesr.training.runtime import enable_compile_cache, from_first_process, initialize_distributed
@@ -38,5 +38,6 @@ __all__ = [
     "replicated",
     "restore_params",
     "state_shardings",
+    "stop_on_signals",
     "write_config",
 ]

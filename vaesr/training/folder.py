@@ -35,9 +35,7 @@ def claim_folder(
         RunFolderError: in one sentence, with what to do.
     """
     stored = workdir / CONFIG
-    # The temporary file is what a run leaves that was killed while it wrote its first file.
-    held = {path.name for path in workdir.iterdir()} - {CONFIG + ".tmp"} if workdir.exists() else set()
-    if not held:
+    if _is_bare(workdir):
         if resume:
             raise RunFolderError(f"{workdir} holds no run to resume; leave --resume out to start one.")
     elif resume:
@@ -64,6 +62,19 @@ def claim_folder(
             "--workdir DIR puts this one elsewhere."
         )
     workdir.mkdir(parents=True, exist_ok=True)
+
+
+def _is_bare(workdir: pathlib.Path) -> bool:
+    """Whether there is nothing to lose: no folder, or what a run leaves that ended before its first step."""
+    if not workdir.exists():
+        return True
+    harmless = {CONFIG, CONFIG + ".tmp", "tensorboard", "checkpoints", "metrics.jsonl"}
+    if {path.name for path in workdir.iterdir()} - harmless:
+        return False
+    rows, checkpoints = workdir / "metrics.jsonl", workdir / "checkpoints"
+    if rows.exists() and rows.stat().st_size:
+        return False
+    return not (checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir()))
 
 
 def write_config(workdir: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def fit(
     writer: MetricsWriter,
     evaluate: Callable[[TrainState, int], Evaluation] | None = None,
     progress: bool = True,
+    stop: threading.Event | None = None,
 ) -> tuple[TrainState, bool]:
     """Train from `state.step` to `config.steps`.
 
@@ -81,6 +82,7 @@ def fit(
         writer: where metrics go.
         evaluate: `(state, step) -> Evaluation`, called every `eval_every` steps and at the end.
         progress: show a progress bar (where tqdm is installed) on the first process.
+        stop: set when a signal asked for the end, from `stop_on_signals`; entered here by default.
 
     Returns:
         `(state, finished)`; `finished` is False after a signal.
@@ -97,7 +99,10 @@ def fit(
     agree = _agree if jax.process_count() == 1 else _Vote()
     log = _IntervalLog(writer, config.max_skipped)
     bar = _progress_bar(start, config.steps, progress and jax.process_index() == 0)
-    with _stop_flag() as stop, contextlib.closing(bar):
+    signals = stop_on_signals() if stop is None else contextlib.nullcontext(stop)
+    with signals as stop, contextlib.closing(bar):
+        if stop.is_set() and jax.process_count() == 1:  # it came while the step was being compiled, say
+            return state, False
         while done < config.steps:
             state, metrics = step(state, next(sources))
             done += config.steps_per_dispatch
@@ -192,11 +197,15 @@ class _Vote:
 
 
 @contextlib.contextmanager
-def _stop_flag() -> Iterator[threading.Event]:
-    """An event that SIGTERM or the first SIGINT sets; a second SIGINT interrupts at once."""
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Turn SIGTERM and the first SIGINT into an event; a second SIGINT interrupts at once.
+
+    Yields:
+        The event. It is never set outside the main thread, which alone may handle signals.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
+        yield stop
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
