@@ -81,7 +81,9 @@ class Bank:
     def pixels(self) -> np.ndarray:
         """`[N, H, W, C]` uint8 view of a bank of one size."""
         if self.kind != "fixed":
-            raise ValueError(f"data source {self.spec!r} holds images of different sizes; use bank.image(i)")
+            raise ValueError(
+                f"data source {self.spec!r} holds images of different sizes; this needs images of one size"
+            )
         return self.rows.reshape(len(self), int(self.height[0]), int(self.width[0]), self.channels)
 
     def image(self, index: int) -> np.ndarray:
@@ -117,7 +119,7 @@ class Bank:
             sizes = ", ".join(f"{key} ({len(value)})" for key, value in self.splits.items())
             raise ValueError(
                 f"data source {self.spec!r} has no split {name!r}; it has {sizes}"
-                + (" (carving one out needs 3 different pictures)" if len(self) < 3 else "")
+                + (f": splits need at least 3 different pictures, found {len(self)}" if len(self) < 3 else "")
             )
         return self.splits[name]
 

@@ -16,7 +16,8 @@ examples:
   vaesr upscale --run runs/edsr -i 'photos/*.png' -o larger/ --self-ensemble --ext webp
   vaesr upscale --run runs/mdsr -s 3 -i photo.jpg -o big.png
 
-Any size; grey, transparency, 16-bit PNG and colour profiles are kept, EXIF orientation is applied.
+Any size; grey, transparency, 16-bit PNG and colour profiles are kept, EXIF orientation is applied; other EXIF
+entries (camera, date) are dropped.
 A file that fails is named at the end (exit code 1); the others are done and nothing is half-written."""
 _SAMPLE = "example:\n  vaesr sample --run runs/vae -n 64 -o samples.png"
 _ENCODE = """\

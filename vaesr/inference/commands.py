@@ -133,7 +133,7 @@ def _from_files(
 ) -> tuple[np.ndarray, list[str], list[tuple[str, str]], int]:
     shape = getattr(run.model, "image_shape", None)
     if shape is None:
-        raise ValueError(f"{run.path} holds a {type(run.model).__name__}; encoding needs a VAE")
+        raise ValueError(f"{run.path} holds the network {type(run.model).__name__}; encoding needs a VAE")
     sources = files.find_inputs(pattern)
     pictures, names, failed = [], [], []
     for source in sources:

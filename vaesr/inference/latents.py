@@ -100,7 +100,7 @@ def _check_vae(run: Run) -> None:
     ]
     if missing:
         raise ValueError(
-            f"{run.path} holds a {type(run.model).__name__}; this needs a VAE (it has no {missing[0]})"
+            f"{run.path} holds the network {type(run.model).__name__}; this needs a VAE"
         )
 
 

@@ -55,7 +55,7 @@ def network_of(run: Run, outscale: float | None = None) -> Network:
     scales = scales or ((model.scale,) if hasattr(model, "scale") else ())
     if not scales:
         raise ValueError(
-            f"{run.path} holds a {type(model).__name__}; upscaling needs a super-resolution network"
+            f"{run.path} holds the network {type(model).__name__}; upscaling needs a super-resolution network"
         )
     if several and outscale is not None and outscale not in scales:
         *most, last = (f"{s}" for s in sorted(scales))

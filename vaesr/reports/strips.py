@@ -107,7 +107,7 @@ def comparison_strip(
     ]
     if context:
         tiles.insert(0, _context(canvas.as_rgb8(images[0]), (top, left, size), side))
-        labels.insert(0, ("whole image", f"{breadth} × {height}", False))
+        labels.insert(0, ("region shown", f"{breadth} × {height}", False))
     return _assemble(tiles, labels)
 
 
