@@ -99,9 +99,7 @@ def _check_vae(run: Run) -> None:
         name for name in ("encode", "mean_image", "latent", "image_shape") if not hasattr(run.model, name)
     ]
     if missing:
-        raise ValueError(
-            f"{run.path} holds the network {type(run.model).__name__}; this needs a VAE"
-        )
+        raise ValueError(f"{run.path} holds the network {type(run.model).__name__}; this needs a VAE")
 
 
 def _field(run: Run, name: str) -> Any:
