@@ -17,7 +17,7 @@ from typing import Any
 from vaesr.allocator import keep_freed_memory
 
 SUITES = ("train", "input")
-MODELS = ("vae", "edsr", "edsr_paper")
+MODELS = ("vae", "iwae", "edsr", "edsr_paper")
 PEERS = ("torch",)
 # Set for the pinned child: the core it may use. XLA makes its threads once, when the backend starts, so
 # the core has to be chosen before JAX is imported.
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--suite", type=_names(SUITES), default=SUITES, help="comma-separated: train, input")
-    p.add_argument("--model", type=_names(MODELS), default=(), help="comma-separated: vae, edsr, edsr_paper")
+    p.add_argument("--model", type=_names(MODELS), default=(), help="comma-separated: " + ", ".join(MODELS))
     p.add_argument("--peer", type=_names(PEERS), default=(), help="compare with: torch")
     p.add_argument("--json", metavar="FILE", help="write the result with raw samples and environment")
     p.add_argument("--plot", metavar="FILE", help="write bars of throughput as PNG (needs matplotlib)")

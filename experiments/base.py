@@ -305,7 +305,7 @@ def _check_devices(config: RunConfig) -> None:
 def _prepare_folder(workdir: pathlib.Path, config: RunConfig) -> None:
     """Refuse, empty or check the run folder: process 0 does it, all go on or fail together."""
     free = set(_FREE_FIELDS)
-    if getattr(getattr(config, "optim", None), "schedule", "") == "cosine":
+    if getattr(getattr(config, "optim", None), "schedule", "") in ("cosine", "stages"):
         free.remove("steps")  # the learning rate of every step depends on it
     problem = ""
     if jax.process_index() == 0:
@@ -323,7 +323,8 @@ def _prepare_folder(workdir: pathlib.Path, config: RunConfig) -> None:
 def _write_config(
     workdir: pathlib.Path, experiment: str, preset: str, config: RunConfig, system: Experiment
 ) -> None:
-    bank = system.sampler.bank.path.name
+    source = system.sampler.bank
+    bank = None if source is None else source.path.name
     content = {
         "experiment": experiment,
         "preset": preset,

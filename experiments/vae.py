@@ -2,6 +2,7 @@
 
     python -m experiments.vae                        # 5,000 real MNIST digits, about 2 minutes on 2 CPU cores
     python -m experiments.vae --data idx:FOLDER      # any MNIST-family files
+    python -m experiments.vae iwae                   # the same network, importance-weighted
     python -m experiments.vae ppca                   # a linear VAE beside its exact likelihood
     python -m experiments.vae paper --data tfds:mnist
 
@@ -13,6 +14,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -21,12 +23,20 @@ import numpy as np
 import optax
 
 from experiments import base
-from vaesr import data, inference, objectives, reports, training
+from vaesr import data, inference, metrics, objectives, reports, training
+from vaesr.models.hierarchical_vae import HierarchicalVAE
 from vaesr.models.vae import VAE
 
 # Every evaluation draws the same noise, so that the numbers of two checkpoints compare.
 _EVAL_SEED = 1
 _EVAL_BATCH = 250
+_OF_LEVELS = ("discretised_logistic", "discretised_gaussian", "logistic_mixture")
+_BINARISED = {
+    "none": "grey or colour, as they are",
+    "dynamic": "binarised anew at every step",
+    "fixed": "binarised once",
+    "threshold": "binary, grey > 0.5",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +49,20 @@ class ModelConfig:
     latent: int = 20
     # Widths of the encoder's layers; the decoder mirrors them.
     hidden: tuple[int, ...] = (500,)
-    # p(x | z): Bernoulli pixels, or Gaussian ones of fixed or learned scale.
-    likelihood: Literal["bernoulli", "gaussian", "gaussian_learned"] = "bernoulli"
+    # Dimensions of further latent layers above the first, for "mlp"; none is the plain VAE.
+    upper_latents: tuple[int, ...] = ()
+    # Widths of the dense layers between two latent layers.
+    upper_hidden: tuple[int, ...] = (100, 100)
+    # With upper latents: q(z_l | z_{l-1}) from the data up, or q(z_l | z_{l+1}, x) from the top down.
+    inference: Literal["bottom_up", "top_down"] = "bottom_up"
+    # p(x | z): Bernoulli pixels; Gaussian ones of fixed or learned scale; or 8-bit levels, whose bits per
+    # dimension compare: a discretised logistic or Gaussian per channel, a mixture of logistics per pixel.
+    likelihood: Literal[
+        "bernoulli", "gaussian", "gaussian_learned",
+        "discretised_logistic", "discretised_gaussian", "logistic_mixture",
+    ] = "bernoulli"  # fmt: skip
+    # Components of "logistic_mixture".
+    mixtures: int = 10
     # Activation of the hidden layers.
     activation: Literal["tanh", "relu", "silu", "gelu"] = "tanh"
     # Precision of float32 matrix products; "default" is TF32 on GPUs and bfloat16 on TPUs.
@@ -57,14 +79,17 @@ class ObjectiveConfig:
     kind: Literal["elbo", "iwae"] = "elbo"
     # Samples of q(z | x) per example.
     samples: int = 1
+    # The encoder's gradient: plain; doubly reparameterised ("iwae"); or sticking the landing.
+    gradient: Literal["pathwise", "dreg", "stl"] = "pathwise"
     # Weight of the KL (beta-VAE).
     beta: float = 1.0
     # Steps over which the weight of the KL grows from 0.
     kl_warmup: int = 0
     # Nats per latent below which the KL is not lowered further.
     free_bits: float = 0.0
-    # Draw binary pixels from the grey values: anew at every step, or not at all.
-    binarisation: Literal["dynamic", "none"] = "dynamic"
+    # Binary pixels of grey ones: drawn anew at every step, drawn once per image, or grey > 0.5; "auto" is
+    # "dynamic" for Bernoulli pixels and "none" for the others.
+    binarisation: Literal["auto", "dynamic", "fixed", "threshold", "none"] = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("samples", 1), ("beta", 0), ("kl_warmup", 0), ("free_bits", 0)):
@@ -72,6 +97,8 @@ class ObjectiveConfig:
             if value < least:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--objective.{flag} must be at least {least}, got {value}.")
+        if self.gradient == "dreg" and self.kind != "iwae":
+            raise ValueError("--objective.gradient dreg needs --objective.kind iwae; for the ELBO it is stl.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +121,15 @@ class Config(base.RunConfig):
         for name in ("bound_samples", "eval_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
+        likelihood, binarisation = self.model.likelihood, self.objective.binarisation
+        if likelihood in _OF_LEVELS and binarisation not in ("auto", "none"):
+            raise ValueError(
+                f"--model.likelihood {likelihood} needs --objective.binarisation none, got {binarisation}."
+            )
+        if self.model.upper_latents and self.model.architecture != "mlp":
+            raise ValueError("--model.upper-latents needs --model.architecture mlp.")
+        if self.model.upper_latents and self.objective.gradient != "pathwise":
+            raise ValueError("--model.upper-latents needs --objective.gradient pathwise.")
 
 
 # Ten latents and weight decay: with 20 latents and no decay, 4,000 training images leave holes in the latent
@@ -105,12 +141,37 @@ _DEFAULT = Config(
     model=ModelConfig(latent=10, hidden=(400, 200), activation="silu"),
     optim=training.OptimConfig(name="adamw", lr=1e-3, schedule="cosine", weight_decay=0.1),
 )
+# Burda et al. 2016, section 5: 3280 epochs in stages of 1, 3, ..., 3^7, here of the 54,000 images that are
+# not for validation.
+_IWAE_PAPER = dataclasses.replace(
+    _DEFAULT, data="tfds:mnist", steps=3280 * 2700, batch_size=20, eval_every=27_000, checkpoint_every=27_000,
+    log_every=900, bound_samples=5000, model=ModelConfig(latent=50, hidden=(200, 200)),
+    objective=ObjectiveConfig(kind="iwae", samples=50),
+    optim=training.OptimConfig(lr=1e-3, schedule="stages", final=0.1, eps=1e-4),
+)  # fmt: skip
 PRESETS = {
     "smoke": dataclasses.replace(
         _DEFAULT, steps=20, batch_size=16, eval_every=20, checkpoint_every=20, log_every=10,
         bound_samples=5, eval_limit=64, model=ModelConfig(latent=4, hidden=(32,)),
     ),
     "default": _DEFAULT,
+    # Two latents: the report shows the whole plane of them.
+    "latent2": dataclasses.replace(
+        _DEFAULT, model=ModelConfig(latent=2, hidden=(400, 200), activation="silu")
+    ),
+    "conv": dataclasses.replace(
+        _DEFAULT, model=ModelConfig(architecture="conv", latent=20, hidden=(32, 64), activation="silu")
+    ),
+    # 8-bit images of 32x32 pixels, such as --data npy:FILE or folder:FOLDER: bits per dimension that compare.
+    "patches": dataclasses.replace(
+        _DEFAULT, batch_size=64, bound_samples=20,
+        model=ModelConfig("conv", 128, (64, 128), activation="silu", likelihood="logistic_mixture"),
+        optim=training.OptimConfig(lr=1e-3, schedule="cosine", clip_norm=200.0),
+    ),
+    # The default's network and steps with 50 samples.
+    "iwae": dataclasses.replace(
+        _DEFAULT, objective=ObjectiveConfig(kind="iwae", samples=50, gradient="dreg")
+    ),
     # Probabilistic PCA: the ELBO's maximum is the exact likelihood, which `finish` computes beside it.
     "ppca": dataclasses.replace(
         _DEFAULT, data="embedded:digits8x8", steps=20000, batch_size=512,
@@ -125,6 +186,10 @@ PRESETS = {
     "paper": dataclasses.replace(
         _DEFAULT, data="tfds:mnist", steps=600_000, batch_size=100, eval_every=6000, checkpoint_every=6000,
         bound_samples=5000, model=ModelConfig(), optim=training.OptimConfig(lr=1e-3),
+    ),
+    "iwae_paper": _IWAE_PAPER,
+    "iwae_paper_2layer": dataclasses.replace(
+        _IWAE_PAPER, model=ModelConfig(latent=100, hidden=(200, 200), upper_latents=(50,))
     ),
 }  # fmt: skip
 
@@ -144,34 +209,32 @@ def build(config: Config) -> base.Experiment:
     image_shape = bank.pixels.shape[1:]
     sampler = data.ImageSampler(bank, "train", config.batch_size)
     model = _model(config, image_shape)
-    encode = lambda params, x: model.apply({"params": params}, x, method="encode")  # noqa: E731
-    decode = lambda params, z: model.apply({"params": params}, z, method="decode")  # noqa: E731
+    hierarchical = isinstance(model, HierarchicalVAE)
+    encode, decode = _method(model, "encode"), _method(model, "draw" if hierarchical else "decode")
     likelihood = _likelihood(config.model)
-    binary = config.objective.binarisation == "dynamic"
-    if config.objective.kind == "iwae":
-        objective = objectives.iwae(
-            encode, decode, likelihood, samples=config.objective.samples, stochastic_binarisation=binary
-        )
-    else:
-        objective = objectives.elbo(
-            encode, decode, likelihood,
-            samples=config.objective.samples, beta=_beta(config.objective),
-            free_bits_nats=config.objective.free_bits, stochastic_binarisation=binary,
-        )  # fmt: skip
+    binarisation = _binarisation(config)
+    objective = _objective(config, encode, decode, likelihood, binarisation)
 
     def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
         images = jnp.zeros((1, *image_shape), jnp.float32)
         return {"vae": model.init(key, images)["params"]}, {}
 
-    measure = _measure(functools.partial(objectives.evaluate_bound, encode, decode, likelihood), binary)
+    bound = objectives.evaluate_hierarchical_bound if hierarchical else objectives.evaluate_bound
+    measure = _measure(functools.partial(bound, encode, decode, likelihood), binarisation)
     evaluate = functools.partial(_evaluate, bank, measure)
+    posteriors = functools.partial(_posteriors, bank, jax.jit(encode), binarisation)
+    # The best checkpoint is the best by what is trained.
+    judged = config.objective.samples if config.objective.kind == "iwae" else 1
     is_ppca = config.model.architecture == "linear" and config.model.likelihood == "gaussian_learned"
 
     def finish(params: dict[str, Any], variables: Any) -> dict[str, float]:
-        metrics = evaluate(params["vae"], "test", samples=config.bound_samples, limit=None)
-        if is_ppca and not binary:
-            metrics |= _against_ppca(bank, config, evaluate(params["vae"], "train", samples=1000, limit=None))
-        return metrics
+        results = evaluate(params["vae"], "test", samples=config.bound_samples, limit=None)
+        if not hierarchical:
+            mean_q, _ = posteriors(params["vae"], "test")
+            results["active_units"] = float(metrics.active_units(mean_q))
+        if is_ppca and binarisation == "none":
+            results |= _against_ppca(bank, config, evaluate(params["vae"], "train", samples=1000, limit=None))
+        return results
 
     return base.Experiment(
         model=inference.describe_model(model),
@@ -181,18 +244,48 @@ def build(config: Config) -> base.Experiment:
         },
         sampler=sampler,
         evaluate=lambda params, variables: evaluate(
-            params["vae"], "validation", samples=1, limit=config.eval_limit
+            params["vae"], "validation", samples=judged, limit=config.eval_limit
         ),
-        score="elbo_nats",
+        score=f"bound_{judged}_nats" if judged > 1 else "elbo_nats",
         finish=finish,
-        figures=_figures(bank, model, encode),
+        figures=_figures(bank, model, config, posteriors),
     )
 
 
-def _model(config: Config, image_shape: tuple[int, int, int]) -> VAE:
+def _model(config: Config, image_shape: tuple[int, int, int]) -> VAE | HierarchicalVAE:
     fields = dataclasses.asdict(config.model)
-    fields.pop("scale")
-    return VAE(image_shape=image_shape, dtype=jnp.dtype(config.compute_dtype), **fields)
+    common = {name: fields[name] for name in ("likelihood", "activation", "precision")}
+    common |= {"image_shape": image_shape, "dtype": jnp.dtype(config.compute_dtype)}
+    model = config.model
+    if model.upper_latents:
+        return HierarchicalVAE(
+            latents=(model.latent, *model.upper_latents),
+            hidden=(model.hidden, *[model.upper_hidden] * len(model.upper_latents)),
+            inference=model.inference,
+            **common,
+        )
+    own = {name: fields[name] for name in ("architecture", "latent", "hidden", "mixtures")}
+    return VAE(**own, **common)
+
+
+def _method(model: Any, name: str) -> Any:
+    """One of the model's methods as a function of the parameters."""
+    return lambda params, *inputs: model.apply({"params": params}, *inputs, method=name)
+
+
+def _objective(
+    config: Config, encode: Any, decode: Any, likelihood: objectives.Likelihood, binarisation: str
+) -> objectives.Objective:
+    """The training objective; `decode` is the model's `draw` where it has several latent layers."""
+    settings = config.objective
+    common = {"samples": settings.samples, "binarisation": binarisation}
+    if not config.model.upper_latents:
+        common["gradient"] = settings.gradient
+    if settings.kind == "iwae":
+        iwae = objectives.hierarchical_iwae if config.model.upper_latents else objectives.iwae
+        return iwae(encode, decode, likelihood, **common)
+    elbo = objectives.hierarchical_elbo if config.model.upper_latents else objectives.elbo
+    return elbo(encode, decode, likelihood, beta=_beta(settings), free_bits_nats=settings.free_bits, **common)
 
 
 def _likelihood(config: ModelConfig) -> objectives.Likelihood:
@@ -200,7 +293,19 @@ def _likelihood(config: ModelConfig) -> objectives.Likelihood:
         return objectives.BernoulliLikelihood()
     if config.likelihood == "gaussian":
         return objectives.GaussianLikelihood(config.scale)
+    if config.likelihood == "discretised_logistic":
+        return objectives.DiscretisedLogisticLikelihood()
+    if config.likelihood == "discretised_gaussian":
+        return objectives.DiscretisedGaussianLikelihood()
+    if config.likelihood == "logistic_mixture":
+        return objectives.LogisticMixtureLikelihood(config.mixtures)
     return objectives.LearnedGaussianLikelihood()
+
+
+def _binarisation(config: Config) -> str:
+    if config.objective.binarisation != "auto":
+        return config.objective.binarisation
+    return "dynamic" if config.model.likelihood == "bernoulli" else "none"
 
 
 def _beta(config: ObjectiveConfig) -> Any:
@@ -209,22 +314,44 @@ def _beta(config: ObjectiveConfig) -> Any:
     return optax.linear_schedule(0.0, config.beta, config.kl_warmup)
 
 
-def _measure(bound: Any, binary: bool) -> Any:
+def _measure(bound: Any, binarisation: str) -> Any:
     """Compile the sums of a batch's bounds; the same noise for an example every time."""
 
     @functools.partial(jax.jit, static_argnames="samples")
     def measure(params: Any, batch: dict[str, jax.Array], *, samples: int) -> dict[str, jax.Array]:
-        key, images, position = jax.random.key(_EVAL_SEED), batch["image"], batch["position"]
-        if binary:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), position)
-            images = objectives.binarise(images, keys)
+        key = jax.random.fold_in(jax.random.key(_EVAL_SEED), 0)
         estimate = bound(
-            params, images, key=jax.random.fold_in(key, 0), samples=samples, position=position,
+            params, _binarised(batch, binarisation), key=key, samples=samples, position=batch["position"],
             chunk=min(samples, 50),
         )  # fmt: skip
         return {name: (value * batch["mask"]).sum() for name, value in estimate._asdict().items()}
 
     return measure
+
+
+def _batches(bank: data.Bank, split: str, *, limit: int | None) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of a split with the examples' numbers, on which their noise depends."""
+    for number, batch in enumerate(data.evaluation_batches(bank, split, _EVAL_BATCH, limit=limit)):
+        batch["position"] = number * _EVAL_BATCH + np.arange(_EVAL_BATCH, dtype=np.int32)
+        yield batch
+
+
+def _binarised(batch: dict[str, Any], binarisation: str) -> jax.Array:
+    """The images that every measurement is of: "dynamic" draws the same bits every time here."""
+    key = jax.random.fold_in(jax.random.key(_EVAL_SEED), 1)
+    return objectives.binarise_batch(batch, binarisation=binarisation, key=key)
+
+
+def _posteriors(
+    bank: data.Bank, encode: Any, binarisation: str, params: Any, split: str, *, limit: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means and log-variances `[N, latent]` of q(z | x) over a split."""
+    codes = []
+    for batch in _batches(bank, split, limit=limit):
+        held = np.asarray(batch["mask"], bool)
+        codes.append([np.asarray(part)[held] for part in encode(params, _binarised(batch, binarisation))])
+    mean_q, log_var_q = (np.concatenate(parts) for parts in zip(*codes, strict=True))
+    return mean_q, log_var_q
 
 
 def _evaluate(
@@ -233,9 +360,8 @@ def _evaluate(
     """Mean bounds over a split."""
     totals: dict[str, float] = {}
     count = 0
-    for number, batch in enumerate(data.evaluation_batches(bank, split, _EVAL_BATCH, limit=limit)):
+    for batch in _batches(bank, split, limit=limit):
         count += int(batch["mask"].sum())
-        batch["position"] = number * _EVAL_BATCH + np.arange(_EVAL_BATCH, dtype=np.int32)
         for name, value in measure(params, batch, samples=samples).items():
             totals[name] = totals.get(name, 0.0) + float(value)
     means = {name: total / count for name, total in totals.items()}
@@ -267,12 +393,13 @@ def _against_ppca(bank: data.Bank, config: Config, trained: dict[str, float]) ->
     }
 
 
-def _figures(bank: data.Bank, model: VAE, encode: Any) -> Any:
-    """The function that draws samples, reconstructions, traversals and the first two latents."""
-    to_code = jax.jit(encode)
-    to_image = jax.jit(
-        lambda params, z: jnp.clip(model.apply({"params": params}, z, method="mean_image"), 0.0, 1.0)
-    )
+def _figures(bank: data.Bank, model: Any, config: Config, posteriors: Any) -> Any:
+    """The function that draws samples and reconstructions, of a plain VAE its latents too."""
+    binarisation = _binarisation(config)
+    hierarchical = isinstance(model, HierarchicalVAE)
+    mean_image, reconstruct = _method(model, "mean_image"), _method(model, "reconstruct")
+    to_image = jax.jit(lambda params, z: jnp.clip(mean_image(params, z), 0.0, 1.0))
+    of_images = f"validation images ({_BINARISED[binarisation]})"
 
     def draw(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
         render = functools.partial(to_image, params["vae"])
@@ -283,27 +410,53 @@ def _figures(bank: data.Bank, model: VAE, encode: Any) -> Any:
             columns=10,
             caption="Samples: z from the prior, the mean of p(x | z).",
         )
-        held_out = next(data.evaluation_batches(bank, "validation", 500))
-        mean_q, log_var_q = to_code(params["vae"], held_out["image"])
-        pairs = reports.reconstruction_figure(held_out["image"][:20], render(mean_q[:20]))
-        caption = "Validation images over their reconstructions."
-        reports.save_image(directory / "2_reconstructions.png", pairs, caption=caption)
-        # The latents that carry most information, along which there is something to see.
-        kl = 0.5 * (jnp.square(mean_q) + jnp.exp(log_var_q) - 1.0 - log_var_q).mean(axis=0)
-        order = np.argsort(-np.asarray(kl))
-        traversal = reports.latent_traversal(
-            render, np.asarray(mean_q[0]), dimensions=[int(i) for i in order[:8]]
+        batch = next(_batches(bank, "validation", limit=config.eval_limit))
+        shown = _binarised(batch, binarisation)[:20]
+        if hierarchical:
+            again = jnp.clip(reconstruct(params["vae"], shown), 0.0, 1.0)
+        else:
+            mean_q, log_var_q = posteriors(params["vae"], "validation", limit=config.eval_limit)
+            labels = _labels(bank, config.eval_limit)
+            again = render(mean_q[: len(shown)])
+            _latent_figures(render, mean_q, log_var_q, labels, of_images, directory)
+        reports.save_image(
+            directory / "2_reconstructions.png",
+            reports.reconstruction_figure(shown, again),
+            caption=f"{of_images.capitalize()} over their reconstructions, the mean of p(x | z).",
         )
-        caption = (
-            "One image's code, one latent at a time moved through the prior; most informative latents first."
-        )
-        reports.save_image(directory / "3_traversals.png", traversal, caption=caption)
-        if model.latent >= 2:
-            plane = reports.latent_scatter(np.asarray(mean_q)[:, order[:2]], held_out.get("label"))
-            caption = "Posterior means of validation images in the two most informative latents, by label."
-            reports.save_image(directory / "4_latents.png", plane, caption=caption)
 
     return draw
+
+
+def _labels(bank: data.Bank, limit: int) -> np.ndarray | None:
+    """The labels of the validation images that `_posteriors` encodes."""
+    if bank.labels is None:
+        return None
+    batches = _batches(bank, "validation", limit=limit)
+    return np.concatenate([batch["label"][np.asarray(batch["mask"], bool)] for batch in batches])
+
+
+def _latent_figures(
+    render: Any, mean_q: Any, log_var_q: Any, labels: Any, of_images: str, directory: pathlib.Path
+) -> None:
+    """Traversals, the plane of the latents that carry most information, and what every latent carries."""
+    kl = 0.5 * (np.square(mean_q) + np.exp(log_var_q) - 1.0 - log_var_q).mean(axis=0)
+    order = np.argsort(-kl)
+    traversal = reports.latent_traversal(render, mean_q[0], dimensions=[int(i) for i in order[:8]])
+    caption = (
+        "One image's code, one latent at a time moved through the prior; most informative latents first."
+    )
+    reports.save_image(directory / "3_traversals.png", traversal, caption=caption)
+    if mean_q.shape[1] >= 2:
+        plane = reports.latent_scatter(mean_q[:, order[:2]], labels)
+        caption = f"Posterior means of {of_images} in the two most informative latents, by label."
+        reports.save_image(directory / "4_latents.png", plane, caption=caption)
+    if mean_q.shape[1] == 2:
+        caption = "The plane of the two latents at the prior's quantiles: the mean of p(x | z)."
+        reports.save_image(directory / "5_manifold.png", reports.latent_manifold(render), caption=caption)
+    bars = reports.latent_activity(mean_q.var(axis=0), kl)
+    caption = f"Use of each latent over {len(mean_q)} {of_images}; active means a variance above 0.01."
+    reports.save_image(directory / "6_activity.png", bars, caption=caption)
 
 
 if __name__ == "__main__":

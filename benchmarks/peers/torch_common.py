@@ -5,6 +5,9 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks import timing
+from benchmarks.options import Options
+
 ABSENT = "torch not installed"
 
 
@@ -83,6 +86,38 @@ def adam(parameters: Any, learning_rate: float) -> Any:
         return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     except RuntimeError:
         return torch.optim.Adam(parameters, lr=learning_rate)
+
+
+def modes(options: Options) -> list[tuple[str, str | None]]:
+    """The ways of running torch that are worth a row.
+
+    Args:
+        options: the run's settings.
+
+    Returns:
+        Names with the mode for `torch.compile`, None for eager.
+    """
+    found: list[tuple[str, str | None]] = [("eager", None)]
+    if options.torch_compile:
+        found.append(("compile", "default"))
+        if options.accelerator:
+            found.append(("compile max-autotune", "max-autotune"))
+    return found
+
+
+def side(name: str, trainer: "Trainer", images: int, work: float) -> timing.Side:
+    """A torch training loop as a side of a case.
+
+    Args:
+        name: the side's name.
+        trainer: the loop.
+        images: examples per step.
+        work: operations per step.
+
+    Returns:
+        The side.
+    """
+    return timing.Side(name, "torch", trainer.run, images, work_per_step=work, check=trainer.check)
 
 
 class Trainer:

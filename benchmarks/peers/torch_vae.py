@@ -1,5 +1,6 @@
 """A multilayer-perceptron VAE in torch: our own writing of the architecture, for comparison only."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ def build(
         activation: the name of a function in `torch` or `torch.nn.functional` ("relu", "tanh", "softplus").
 
     Returns:
-        A `torch.nn.Module`; `forward(x, noise)` gives `(logits, mean, log_var)`.
+        A `torch.nn.Module`; `forward(x [B, D], noise [S, B, latent])` gives `(logits [S, B, D],
+        mean, log_var)`.
     """
     import torch
     from torch import nn
@@ -39,7 +41,7 @@ def build(
             for layer in self.encoder:
                 x = act(layer(x))
             mean_q, log_var_q = self.mean(x), self.log_var(x)
-            z = mean_q + torch.exp(0.5 * log_var_q) * noise
+            z = mean_q + torch.exp(0.5 * log_var_q) * noise  # [S, B, latent]
             for layer in self.decoder[:-1]:
                 z = act(layer(z))
             return self.decoder[-1](z), mean_q, log_var_q
@@ -47,22 +49,44 @@ def build(
     return Network()
 
 
-def loss(outputs: tuple[Any, Any, Any], x: Any) -> Any:
-    """The negative ELBO of a batch.
+def loss(network: Any, x: Any, noise: Any) -> Any:
+    """The negative ELBO of a batch, its KL in closed form.
 
     Args:
-        outputs: what the network gives.
+        network: of `build`.
         x: `[B, D]` in [0, 1].
+        noise: `[1, B, latent]`.
 
     Returns:
         A scalar tensor, nats per example.
     """
     import torch
 
-    logits, mean_q, log_var_q = (value.float() for value in outputs)
-    nll = torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+    logits, mean_q, log_var_q = (value.float() for value in network(x, noise))
+    nll = torch.nn.functional.binary_cross_entropy_with_logits(logits[0], x, reduction="sum")
     kl = 0.5 * (mean_q.square() + log_var_q.exp() - 1.0 - log_var_q).sum()
     return (nll + kl) / x.shape[0]
+
+
+def importance_loss(network: Any, x: Any, noise: Any) -> Any:
+    """The negative importance-weighted bound of a batch.
+
+    Args:
+        network: of `build`.
+        x: `[B, D]` in [0, 1].
+        noise: `[K, B, latent]`.
+
+    Returns:
+        A scalar tensor, nats per example.
+    """
+    import torch
+
+    logits, mean_q, log_var_q = (value.float() for value in network(x, noise))
+    target = x.expand(logits.shape)
+    nll = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
+    z = mean_q + torch.exp(0.5 * log_var_q) * noise
+    log_ratio = 0.5 * (noise.square() + log_var_q - z.square()).sum(-1)
+    return (math.log(len(noise)) - torch.logsumexp(log_ratio - nll, dim=0)).mean()
 
 
 def _linear(layer: Layer) -> Any:

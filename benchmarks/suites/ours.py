@@ -9,6 +9,9 @@ import numpy as np
 from benchmarks import flops, timing
 from vaesr.training import Player, TrainState, compile_step, create_state, make_mesh, make_train_step
 
+LEARNING_RATE = 1e-4
+PARITY_STEPS = 5  # whose losses must agree with the peer's
+
 
 class Runner:
     """A compiled training step and the state it is chained through.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.options import Options
-from benchmarks.suites import banks, input, train
+from benchmarks.suites import banks, input, train, train_edsr, train_vae
 from vaesr.models.edsr import EDSR
 
 torch = pytest.importorskip("torch")
@@ -19,17 +19,17 @@ SMOKE = Options(smoke=True, peers=("torch",), threads=1)
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_edsr_outputs_agree(scale):
     model = EDSR(scale=scale, channels=8, blocks=2, residual_scale=0.1)
-    params = train.edsr_params(model)
+    params = train_edsr.edsr_params(model)
     network = torch_edsr.build(scale=scale, channels=8, blocks=2, residual_scale=0.1)
     torch_edsr.load_params(network, params)
-    x = np.asarray(train.edsr_batch(scale, 2, 6)["x_lr"])
+    x = np.asarray(train_edsr.edsr_batch(scale, 2, 6)["x_lr"])
     with torch.no_grad():
         theirs = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy().transpose(0, 2, 3, 1)
     ours = model.apply({"params": params}, jnp.asarray(x))
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
-@pytest.mark.parametrize("model", ["vae", "edsr"])
+@pytest.mark.parametrize("model", ["vae", "iwae", "edsr"])
 def test_training_agrees(model):
     (case,) = train.cases(Options(smoke=True, peers=("torch",), threads=1, models=(model,)))
     assert case.parity["passed"], case.parity
@@ -61,12 +61,12 @@ def test_torch_pairs_match_their_reduction(tmp_path):
 
 
 def test_noise_is_what_the_step_draws():
-    noise = train.vae_noise(jax.random.key(3), 2, 4, 5)
-    assert noise.shape == (4, 5)
-    other = train.vae_noise(jax.random.key(3), 3, 4, 5)
+    noise = train_vae.vae_noise(jax.random.key(3), 2, 4, 5)
+    assert noise.shape == (1, 4, 5)
+    other = train_vae.vae_noise(jax.random.key(3), 3, 4, 5)
     assert not np.allclose(noise, other)
     # An example's noise does not depend on the batch around it.
-    np.testing.assert_array_equal(noise[:2], train.vae_noise(jax.random.key(3), 2, 2, 5))
+    np.testing.assert_array_equal(noise[:, :2], train_vae.vae_noise(jax.random.key(3), 2, 2, 5))
 
 
 def test_exact_restores_its_settings():

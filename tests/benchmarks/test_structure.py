@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.suites import ours, train
+from benchmarks.suites import ours, train_edsr, train_vae
 from vaesr.models.edsr import EDSR
 from vaesr.models.vae import VAE
 from vaesr.training import (
@@ -27,7 +27,12 @@ VAE_TINY = VAE(hidden=(32,), latent=4)
 
 
 def _edsr(model=EDSR_TINY):
-    return train.edsr_player(model), "edsr", train.edsr_params(model), train.edsr_batch(2, BATCH, PATCH)
+    return (
+        train_edsr.edsr_player(model),
+        "edsr",
+        train_edsr.edsr_params(model),
+        train_edsr.edsr_batch(2, BATCH, PATCH),
+    )
 
 
 def _vae(model=VAE_TINY):
@@ -35,7 +40,7 @@ def _vae(model=VAE_TINY):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: jnp.asarray(0.05 * rng.standard_normal(s.shape), jnp.float32), shapes)
     images = jnp.asarray(rng.random((8, 28, 28, 1)), jnp.float32)
-    return train.vae_player(model), "vae", params, {"image": images}
+    return train_vae.vae_player(model), "vae", params, {"image": images}
 
 
 SYSTEMS = {"edsr": _edsr, "vae": _vae}
@@ -157,7 +162,7 @@ def test_edsr_published_flops():
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     pair = {"x_lr": (16, 48, 48, 3), "x_hr": (16, 96, 96, 3)}
     batch = {k: jax.ShapeDtypeStruct(shape, jnp.float32) for k, shape in pair.items()}
-    counted = ours.step_flops(train.edsr_player(model), "edsr", params, batch)
+    counted = ours.step_flops(train_edsr.edsr_player(model), "edsr", params, batch)
     assert counted == pytest.approx(9.01e12, rel=1e-3)
 
 
@@ -165,7 +170,7 @@ def test_edsr_flops_are_the_same_when_scanned():
     player, name, params, batch = _edsr()
     model = EDSR_TINY.clone(scan=True)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
-    scanned = ours.step_flops(train.edsr_player(model), name, shapes, batch)
+    scanned = ours.step_flops(train_edsr.edsr_player(model), name, shapes, batch)
     assert scanned == ours.step_flops(player, name, params, batch)
 
 

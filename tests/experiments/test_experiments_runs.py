@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import base, edsr, mdsr, vae
+from experiments import base, bnn, edsr, estimators, mdsr, vae
 from vaesr import reports, training
 
-EXPERIMENTS = {"vae": vae, "edsr": edsr, "mdsr": mdsr}
+EXPERIMENTS = {"vae": vae, "bnn": bnn, "estimators": estimators, "edsr": edsr, "mdsr": mdsr}
 
 
 @pytest.fixture(scope="session")

@@ -245,9 +245,9 @@ def setup():
 
 FACTORIES = {
     "elbo_3": functools.partial(elbo, samples=3),
-    "elbo_binary": functools.partial(elbo, stochastic_binarisation=True),
+    "elbo_binary": functools.partial(elbo, binarisation="dynamic"),
     "elbo_free": functools.partial(elbo, free_bits_nats=0.1, free_bits_groups=2),
-    "iwae_binary": functools.partial(iwae, samples=3, stochastic_binarisation=True),
+    "iwae_binary": functools.partial(iwae, samples=3, binarisation="dynamic"),
 }
 
 

@@ -22,6 +22,19 @@ def test_cosine_with_warmup_starts_at_zero_peaks_and_ends():
     np.testing.assert_allclose([schedule(s) for s in (0, 5, 10, 60, 110)], [0, 0.5, 1, 0.55, 0.1], atol=1e-6)
 
 
+def test_stages_grow_threefold_at_falling_rates():
+    """Burda et al. 2016: 3^i epochs at 1e-3 * 10^(-i/7), i = 0..7; here an epoch has 10 steps."""
+    schedule = make_schedule(OptimConfig(lr=1e-3, schedule="stages", final=0.1), steps=32800)
+    first = 0
+    for i in range(8):
+        last = first + 10 * 3**i - 1
+        np.testing.assert_allclose([schedule(first), schedule(last)], 1e-3 * 10 ** (-i / 7), rtol=1e-5)
+        first = last + 1
+    np.testing.assert_allclose(schedule(first + 1000), 1e-4, rtol=1e-5)
+    short = make_schedule(OptimConfig(lr=1.0, schedule="stages", stages=1, final=0.1), steps=3)
+    np.testing.assert_allclose([short(0), short(9)], [1.0, 1.0])
+
+
 @pytest.mark.parametrize(("name", "expected"), [("adam", 0.1), ("adamw", 0.1), ("adamax", 0.1), ("sgd", 0.3)])
 def test_first_update(name, expected):
     rule = make_optimizer(OptimConfig(name=name, lr=0.1), steps=10)
@@ -42,6 +55,8 @@ def test_clipping_bounds_the_global_norm():
     [
         ({"lr": 0.0}, "optim.lr must be positive, got 0.0"),
         ({"warmup": -1}, "optim.warmup must not be negative"),
+        ({"schedule": "stages"}, 'optim.final must be positive with optim.schedule "stages"'),
+        ({"stages": 0}, "optim.stages must be positive, got 0"),
         ({"weight_decay": 0.1}, 'needs optim.name "adamw"'),
     ],
 )

@@ -11,9 +11,11 @@ from vaesr.data.sampling import ImageSampler, Sampler, fits_on_device
 from vaesr.data.shuffle import epoch_and_offset, shuffle_index
 from vaesr.data.sources import Source, find_source, open_bank
 from vaesr.data.splits import assign_splits, content_hash, split_name
+from vaesr.data.tables import ArraySampler, blundell_curve
 
 __all__ = [
     "EMBEDDED",
+    "ArraySampler",
     "Bank",
     "Entry",
     "HostLoader",
@@ -24,6 +26,7 @@ __all__ = [
     "Source",
     "UnusableImage",
     "assign_splits",
+    "blundell_curve",
     "cache_root",
     "content_hash",
     "decode_image",

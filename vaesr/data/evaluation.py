@@ -22,9 +22,8 @@ def evaluation_batches(
         limit: at most so many images, >= 1; None is all. They are spread evenly over the split.
 
     Yields:
-        {"image": `[B, H, W, C]` float32 in [0, 1], "label": `[B]` int32 if any, "mask": `[B]` float32, 1 for
-        an image
-        and 0 for padding}.
+        {"image": `[B, H, W, C]` float32 in [0, 1], "index": `[B]` int32 places in the bank, "label": `[B]`
+        int32 if any, "mask": `[B]` float32, 1 for an image and 0 for padding}.
 
     Raises:
         ValueError: if a number is out of range or the images have different sizes.
@@ -46,7 +45,8 @@ def _batches(
         mask = np.zeros(batch_size, np.float32)
         mask[: len(chosen)] = 1
         chosen = np.pad(chosen, (0, batch_size - len(chosen)), mode="edge")
-        batch = {"image": pixels[chosen].astype(np.float32) / np.float32(255), "mask": mask}
+        image = pixels[chosen].astype(np.float32) / np.float32(255)
+        batch = {"image": image, "index": chosen.astype(np.int32), "mask": mask}
         if bank.labels is not None:
             batch["label"] = bank.labels[chosen]
         yield batch

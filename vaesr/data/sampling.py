@@ -30,7 +30,7 @@ class Sampler(Protocol):
     yields.
     """
 
-    bank: Bank
+    bank: Bank | None  # None: made of arrays in memory
     batch_size: int
 
     @property
@@ -99,6 +99,7 @@ class ImageSampler:
         self._index = bank.split(split)
         if len(self._index) >= MAX_EXAMPLES:
             raise ValueError(f"ImageSampler: at most {MAX_EXAMPLES - 1} examples, got {len(self._index)}")
+        self._places = np.arange(len(bank.pixels), dtype=np.int32)
 
     @property
     def size(self) -> int:
@@ -113,23 +114,24 @@ class ImageSampler:
     @property
     def nbytes(self) -> int:
         """Bytes of `source()`."""
-        labels = 0 if self.bank.labels is None else 4
-        return self.size * (int(np.prod(self.bank.pixels.shape[1:])) + labels)
+        integers = 4 if self.bank.labels is None else 8
+        return self.size * (int(np.prod(self.bank.pixels.shape[1:])) + integers)
 
     def source(self, sharding: jax.sharding.Sharding | None = None) -> Tree:
-        """The pixels (and labels) of the split on the device.
+        """The pixels, numbers and labels of the split on the device.
 
         Args:
             sharding: where to; None is the default device, replicated is meant otherwise.
 
         Returns:
-            {"image": `[n, H, W, C]` uint8, "label": `[n]` int32 if there are labels}.
+            {"image": `[n, H, W, C]` uint8, "index": `[n]` int32 places in the bank, "label": `[n]` int32 if
+            there are labels}.
         """
         return {name: place(array[self._index], sharding) for name, array in self._arrays().items()}
 
     def _arrays(self) -> dict[str, np.ndarray]:
         labels = {} if self.bank.labels is None else {"label": self.bank.labels}
-        return {"image": self.bank.pixels} | labels
+        return {"image": self.bank.pixels, "index": self._places} | labels
 
     def draw(self, key: Array, step: Array, position: Array) -> dict[str, Array]:
         """Which examples make batch `step`.
@@ -162,7 +164,8 @@ class ImageSampler:
             draw: of `draw`.
 
         Returns:
-            {"image": `[B, H, W, C]` uint8, "label": `[B]` int32 if any}.
+            {"image": `[B, H, W, C]` uint8, "index": `[B]` int32 places in the bank, "label": `[B]` int32 if
+            any}.
         """
         return {name: jnp.take(array, draw["index"], axis=0, mode="clip") for name, array in source.items()}
 
@@ -186,7 +189,8 @@ class ImageSampler:
             draw: of `draw`.
 
         Returns:
-            {"image": `[B, H, W, C]` float32 in [0, 1], "label": `[B]` int32 if any}.
+            {"image": `[B, H, W, C]` float32 in [0, 1], "index": `[B]` int32 places in the bank, which say
+            which image it is whatever the split, "label": `[B]` int32 if any}.
         """
         image = raw["image"]
         if self.flips:

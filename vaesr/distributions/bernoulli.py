@@ -1,6 +1,7 @@
 """The Bernoulli distribution, parameterised by logits."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ class Bernoulli:
     """
 
     logits: jax.Array
+    reparameterised: ClassVar[bool] = False
 
     @property
     def mean(self) -> jax.Array:

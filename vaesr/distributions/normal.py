@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ class Normal:
 
     mean: jax.Array
     log_var: jax.Array
+    reparameterised: ClassVar[bool] = True
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Give the log-density of every element.

@@ -22,27 +22,43 @@ if TYPE_CHECKING:
     from vaesr.inference.images import ImageFileError, Photo, read_photo, write_photo
     from vaesr.inference.latents import decode, encode, sample
     from vaesr.inference.runs import Run, load_run
+    from vaesr.inference.uncertainty import (
+        Members,
+        Predict,
+        detect_foreign,
+        foreign_images,
+        predict_images,
+        predict_split,
+        score_members,
+    )
     from vaesr.inference.upscaling import Network, network_of, upscale
 
 __all__ = [
     "ImageFileError",
+    "Members",
     "Network",
     "Photo",
     "PhotoPair",
     "PhotoPairs",
+    "Predict",
     "Run",
     "UpscaleOne",
     "build_model",
     "compare_pair",
     "decode",
     "describe_model",
+    "detect_foreign",
     "encode",
+    "foreign_images",
     "load_run",
     "name_by_scale",
     "network_of",
     "photo_pairs",
+    "predict_images",
+    "predict_split",
     "read_photo",
     "sample",
+    "score_members",
     "score_pair",
     "score_pairs",
     "tiled_upscaler",
@@ -66,6 +82,15 @@ _HOMES = {
     "images": ("ImageFileError", "Photo", "read_photo", "write_photo"),
     "latents": ("decode", "encode", "sample"),
     "runs": ("Run", "load_run"),
+    "uncertainty": (
+        "Members",
+        "Predict",
+        "detect_foreign",
+        "foreign_images",
+        "predict_images",
+        "predict_split",
+        "score_members",
+    ),
     "upscaling": ("Network", "network_of", "upscale"),
 }
 

@@ -1,7 +1,9 @@
 """Flax Linen modules that two or more models use."""
 
+from vaesr.layers.bayesian import BayesianForward, bayesian_apply
 from vaesr.layers.conv import FORMS, PRECISIONS, Conv, conv2d, torch_uniform
 from vaesr.layers.mean_shift import DIV2K_MEAN, add_mean, subtract_mean
+from vaesr.layers.members import dropout_apply, ensemble_apply
 from vaesr.layers.residual import ResBlock, Trunk, stack_blocks, unstack_blocks
 from vaesr.layers.upsampler import Upsampler, upsampler_factors
 
@@ -9,12 +11,16 @@ __all__ = [
     "DIV2K_MEAN",
     "FORMS",
     "PRECISIONS",
+    "BayesianForward",
     "Conv",
     "ResBlock",
     "Trunk",
     "Upsampler",
     "add_mean",
+    "bayesian_apply",
     "conv2d",
+    "dropout_apply",
+    "ensemble_apply",
     "stack_blocks",
     "subtract_mean",
     "torch_uniform",

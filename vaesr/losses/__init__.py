@@ -1,5 +1,8 @@
 """Per-example training losses: pure functions of arrays that return one value per example (`[B]`)."""
 
+from vaesr.losses.categorical import categorical_nll
+from vaesr.losses.discretised import discretised_gaussian_nll, discretised_logistic_nll, logistic_mixture_nll
+from vaesr.losses.expected import expected_squared_error
 from vaesr.losses.pixel import charbonnier, l1, mse
 from vaesr.losses.variational import (
     bernoulli_nll,
@@ -14,7 +17,11 @@ from vaesr.losses.variational import (
 
 __all__ = [
     "bernoulli_nll",
+    "categorical_nll",
     "charbonnier",
+    "discretised_gaussian_nll",
+    "discretised_logistic_nll",
+    "expected_squared_error",
     "free_bits",
     "gaussian_kl",
     "gaussian_kl_standard",
@@ -22,6 +29,7 @@ __all__ = [
     "importance_weighted_bound",
     "iwae_bound",
     "l1",
+    "logistic_mixture_nll",
     "mse",
     "negative_elbo",
 ]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.imaging import pixel_shuffle
+from vaesr.models.pixel_outputs import LIKELIHOODS, mean_of_outputs, output_channels, to_outputs
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
@@ -18,7 +19,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 _CHOICES = {
     "architecture": ("mlp", "conv", "linear"),
-    "likelihood": ("bernoulli", "gaussian", "gaussian_learned"),
+    "likelihood": LIKELIHOODS,
     "activation": tuple(_ACTIVATIONS),
     "precision": ("default", "high", "highest"),
 }
@@ -35,7 +36,10 @@ class VAE(nn.Module):
             halving of the image for "conv", nothing for "linear".
         image_shape: (height, width, channels) of one image.
         likelihood: "bernoulli" (the decoder gives logits), "gaussian" (means, the scale is fixed in the
-            objective) or "gaussian_learned" (means and one learned log-scale).
+            objective), "gaussian_learned" (means and one learned log-scale), "discretised_logistic" or
+            "discretised_gaussian" (a mean and a log-scale per pixel and channel), or "logistic_mixture"
+            (PixelCNN++'s parameters).
+        mixtures: components of "logistic_mixture".
         activation: "tanh", "relu", "silu" or "gelu".
         precision: matmul precision: "default", "high" or "highest". Default is TF32 on GPUs, bf16 on TPUs.
         dtype: the compute type. Parameters and outputs are float32.
@@ -48,19 +52,23 @@ class VAE(nn.Module):
     likelihood: str = "bernoulli"
     activation: str = "tanh"
     precision: str = "default"
+    mixtures: int = 10
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         _check_fields(self)
         precision = None if self.precision == "default" else self.precision
         common = {"dtype": self.dtype, "precision": precision}
+        height, width, colours = self.image_shape
+        channels = output_channels(self.likelihood, colours, mixtures=self.mixtures)
         if self.architecture == "conv":
             self.encoder: nn.Module = ConvEncoder(self.hidden, self.activation, **common)
-            self.decoder: nn.Module = ConvDecoder(self.hidden, self.image_shape, self.activation, **common)
+            shape = (height, width, channels)
+            self.decoder: nn.Module = ConvDecoder(self.hidden, shape, self.activation, **common)
         else:
             self.encoder = MLP(self.hidden, self.activation, **common)
-            pixels = self.image_shape[0] * self.image_shape[1] * self.image_shape[2]
-            self.decoder = MLP(self.hidden[::-1], self.activation, outputs=pixels, **common)
+            outputs = height * width * channels
+            self.decoder = MLP(self.hidden[::-1], self.activation, outputs=outputs, **common)
         self.mean_q = nn.Dense(self.latent, **common)
         self.log_var_q: Any
         if self.architecture == "linear":
@@ -98,15 +106,17 @@ class VAE(nn.Module):
 
         Returns:
             What the likelihood takes, float32: logits `[B, H, W, C]` for "bernoulli", means of that shape
-            for "gaussian", `(means, log_scale)` with a scalar log-scale for "gaussian_learned".
+            for "gaussian", `(means, log_scale)` with a scalar log-scale for "gaussian_learned" and one per
+            mean for the discretised ones, parameters `[B, H, W, K]` for "logistic_mixture".
 
         Raises:
             ValueError: if `z` is not `[B, latent]`.
         """
         if z.ndim != 2 or z.shape[1] != self.latent:
             raise ValueError(f"z must be [B, {self.latent}], got {z.shape}.")
-        outputs = self.decoder(z).reshape(-1, *self.image_shape).astype(jnp.float32)
-        return (outputs, self.log_scale) if self.likelihood == "gaussian_learned" else outputs
+        pixels = self.decoder(z).reshape(z.shape[0], *self.image_shape[:2], -1)
+        log_scale = self.log_scale if self.likelihood == "gaussian_learned" else None
+        return to_outputs(self.likelihood, pixels, log_scale=log_scale)
 
     def mean_image(self, z: jax.Array) -> jax.Array:
         """Give the mean of p(x | z): what one shows as a sample or a reconstruction.
@@ -115,12 +125,9 @@ class VAE(nn.Module):
             z: `[B, latent]`.
 
         Returns:
-            `[B, H, W, C]` float32, in [0, 1] for "bernoulli", not clipped otherwise.
+            `[B, H, W, C]` float32, in [0, 1] but for the two Gaussian densities, which are not clipped.
         """
-        outputs = self.decode(z)
-        if self.likelihood == "bernoulli":
-            return nn.sigmoid(outputs)
-        return outputs[0] if self.likelihood == "gaussian_learned" else outputs
+        return mean_of_outputs(self.likelihood, self.decode(z), mixtures=self.mixtures)
 
     def __call__(self, images: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
         """Encode images and decode the posterior's mean; touches every parameter, so it serves `init`.
@@ -196,7 +203,7 @@ class ConvDecoder(nn.Module):
 
     Attributes:
         channels: the encoder's channels, finest grid first.
-        image_shape: (height, width, channels) of the result.
+        image_shape: (height, width, channels) of the result; as many channels as the likelihood takes.
         activation: its name.
         precision: convolution precision.
         dtype: compute type.
@@ -259,6 +266,15 @@ PRESETS: dict[str, VAE] = {
         hidden=(64, 128, 256),
         image_shape=(32, 32, 3),
         likelihood="gaussian_learned",
+        activation="silu",
+    ),
+    # The same network with PixelCNN++'s likelihood: a bound in bits per dimension that compares.
+    "conv_rgb_mixture": VAE(
+        "conv",
+        latent=128,
+        hidden=(64, 128, 256),
+        image_shape=(32, 32, 3),
+        likelihood="logistic_mixture",
         activation="silu",
     ),
     # Tipping and Bishop 1999: the linear VAE whose optimum is known in closed form.

@@ -1,6 +1,21 @@
 """Factories that bind an apply function and losses into an `Objective`."""
 
-from vaesr.objectives.bound import BoundEstimate, evaluate_bound
+from vaesr.objectives.bayesian import (
+    bayesian,
+    bayesian_exact,
+    blundell_weights,
+    classification_nll,
+    regression_nll,
+)
+from vaesr.objectives.binarisation import BINARISATIONS, binarise, binarise_batch
+from vaesr.objectives.bound import BoundEstimate, evaluate_bound, evaluate_hierarchical_bound
+from vaesr.objectives.estimated import Estimator, estimated_elbo
+from vaesr.objectives.hierarchical import hierarchical_elbo, hierarchical_iwae
+from vaesr.objectives.image_likelihoods import (
+    DiscretisedGaussianLikelihood,
+    DiscretisedLogisticLikelihood,
+    LogisticMixtureLikelihood,
+)
 from vaesr.objectives.likelihoods import (
     BernoulliLikelihood,
     GaussianLikelihood,
@@ -8,26 +23,51 @@ from vaesr.objectives.likelihoods import (
     Likelihood,
 )
 from vaesr.objectives.objective import Aux, Batch, Objective, Params
-from vaesr.objectives.posterior import Decode, Encode, binarise
+from vaesr.objectives.posterior import Decode, Draw, Draws, Encode, EncodeFeatures
+from vaesr.objectives.predictive import PredictiveMoments, predictive, predictive_log_prob, predictive_moments
 from vaesr.objectives.super_resolution import multi_scale_pixel, pixel
+from vaesr.objectives.supervised import supervised
 from vaesr.objectives.variational import elbo, iwae
 
 __all__ = [
+    "BINARISATIONS",
     "Aux",
     "Batch",
     "BernoulliLikelihood",
     "BoundEstimate",
     "Decode",
+    "DiscretisedGaussianLikelihood",
+    "DiscretisedLogisticLikelihood",
+    "Draw",
+    "Draws",
     "Encode",
+    "EncodeFeatures",
+    "Estimator",
     "GaussianLikelihood",
     "LearnedGaussianLikelihood",
     "Likelihood",
+    "LogisticMixtureLikelihood",
     "Objective",
     "Params",
+    "PredictiveMoments",
+    "bayesian",
+    "bayesian_exact",
     "binarise",
+    "binarise_batch",
+    "blundell_weights",
+    "classification_nll",
     "elbo",
+    "estimated_elbo",
     "evaluate_bound",
+    "evaluate_hierarchical_bound",
+    "hierarchical_elbo",
+    "hierarchical_iwae",
     "iwae",
     "multi_scale_pixel",
     "pixel",
+    "predictive",
+    "predictive_log_prob",
+    "predictive_moments",
+    "regression_nll",
+    "supervised",
 ]

@@ -7,11 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.distributions import example_keys
-from vaesr.losses import gaussian_kl_standard
 from vaesr.objectives.likelihoods import Likelihood
-from vaesr.objectives.posterior import Decode, Encode, decode_nll, encode_checked, sample_posterior
+from vaesr.objectives.posterior import (
+    Decode,
+    Draw,
+    Encode,
+    EncodeFeatures,
+    draw_checked,
+    one_layer,
+    sampled_nll,
+)
 
-_Sums = tuple[jax.Array, jax.Array, jax.Array]
+_Sums = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 class BoundEstimate(NamedTuple):
@@ -19,9 +26,9 @@ class BoundEstimate(NamedTuple):
 
     Attributes:
         bound_nats: the importance-weighted bound.
-        elbo_nats: the ELBO, its KL term in closed form.
+        elbo_nats: the ELBO, its KL term in closed form where there is one.
         reconstruction_nats: `-log p(x | z)`, averaged over the samples.
-        kl_nats: KL(q(z | x) || N(0, I)).
+        kl_nats: KL(q(z | x) || p(z)).
         effective_samples: `(Σw)² / Σw²`, between 1 and the number of samples; near 1, one sample
             carries the bound and more are needed.
     """
@@ -72,6 +79,49 @@ def evaluate_bound(
     Source:
         Burda, Grosse and Salakhutdinov 2016, equation 8.
     """
+    encode_features, draw = one_layer(encode, decode)
+    return evaluate_hierarchical_bound(
+        encode_features, draw, likelihood, params, images,
+        key=key, samples=samples, chunk=chunk, position=position,
+    )  # fmt: skip
+
+
+def evaluate_hierarchical_bound(
+    encode: EncodeFeatures,
+    draw: Draw,
+    likelihood: Likelihood,
+    params: Any,
+    images: jax.Array,
+    *,
+    key: jax.Array,
+    samples: int = 100,
+    chunk: int = 50,
+    position: jax.Array | None = None,
+) -> BoundEstimate:
+    """Estimate both bounds for a model with several stochastic layers.
+
+    `evaluate_bound` is this function for one layer, and says more.
+
+    Args:
+        encode: `encode(params, x) -> features`, any tree; called once.
+        draw: `draw(params, features, keys, indices) -> Draws`, called for `chunk` samples at a time.
+        likelihood: what the outputs mean.
+        params: the parameters that both take (one player's tree).
+        images: `[B, ...]`, float.
+        key: one random key.
+        samples: K, at least 1 and static.
+        chunk: samples decoded at a time, at least 1 and static.
+        position: `[B]` int32, each example's index in the whole set; `arange(B)` if absent.
+
+    Returns:
+        A `BoundEstimate` of `[B]` arrays.
+
+    Raises:
+        ValueError: if `samples` or `chunk` is below 1, or shapes don't fit.
+
+    Source:
+        Burda, Grosse and Salakhutdinov 2016, equation 8.
+    """
     if samples < 1 or chunk < 1:
         raise ValueError(f"samples and chunk must be at least 1, got {samples} and {chunk}.")
     chunk = min(chunk, samples)
@@ -80,25 +130,31 @@ def evaluate_bound(
         raise ValueError(f"images must be float [B, ...], got shape {images.shape} and dtype {images.dtype}.")
     images = images.astype(jnp.float32)
     keys = example_keys(key, jnp.arange(images.shape[0]) if position is None else position)
-    mean_q, log_var_q = encode_checked(encode, params, images)
+    features = encode(params, images)
 
     def add_chunk(carry: _Sums, start: jax.Array) -> tuple[_Sums, None]:
         indices = start + jnp.arange(chunk)
         wanted = (indices < samples)[:, None]  # the last chunk may be longer than what is left
-        z, log_ratio = sample_posterior(mean_q, log_var_q, keys, indices)
-        nll = decode_nll(decode, likelihood, params, z, images)
-        log_weights = jnp.where(wanted, log_ratio - nll, -jnp.inf)
-        log_sum, log_sum_squares, nll_sum = carry
+        draws = draw_checked(draw, params, features, keys, indices)
+        nll = sampled_nll(likelihood, draws.outputs, images, samples=chunk)
+        log_weights = jnp.where(wanted, draws.log_ratio - nll, -jnp.inf)
+        log_sum, log_sum_squares, nll_sum, kl_mean = carry
         log_sum = jnp.logaddexp(log_sum, jax.nn.logsumexp(log_weights, axis=0))
         log_sum_squares = jnp.logaddexp(log_sum_squares, jax.nn.logsumexp(2.0 * log_weights, axis=0))
-        return (log_sum, log_sum_squares, nll_sum + jnp.where(wanted, nll, 0.0).sum(axis=0)), None
+        nll_sum = nll_sum + jnp.where(wanted, nll, 0.0).sum(axis=0)
+        # A running mean: a KL that is the same for every draw comes out unchanged.
+        kl = draws.kl.sum(axis=2)  # [chunk or 1, B]
+        new = wanted.astype(jnp.float32) if kl.shape[0] == chunk else jnp.ones((1, 1))
+        step = jnp.minimum(chunk, samples - start) / jnp.minimum(start + chunk, samples)
+        kl_mean = kl_mean + ((kl * new).sum(axis=0) / new.sum() - kl_mean) * step
+        return (log_sum, log_sum_squares, nll_sum, kl_mean), None
 
     zeros = jnp.zeros(images.shape[0], jnp.float32)
     starts = jnp.arange(0, samples, chunk)
-    (log_sum, log_sum_squares, nll_sum), _ = jax.lax.scan(
-        add_chunk, (zeros - jnp.inf, zeros - jnp.inf, zeros), starts
+    (log_sum, log_sum_squares, nll_sum, kl), _ = jax.lax.scan(
+        add_chunk, (zeros - jnp.inf, zeros - jnp.inf, zeros, zeros), starts
     )
-    kl, reconstruction = gaussian_kl_standard(mean_q, log_var_q), nll_sum / samples
+    reconstruction = nll_sum / samples
     return BoundEstimate(
         bound_nats=log_sum - math.log(samples),
         elbo_nats=-reconstruction - kl,

@@ -1,4 +1,4 @@
-"""What a decoder's outputs mean: negative log-likelihood of the data, and the mean image."""
+"""What a decoder's outputs mean: negative log-likelihood of the data, the mean image, and samples."""
 
 import dataclasses
 import math
@@ -7,7 +7,10 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from vaesr.distributions import Bernoulli, Normal
 from vaesr.losses import bernoulli_nll, gaussian_nll
+
+_Pair = tuple[jax.Array, jax.Array]
 
 
 class Likelihood(Protocol):
@@ -30,6 +33,18 @@ class Likelihood(Protocol):
 
         Args:
             outputs: what the decoder returned.
+
+        Returns:
+            `[B, ...]` float32.
+        """
+        ...
+
+    def sample(self, outputs: Any, keys: jax.Array) -> jax.Array:
+        """Draw data, each example from its own key; no gradient is promised.
+
+        Args:
+            outputs: what the decoder returned.
+            keys: random keys `[B]`, from `vaesr.distributions.example_keys`.
 
         Returns:
             `[B, ...]` float32.
@@ -63,6 +78,18 @@ class BernoulliLikelihood:
             `[B, ...]` in [0, 1], float32.
         """
         return jax.nn.sigmoid(jnp.asarray(outputs, jnp.float32))
+
+    def sample(self, outputs: jax.Array, keys: jax.Array) -> jax.Array:
+        """Draw binary data.
+
+        Args:
+            outputs: logits `[B, ...]`.
+            keys: random keys `[B]`.
+
+        Returns:
+            Zeros and ones `[B, ...]`, float32.
+        """
+        return Bernoulli(outputs).sample_examples(keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +129,18 @@ class GaussianLikelihood:
         """
         return jnp.asarray(outputs, jnp.float32)
 
+    def sample(self, outputs: jax.Array, keys: jax.Array) -> jax.Array:
+        """Draw real-valued data.
+
+        Args:
+            outputs: means `[B, ...]`.
+            keys: random keys `[B]`.
+
+        Returns:
+            `[B, ...]` float32, not clipped.
+        """
+        return Normal(outputs, jnp.float32(2.0 * math.log(self.scale))).sample_examples(keys)
+
 
 @dataclasses.dataclass(frozen=True)
 class LearnedGaussianLikelihood:
@@ -111,7 +150,7 @@ class LearnedGaussianLikelihood:
     has the shape of the mean.
     """
 
-    def nll(self, outputs: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
+    def nll(self, outputs: _Pair, x: jax.Array) -> jax.Array:
         """Compute the negative log-likelihood per example.
 
         Args:
@@ -124,7 +163,7 @@ class LearnedGaussianLikelihood:
         mean, log_scale = outputs
         return gaussian_nll(mean, x, log_scale=log_scale)
 
-    def mean(self, outputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def mean(self, outputs: _Pair) -> jax.Array:
         """Give the mean.
 
         Args:
@@ -134,3 +173,16 @@ class LearnedGaussianLikelihood:
             `mean`, `[B, ...]`, float32.
         """
         return jnp.asarray(outputs[0], jnp.float32)
+
+    def sample(self, outputs: _Pair, keys: jax.Array) -> jax.Array:
+        """Draw real-valued data.
+
+        Args:
+            outputs: `(mean, log_scale)`.
+            keys: random keys `[B]`.
+
+        Returns:
+            `[B, ...]` float32, not clipped.
+        """
+        mean, log_scale = outputs
+        return Normal(mean, 2.0 * jnp.asarray(log_scale, jnp.float32)).sample_examples(keys)

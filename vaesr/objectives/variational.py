@@ -1,26 +1,23 @@
 """Objectives of variational autoencoders: the ELBO and the importance-weighted bound."""
 
-import math
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from vaesr.distributions import Normal, example_keys, kl_standard_normal
-from vaesr.losses import free_bits, iwae_bound, negative_elbo
-from vaesr.objectives.likelihoods import Likelihood
-from vaesr.objectives.objective import Aux, Batch, Objective, Params
-from vaesr.objectives.posterior import (
-    Decode,
-    Encode,
-    binarise,
-    decode_nll,
-    encode_checked,
-    sample_posterior,
+from vaesr.distributions import Normal, kl_standard_normal
+from vaesr.objectives.dreg import dreg_bound
+from vaesr.objectives.hierarchical import (
+    Weighed,
+    hierarchical_elbo,
+    hierarchical_iwae,
+    importance_objective,
 )
-
-_ACTIVE_NATS = 0.01  # a latent dimension counts as used above this mean KL
+from vaesr.objectives.likelihoods import Likelihood
+from vaesr.objectives.objective import Objective
+from vaesr.objectives.posterior import Decode, Encode, decode_nll, encode_checked, one_layer
 
 
 def elbo(
@@ -34,7 +31,8 @@ def elbo(
     free_bits_nats: float = 0.0,
     free_bits_groups: int | None = None,
     free_bits_over: str = "example",
-    stochastic_binarisation: bool = False,
+    binarisation: str = "none",
+    gradient: str = "pathwise",
 ) -> Objective:
     """Build the objective of a VAE: the negative ELBO, with an optional weight and floor on its KL.
 
@@ -50,7 +48,10 @@ def elbo(
         free_bits_groups: number of equal groups of neighbouring latents that share a floor; None gives
             every latent its own.
         free_bits_over: "example" or "batch", see `vaesr.losses.free_bits`.
-        stochastic_binarisation: draw binary images from the grey values, anew at every step.
+        binarisation: "none", "dynamic", "fixed" or "threshold", see `binarise_batch`.
+        gradient: "pathwise", with the KL in closed form, or "stl" ("sticking the landing"): the KL is sampled
+            and the part of its gradient whose mean is zero left out, so that the noise vanishes where the
+            posterior is exact. With "stl" the KL in the metrics is the sampled one.
 
     Returns:
         An `Objective` that reads `batch["image"]` (float, [0, 1] for Bernoulli data) and
@@ -63,30 +64,20 @@ def elbo(
 
     Source:
         Kingma and Welling 2014, equation 10; Higgins et al. 2017 (beta); Kingma et al. 2016, equation 15
-        (free bits).
+        (free bits); Roeder, Wu and Duvenaud 2017, equation 8 ("stl").
     """
-    _check_knobs(samples, beta, free_bits_nats, free_bits_groups)
-
-    def objective(
-        params: Params, variables: Any, batch: Batch, *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, Aux]:
-        images, keys = _inputs(batch, key, stochastic_binarisation)
-        mean_q, log_var_q = encode_checked(encode, params[player], images)
-        z, _ = sample_posterior(mean_q, log_var_q, keys, jnp.arange(samples))
-        reconstruction = decode_nll(decode, likelihood, params[player], z, images).mean(axis=0)
-
-        kl_per_dimension = kl_standard_normal(Normal(mean_q, log_var_q)).reshape(images.shape[0], -1)
-        kl = kl_per_dimension.sum(axis=1)
-        floored = kl
-        if free_bits_nats > 0:
-            groups = _grouped(kl_per_dimension, free_bits_groups)
-            floored = free_bits(groups, nats=free_bits_nats, over=free_bits_over)
-        weight = jnp.asarray(beta(step) if callable(beta) else beta, jnp.float32)
-        loss = negative_elbo(reconstruction, floored, beta=weight).mean()
-        metrics = _bound_metrics(reconstruction, kl, -reconstruction - kl, images)
-        return loss, Aux(metrics | _activity(kl_per_dimension) | {"beta": weight}, variables)
-
-    return objective
+    _check_gradient(gradient, ("pathwise", "stl"))
+    return hierarchical_elbo(
+        *one_layer(encode, decode, path_only=gradient == "stl"),
+        likelihood,
+        player=player,
+        beta=beta,
+        samples=samples,
+        free_bits_nats=free_bits_nats,
+        free_bits_groups=free_bits_groups,
+        free_bits_over=free_bits_over,
+        binarisation=binarisation,
+    )
 
 
 def iwae(
@@ -96,7 +87,8 @@ def iwae(
     *,
     player: str = "vae",
     samples: int = 5,
-    stochastic_binarisation: bool = False,
+    binarisation: str = "none",
+    gradient: str = "pathwise",
 ) -> Objective:
     """Build the objective of an importance-weighted autoencoder: the negative K-sample bound.
 
@@ -106,7 +98,10 @@ def iwae(
         likelihood: an object with `nll(outputs, x) -> [B]`.
         player: the name of the parameters in `params`.
         samples: K, at least 1; with 1 it is the ELBO with a sampled KL.
-        stochastic_binarisation: draw binary images from the grey values, anew at every step.
+        binarisation: "none", "dynamic", "fixed" or "threshold", see `binarise_batch`.
+        gradient: "pathwise" differentiates the bound as it is. "dreg" has the same mean, and for the encoder
+            a signal-to-noise ratio that rises with K instead of falling. "stl" leaves out the derivative
+            of log q at a fixed z without replacing it: biased for K above 1; with 1 it is "dreg".
 
     Returns:
         An `Objective` that reads `batch["image"]` and `batch["position"]`. Its loss is in nats per example.
@@ -114,93 +109,37 @@ def iwae(
         bound), `active_dimensions`, `kl_per_active_dimension_nats` and `effective_samples`.
 
     Raises:
-        ValueError: if `samples` is below 1; when called, if shapes don't fit.
+        ValueError: if `samples` is below 1 or `gradient` unknown; when called, if shapes don't fit.
 
     Source:
-        Burda, Grosse and Salakhutdinov 2016, equation 8.
+        Burda, Grosse and Salakhutdinov 2016, equation 8; Tucker et al. 2019, equation 8 ("dreg");
+        Roeder, Wu and Duvenaud 2017 ("stl").
     """
-    _check_knobs(samples, 1.0, 0.0, None)
-
-    def objective(
-        params: Params, variables: Any, batch: Batch, *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, Aux]:
-        images, keys = _inputs(batch, key, stochastic_binarisation)
-        mean_q, log_var_q = encode_checked(encode, params[player], images)
-        z, log_ratio = sample_posterior(mean_q, log_var_q, keys, jnp.arange(samples))
-        nll = decode_nll(decode, likelihood, params[player], z, images)
-        log_weights = (log_ratio - nll).T  # [B, K]
-        bound = iwae_bound(log_weights)
-
-        normalised = jax.nn.softmax(log_weights, axis=1)
-        kl_per_dimension = kl_standard_normal(Normal(mean_q, log_var_q)).reshape(images.shape[0], -1)
-        kl = kl_per_dimension.sum(axis=1)
-        metrics = _bound_metrics(nll.mean(axis=0), kl, bound, images) | _activity(kl_per_dimension)
-        metrics["bound_nats"] = bound.mean()
-        metrics["effective_samples"] = (1.0 / jnp.square(normalised).sum(axis=1)).mean()
-        return -bound.mean(), Aux(metrics, variables)
-
-    return objective
-
-
-def _inputs(batch: Batch, key: jax.Array, stochastic: bool) -> tuple[jax.Array, jax.Array]:
-    """Take the images and one key per example out of a batch."""
-    if "image" not in batch:
-        raise ValueError(f'the batch must hold "image" [B, ...], got the names {sorted(batch)}.')
-    images = jnp.asarray(batch["image"])
-    if images.ndim < 2 or not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f'batch["image"] must be float [B, ...] with values in [0, 1], got shape {images.shape} and '
-            f"dtype {images.dtype}; divide 8-bit images by 255."
+    _check_gradient(gradient, ("pathwise", "dreg", "stl"))
+    if gradient != "dreg":
+        return hierarchical_iwae(
+            *one_layer(encode, decode, path_only=gradient == "stl"),
+            likelihood,
+            player=player,
+            samples=samples,
+            binarisation=binarisation,
         )
-    images = images.astype(jnp.float32)
-    position = batch.get("position", jnp.arange(images.shape[0]))
-    # Two independent streams, so that switching binarisation on leaves the latents' noise alone.
-    if stochastic:
-        images = binarise(images, example_keys(jax.random.fold_in(key, 1), position))
-    return images, example_keys(jax.random.fold_in(key, 0), position)
-
-
-def _grouped(kl_per_dimension: jax.Array, groups: int | None) -> jax.Array:
-    """Sum `[B, D]` terms over equal groups of neighbouring dimensions, `[B, G]`."""
-    if groups is None:
-        return kl_per_dimension
-    batch, dimensions = kl_per_dimension.shape
-    if dimensions % groups:
-        raise ValueError(f"free_bits_groups must divide the {dimensions} latent dimensions, got {groups}.")
-    return kl_per_dimension.reshape(batch, groups, dimensions // groups).sum(axis=2)
-
-
-def _bound_metrics(
-    reconstruction: jax.Array, kl: jax.Array, bound: jax.Array, images: jax.Array
-) -> dict[str, jax.Array]:
-    """Average the terms of a bound over the batch."""
-    dimensions = math.prod(images.shape[1:])
-    return {
-        "elbo_nats": (-reconstruction - kl).mean(),
-        "kl_nats": kl.mean(),
-        "reconstruction_nats": reconstruction.mean(),
-        "bits_per_dim": -bound.mean() / (dimensions * math.log(2.0)),
-    }
-
-
-def _activity(kl_per_dimension: jax.Array) -> dict[str, jax.Array]:
-    """Count the latent dimensions that carry information, and how much each carries."""
-    mean_kl = kl_per_dimension.mean(axis=0)
-    active = (mean_kl > _ACTIVE_NATS).astype(jnp.float32)
-    count = active.sum()
-    return {
-        "active_dimensions": count,
-        "kl_per_active_dimension_nats": (mean_kl * active).sum() / jnp.maximum(count, 1.0),
-    }
-
-
-def _check_knobs(samples: int, beta: Any, free_bits_nats: float, groups: int | None) -> None:
-    """Refuse knobs that are out of range, when the objective is built."""
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}.")
-    if not callable(beta) and beta < 0:
-        raise ValueError(f"beta must be at least 0, got {beta}.")
-    if free_bits_nats < 0:
-        raise ValueError(f"free_bits_nats must be at least 0, got {free_bits_nats}.")
-    if groups is not None and groups < 1:
-        raise ValueError(f"free_bits_groups must be at least 1, got {groups}.")
+    nll_of = functools.partial(decode_nll, decode, likelihood)
+
+    def weigh(params: Any, images: jax.Array, keys: jax.Array) -> Weighed:
+        mean_q, log_var_q = encode_checked(encode, params, images)
+        bound, log_weights, nll = dreg_bound(
+            nll_of, params, (mean_q, log_var_q), images, keys, jnp.arange(samples)
+        )
+        kl = kl_standard_normal(Normal(mean_q, log_var_q)).reshape(images.shape[0], -1)
+        return Weighed(bound, log_weights, nll, kl)
+
+    return importance_objective(weigh, player=player, binarisation=binarisation)
+
+
+def _check_gradient(gradient: str, known: tuple[str, ...]) -> None:
+    """Refuse an unknown estimator, when the objective is built."""
+    if gradient not in known:
+        raise ValueError(f"gradient must be one of {', '.join(known)}, got {gradient!r}.")

@@ -173,3 +173,54 @@ def latent_scatter(
             loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, markerscale=(40 / size) ** 0.5
         )
     return canvas.rasterise(figure)
+
+
+def latent_activity(
+    variances: np.ndarray | jax.Array,
+    kl_nats: np.ndarray | jax.Array,
+    *,
+    threshold: float = 0.01,
+    title: str | None = None,
+) -> np.ndarray:
+    """Draws how much each latent is used: the variance of its posterior mean, and its KL.
+
+    Args:
+        variances: `[D]`, Var_x(E_q[z | x]) of every latent.
+        kl_nats: `[D]`, mean KL to the prior of every latent.
+        threshold: a line in the upper plot; latents above it count as active and are drawn darker.
+        title: one line above, or None for the number of active latents.
+
+    Returns:
+        uint8 `[H', W', 3]`; the latents in the order of their variance, most active first.
+
+    Raises:
+        ValueError: on other shapes.
+
+    Source: Burda et al. 2016, section 5.2.
+    """
+    variances, kl_nats = np.asarray(variances, np.float64), np.asarray(kl_nats, np.float64)
+    if variances.ndim != 1 or not len(variances) or variances.shape != kl_nats.shape:
+        raise ValueError(
+            f"variances and kl_nats must both be [D], got shapes {variances.shape} and {kl_nats.shape}"
+        )
+    order = np.argsort(-variances)
+    active = variances[order] > threshold
+    colours = np.where(active, _PALETTE[0], "#c5ccd6")
+    figure = canvas.new_figure(float(np.clip(0.22 * len(order) + 2.0, 6.0, 16.0)), 5.2)
+    above, below = figure.subplots(2, 1, sharex=True)
+    places = np.arange(len(order))
+    above.bar(places, np.maximum(variances[order], 1e-8), color=colours, width=0.8)
+    above.set_yscale("log")
+    above.set_ylim(min(threshold / 30, max(variances.min(), 1e-6)), max(2.0, 1.5 * variances.max()))
+    above.axhline(threshold, color=_PALETTE[2], linewidth=1.2, linestyle="--")
+    above.set_ylabel("variance of the\nposterior mean")
+    below.bar(places, kl_nats[order], color=colours, width=0.8)
+    below.set_ylabel("mean KL, nats")
+    below.set_xlabel("latent, most active first")
+    step = max(1, len(order) // 25)
+    below.set_xticks(places[::step], [f"z{latent}" for latent in order[::step]], fontsize=8)
+    for axes in (above, below):
+        canvas.quiet(axes)
+    shown = title or f"{active.sum()} of {len(order)} latents active"
+    above.set_title(shown, loc="left", fontweight="bold")
+    return canvas.rasterise(figure)

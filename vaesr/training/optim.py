@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules as one typed configuration over optax."""
 
 import dataclasses
+import itertools
 from typing import Literal
 
 import optax
@@ -15,15 +16,17 @@ class OptimConfig:
     # Peak learning rate.
     lr: float = 1e-3
     # Shape of the learning rate after the warm-up.
-    schedule: Literal["constant", "cosine", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "step", "stages"] = "constant"
     # Steps of linear warm-up from zero.
     warmup: int = 0
-    # "cosine": the learning rate at the end, as a share of the peak.
+    # "cosine" and "stages": the learning rate at the end, as a share of the peak.
     final: float = 0.0
     # "step": multiply the rate by `step_factor` every so many steps.
     step_every: int = 200_000
     # "step": the factor.
     step_factor: float = 0.5
+    # "stages": the number of stages, each three times as long as the one before and at a lower rate.
+    stages: int = 8
     # First-moment decay (momentum for "sgd").
     b1: float = 0.9
     # Second-moment decay.
@@ -36,12 +39,14 @@ class OptimConfig:
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in ("lr", "eps", "step_every", "step_factor"):
+        for field in ("lr", "eps", "step_every", "step_factor", "stages"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"optim.{field} must be positive, got {getattr(self, field)}.")
         for field in ("warmup", "final", "weight_decay", "clip_norm"):
             if getattr(self, field) < 0:
                 raise ValueError(f"optim.{field} must not be negative, got {getattr(self, field)}.")
+        if self.schedule == "stages" and not self.final:
+            raise ValueError('optim.final must be positive with optim.schedule "stages", got 0.0.')
         if self.weight_decay and self.name != "adamw":
             raise ValueError(f'optim.weight_decay needs optim.name "adamw", got "{self.name}".')
 
@@ -51,22 +56,37 @@ def make_schedule(config: OptimConfig, *, steps: int) -> optax.Schedule:
 
     Args:
         config: see `OptimConfig`.
-        steps: length of the training; the end of "cosine".
+        steps: length of the training; the end of "cosine" and of the last of the "stages".
 
     Returns:
         An optax schedule.
+
+    Source:
+        Burda, Grosse and Salakhutdinov 2016, section 5: "stages", 8 of 1, 3, ..., 3^7 epochs, the rate
+        falling by equal factors from 1e-3 to 1e-4 (`final` 0.1).
     """
     rest = max(steps - config.warmup, 1)
     if config.schedule == "cosine":
         main = optax.cosine_decay_schedule(config.lr, rest, alpha=config.final)
     elif config.schedule == "step":
         main = optax.exponential_decay(config.lr, config.step_every, config.step_factor, staircase=True)
+    elif config.schedule == "stages":
+        main = _stages(config, rest)
     else:
         main = optax.constant_schedule(config.lr)
     if not config.warmup:
         return main
     warmup = optax.linear_schedule(0.0, config.lr, config.warmup)
     return optax.join_schedules([warmup, main], [config.warmup])
+
+
+def _stages(config: OptimConfig, steps: int) -> optax.Schedule:
+    """Stage i of n lasts `3^i / Σ 3^j` of the steps at `lr * final^(i / (n - 1))`."""
+    lengths = [3**i for i in range(config.stages)]
+    ends = [round(steps * end / sum(lengths)) for end in itertools.accumulate(lengths)]
+    factor = config.final ** (1 / max(config.stages - 1, 1))
+    rates = [optax.constant_schedule(config.lr * factor**i) for i in range(config.stages)]
+    return optax.join_schedules(rates, ends[:-1])
 
 
 def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:

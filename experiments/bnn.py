@@ -1,0 +1,513 @@
+"""Bayesian neural networks: Bayes by Backprop (Blundell et al. 2015) beside an ensemble and MC dropout.
+
+    python -m experiments.bnn                                  # 5,000 real MNIST digits, 2 CPU cores
+    python -m experiments.bnn --data idx:FOLDER                # any MNIST-family files
+    python -m experiments.bnn regression                       # a curve with error bars
+    python -m experiments.bnn paper --data tfds:mnist --model.hidden 800 800
+    python -m experiments compare runs/bnn/seed0 runs/bnn/seed1  # mean and spread over seeds
+
+All methods see the same batches in one run. The report compares error, likelihood, calibration and the
+detection of foreign images, and shows what a pruned Bayesian network still knows.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import base
+from vaesr import data, distributions, inference, layers, objectives, reports, training
+from vaesr.models.classifier import Classifier
+
+# Every evaluation draws the same weights, so that the numbers of two checkpoints compare.
+_EVAL_SEED = 1
+_PRUNED = (0.0, 0.5, 0.75, 0.95)
+_CURVE = "curve:blundell"
+_LABELS = {"bnn": "Bayesian net", "deterministic": "one net", "ensemble": "ensemble", "dropout": "MC dropout"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network that all methods share; its input and output come from the data."""
+
+    # Dense layers, or LeNet-5's convolutions before them.
+    architecture: Literal["mlp", "lenet"] = "mlp"
+    # Units of the dense hidden layers.
+    hidden: tuple[int, ...] = (400, 400)
+    # Activation of the hidden layers.
+    activation: Literal["tanh", "relu", "silu", "gelu"] = "relu"
+    # Subtracted from the inputs (pixels in [0, 1], or x of the curve).
+    input_shift: float = 0.0
+    # Multiplies the shifted inputs.
+    input_scale: float = 1.0
+    # Precision of float32 matrix products; "default" is TF32 on GPUs and bfloat16 on TPUs.
+    precision: Literal["default", "high", "highest"] = "default"
+
+
+@dataclasses.dataclass(frozen=True)
+class BayesConfig:
+    """Posterior, prior and the bound that the Bayesian network maximises."""
+
+    # Prior: a Gaussian of `scale` / sqrt(fan-in), of `scale`, or of `scale` around the posterior's mean;
+    # or the paper's mixture of `scale` and `narrow`.
+    prior: Literal["fan_in", "gaussian", "tied", "mixture"] = "fan_in"
+    # Standard deviation of the prior.
+    scale: float = 1.0
+    # "mixture": standard deviation of the narrow part.
+    narrow: float = math.exp(-6.0)
+    # "mixture": share of the wide part.
+    wide_share: float = 0.5
+    # First standard deviation of the weights, times sqrt(fan-in).
+    initial_scale: float = 0.1
+    # Noise on the layers' outputs, on the weights with signs of each example, or on the weights.
+    how: Literal["local", "flipout", "weights"] = "local"
+    # Draws of the weights per step.
+    samples: int = 1
+    # Weight of the KL; below 1 the posterior is sharper than Bayes' rule makes it.
+    kl_weight: float = 1.0
+    # Steps over which the weight of the KL grows from 0.
+    kl_warmup: int = 0
+    # Spread the KL over an epoch's batches evenly, or halving from each to the next.
+    kl_spread: Literal["even", "halving"] = "even"
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("kl_weight", 0), ("kl_warmup", 0)):
+            if getattr(self, name) < least:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--bayes.{flag} must be at least {least}, got {getattr(self, name)}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(base.RunConfig):
+    """A Bayesian network and those it is compared with, on labelled images or on a curve."""
+
+    # Which networks are trained; member 0 of the ensemble is the deterministic one of the tables.
+    methods: tuple[Literal["bnn", "ensemble", "dropout"], ...] = ("bnn", "ensemble", "dropout")
+    # Network.
+    model: ModelConfig = ModelConfig()
+    # Bayesian network.
+    bayes: BayesConfig = BayesConfig()
+    # Optimizer of the Bayesian network.
+    optim: training.OptimConfig = training.OptimConfig()
+    # Networks in the ensemble.
+    members: int = 5
+    # Share of the hidden units that MC dropout drops.
+    dropout: float = 0.5
+    # Optimizer of the ensemble.
+    point_optim: training.OptimConfig = training.OptimConfig()
+    # Optimizer of MC dropout, which regularises itself.
+    dropout_optim: training.OptimConfig = training.OptimConfig()
+    # Draws of weights or masks that a prediction averages.
+    draws: int = 20
+    # Source of images that are foreign to the networks; "auto" takes the embedded digits, and for these
+    # patches of the embedded photos; "none" leaves them out.
+    ood: str = "auto"
+    # Examples of the validation split that each evaluation reads.
+    eval_limit: int = 2000
+    # Training points of the regression.
+    points: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("members", "draws", "eval_limit", "points"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.".replace("_", "-"))
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ValueError(f"--methods must name one or more different methods, got {self.methods}.")
+
+
+_COSINE = training.OptimConfig(lr=1e-3, schedule="cosine")
+_DEFAULT = Config(
+    data="embedded:digits",
+    steps=8000,
+    batch_size=128,
+    optim=_COSINE,
+    point_optim=dataclasses.replace(_COSINE, name="adamw", weight_decay=0.3),
+    dropout_optim=_COSINE,
+)
+PRESETS = {
+    "smoke": dataclasses.replace(
+        _DEFAULT, steps=20, batch_size=16, eval_every=20, checkpoint_every=20, log_every=10, eval_limit=64,
+        members=2, draws=2, model=ModelConfig(hidden=(16,)), optim=training.OptimConfig(),
+        point_optim=training.OptimConfig(), dropout_optim=training.OptimConfig(),
+    ),
+    "default": _DEFAULT,
+    # Blundell et al. 2015, section 5.2: the curve of figure 5.
+    "regression": dataclasses.replace(
+        _DEFAULT, data=_CURVE, steps=8000, batch_size=100, dropout=0.1, draws=200,
+        model=ModelConfig(hidden=(50, 50), input_shift=0.25, input_scale=4.0),
+        bayes=BayesConfig(scale=3.0),
+        optim=dataclasses.replace(_COSINE, lr=3e-3),
+    ),
+    # Blundell et al. 2015, section 5.1: 600 epochs of 50,000 digits; --model.hidden 800 800 or 1200 1200.
+    "paper": dataclasses.replace(
+        _DEFAULT, data="tfds:mnist", steps=234_000, eval_every=3900, checkpoint_every=3900, draws=10,
+        model=ModelConfig(input_scale=255 / 126),
+        bayes=BayesConfig(prior="mixture", initial_scale=1.0, how="weights", kl_spread="halving"),
+        optim=training.OptimConfig(name="sgd", lr=0.1, b1=0.0),
+        point_optim=training.OptimConfig(name="sgd", lr=0.1, b1=0.0),
+        dropout_optim=training.OptimConfig(name="sgd", lr=0.1, b1=0.0),
+    ),
+}  # fmt: skip
+
+
+def build(config: Config) -> base.Experiment:
+    """Wire data, networks, objectives and evaluation.
+
+    Args:
+        config: see `Config`.
+
+    Returns:
+        The experiment.
+    """
+    return _curve(config) if config.data == _CURVE else _images(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Method:
+    """One player: its network's forward pass `[S, B, ...]`, initial parameters, objective and draws."""
+
+    forward: Any
+    init: Callable[[jax.Array, jax.Array], Any]
+    player: training.Player
+    draws: int
+
+
+def _methods(
+    config: Config, model: Classifier, nll: Any, size: int, *, inputs: str, outputs: Any = lambda x: x
+) -> dict[str, _Method]:
+    """The players that were asked for; `outputs` says what the network's numbers mean."""
+    dropout = model.clone(dropout=config.dropout)
+    forwards = {
+        "bnn": layers.bayesian_apply(model, how=config.bayes.how),
+        "ensemble": layers.ensemble_apply(model),
+        "dropout": layers.dropout_apply(dropout),
+    }
+    plain = lambda key, x: model.init(key, x)["params"]  # noqa: E731
+    inits = {
+        "bnn": lambda key, x: distributions.mean_field(
+            plain(key, x), scale=_by_fan_in(config.bayes.initial_scale)
+        ),
+        "ensemble": lambda key, x: jax.vmap(plain, (0, None))(jax.random.split(key, config.members), x),
+        "dropout": plain,
+    }
+    optims = {"bnn": config.optim, "ensemble": config.point_optim, "dropout": config.dropout_optim}
+    methods = {}
+    for name in config.methods:
+        forward = _then(outputs, forwards[name])
+        if name == "bnn":
+            objective = _bayesian(config, forward, nll, size, inputs)
+            # Predictions of many inputs share their draws, so that a drawn curve is smooth.
+            forward = _then(outputs, layers.bayesian_apply(model, how="weights"))
+        else:
+            objective = objectives.supervised(forward, nll, player=name, inputs=inputs)
+        player = training.Player(objective, training.make_optimizer(optims[name], steps=config.steps))
+        draws = config.members if name == "ensemble" else config.draws
+        methods[name] = _Method(forward, inits[name], player, draws)
+    return methods
+
+
+def _then(outputs: Any, forward: Any) -> Any:
+    return lambda *args, **kwargs: outputs(forward(*args, **kwargs))
+
+
+def _by_fan_in(scale: float) -> Callable[[Any, jax.Array], float]:
+    """`scale` over the root of the number of inputs of a unit; a bias has one."""
+    return lambda path, leaf: scale / math.sqrt(math.prod(leaf.shape[:-1]) or 1)
+
+
+def _bayesian(config: Config, forward: Any, nll: Any, size: int, inputs: str) -> objectives.Objective:
+    bayes = config.bayes
+    priors: dict[str, Callable[[], Any]] = {
+        "fan_in": lambda: distributions.GaussianPrior(_by_fan_in(bayes.scale)),
+        "gaussian": lambda: distributions.GaussianPrior(bayes.scale),
+        "tied": lambda: lambda q: distributions.GaussianPrior(_by_fan_in(bayes.scale), mean=q["mean"]),
+        "mixture": lambda: distributions.ScaleMixturePrior(bayes.wide_share, bayes.scale, bayes.narrow),
+    }
+    warm = bayes.kl_warmup
+    batches = max(size // config.batch_size, 1)
+    return objectives.bayesian(
+        forward, nll,
+        dataset_size=size,
+        prior=priors[bayes.prior](),
+        samples=bayes.samples,
+        kl_form="sampled" if bayes.prior == "mixture" else "closed",
+        kl_weight=optax.linear_schedule(0.0, bayes.kl_weight, warm) if warm else bayes.kl_weight,
+        minibatch_weights=objectives.blundell_weights(batches) if bayes.kl_spread == "halving" else None,
+        inputs=inputs,
+    )  # fmt: skip
+
+
+def _init(methods: dict[str, _Method], example: jax.Array) -> Callable[[jax.Array], Any]:
+    def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
+        keys = jax.random.split(key, len(methods))
+        return {n: m.init(k, example) for (n, m), k in zip(methods.items(), keys, strict=True)}, {}
+
+    return init
+
+
+def _model(config: Config, shape: tuple[int, ...], outputs: int) -> Classifier:
+    return Classifier(
+        input_shape=shape, outputs=outputs, dtype=jnp.dtype(config.compute_dtype),
+        **dataclasses.asdict(config.model),
+    )  # fmt: skip
+
+
+# --- Classification of images ---
+
+
+def _images(config: Config) -> base.Experiment:
+    bank = data.open_bank(config.data, strict=config.strict)
+    if bank.kind != "fixed" or bank.labels is None:
+        raise base.UserError(f"classification needs labelled images of one size; {config.data} has none.")
+    shape = bank.pixels.shape[1:]
+    sampler = data.ImageSampler(bank, "train", config.batch_size)
+    model = _model(config, shape, int(bank.labels.max()) + 1)
+    methods = _methods(config, model, objectives.classification_nll, sampler.size, inputs="image")
+    study = _ImageStudy(config, bank, methods)
+    shown = "deterministic" if config.methods[0] == "ensemble" else config.methods[0]
+    return base.Experiment(
+        model=inference.describe_model(model) | {"player": config.methods[0]},
+        init=_init(methods, jnp.zeros((1, *shape), jnp.float32)),
+        players={name: method.player for name, method in methods.items()},
+        sampler=sampler,
+        evaluate=study.evaluate,
+        score=f"-{shown}_nll_nats",
+        finish=study.finish,
+        figures=study.figures,
+    )
+
+
+class _ImageStudy:
+    """Measures all methods on a split; the figures show what was measured last."""
+
+    def __init__(self, config: Config, bank: data.Bank, methods: dict[str, _Method]) -> None:
+        self.config, self.bank, self.methods = config, bank, methods
+        self.predict = {name: _predict(method) for name, method in methods.items()}
+        self.split = "validation"
+        self.members: dict[str, inference.Members] = {}
+        self.foreign: dict[str, inference.Members] = {}
+        self.pruned: dict[str, list[float]] = {}
+
+    def evaluate(self, params: dict[str, Any], variables: Any) -> dict[str, float]:
+        """The scores of every method on the validation split."""
+        return self._measure(params, "validation", self.config.eval_limit)
+
+    def _measure(self, params: dict[str, Any], split: str, limit: int | None) -> dict[str, float]:
+        read = functools.partial(inference.predict_split, bank=self.bank, split=split, limit=limit)
+        self.split = split
+        self.members = _named({n: read(predict, params[n]) for n, predict in self.predict.items()})
+        return {
+            f"{name}_{metric}": value
+            for name, members in self.members.items()
+            for metric, value in inference.score_members(members).items()
+        }
+
+    def finish(self, params: dict[str, Any], variables: Any) -> dict[str, float]:
+        """The scores on the test split, on foreign images and of pruned networks; prints the table."""
+        results = self._measure(params, "test", None)
+        source = _foreign_source(self.config)
+        if source is not None:
+            images = inference.foreign_images(source, self.bank.pixels.shape[1:])
+            self.foreign = _named(
+                {n: inference.predict_images(p, params[n], images) for n, p in self.predict.items()}
+            )
+            for name, members in self.members.items():
+                found = inference.detect_foreign(members, self.foreign[name])
+                results |= {f"{name}_{metric}": value for metric, value in found.items()}
+        if "bnn" in params:
+            self.pruned["signal to noise, Bayesian net"] = self._prune("bnn", params["bnn"])
+            for fraction, error in zip(_PRUNED, self.pruned["signal to noise, Bayesian net"], strict=True):
+                results[f"bnn_pruned_{100 * fraction:.0f}_error_percent"] = error
+        if "ensemble" in params:
+            self.pruned["size, one net"] = self._prune("ensemble", params["ensemble"])
+        if jax.process_index() == 0:
+            print(_table(results, list(self.members)), flush=True)
+        return results
+
+    def _prune(self, name: str, params: Any) -> list[float]:
+        """Errors after removing weights: by |mean| / sigma, or by size where no sigma is known."""
+        errors = []
+        for fraction in _PRUNED:
+            if name == "bnn":
+                left = distributions.prune(params, fraction=fraction)
+            else:
+                only = jax.tree.map(lambda leaf: leaf[:1], params)
+                equal = {"mean": only, "rho": jax.tree.map(jnp.zeros_like, only)}
+                left = distributions.prune(equal, fraction=fraction)["mean"]
+            members = inference.predict_split(self.predict[name], left, self.bank, "test")
+            errors.append(inference.score_members(members)["error_percent"])
+        return errors
+
+    def figures(self, params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
+        """Reliability, extreme images, entropies and pruned networks of the last measurement."""
+        labels = next(iter(self.members.values())).labels
+        assert labels is not None
+        reports.save_image(
+            directory / "1_reliability.png",
+            reports.reliability_diagram({_LABELS[n]: m.mean for n, m in self.members.items()}, labels),
+            caption=f"Accuracy against confidence on the {self.split} split; below, how often each occurs.",
+        )
+        reports.save_image(
+            directory / "2_extremes.png",
+            _extremes(self.bank, self.split, next(iter(self.members.values()))),
+            caption=f"The {self.split} images of which {_LABELS[self.config.methods[0]]} is least and most "
+            "certain: true → predicted label and the prediction's probability.",
+        )
+        if self.foreign:
+            entropies = [
+                {_LABELS[n]: _entropy(m) for n, m in each.items()} for each in (self.members, self.foreign)
+            ]
+            classes = next(iter(self.members.values())).log_probs.shape[-1]
+            picture = reports.entropy_histograms(*entropies, limit=math.log(classes))
+            caption = f"Predictive entropy on {self.config.data} and on {_foreign_source(self.config)}."
+            reports.save_image(directory / "3_entropies.png", picture, caption=caption)
+        if self.pruned:
+            picture = reports.pruning_curve(_PRUNED, self.pruned)
+            caption = "Test error after setting weights to zero, those of least signal or size first."
+            reports.save_image(directory / "4_pruning.png", picture, caption=caption)
+
+
+def _predict(method: _Method) -> inference.Predict:
+    @jax.jit
+    def predict(params: Any, images: jax.Array, position: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.key(_EVAL_SEED), method.draws)
+        return jax.nn.log_softmax(method.forward(params, images, keys=keys, position=position))
+
+    return predict
+
+
+def _named(members: dict[str, inference.Members]) -> dict[str, inference.Members]:
+    """Under the methods' names; the ensemble's first network stands for the deterministic one."""
+    named: dict[str, inference.Members] = {}
+    for name, each in members.items():
+        if name == "ensemble":
+            named["deterministic"] = each.only(1)
+        if name != "ensemble" or len(each.log_probs) > 1:
+            named[name] = each
+    return named
+
+
+def _entropy(members: inference.Members) -> np.ndarray:
+    return -(np.exp(members.mean) * members.mean).sum(-1)
+
+
+def _foreign_source(config: Config) -> str | None:
+    if config.ood == "auto":
+        return "embedded:photos" if config.data.startswith("embedded:digits") else "embedded:digits"
+    return None if config.ood == "none" else config.ood
+
+
+def _table(results: dict[str, float], names: list[str]) -> str:
+    """The methods side by side."""
+    columns = {"error_percent": "error, %", "nll_nats": "NLL, nats", "ece": "ECE", "brier": "Brier",
+               "ood_auroc": "OOD AUROC"}  # fmt: skip
+    lines = [f"{'test split':<16}" + "".join(f"{title:>12}" for title in columns.values())]
+    for name in names:
+        cells = [results.get(f"{name}_{metric}", math.nan) for metric in columns]
+        lines.append(f"{_LABELS[name]:<16}" + "".join(f"{cell:>12.4f}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _extremes(bank: data.Bank, split: str, members: inference.Members, count: int = 10) -> np.ndarray:
+    """Two rows of images: least and most certain."""
+    assert members.labels is not None
+    index = bank.split(split)
+    found = len(members.labels)  # evenly spread where the evaluation was limited
+    index = index[np.arange(found) * len(index) // found]
+    order, probs = np.argsort(-_entropy(members), kind="stable"), np.exp(members.mean)
+    strips = []
+    for title, chosen in (("Least certain", order[:count]), ("Most certain", order[::-1][:count])):
+        labels = [f"{members.labels[i]}→{probs[i].argmax()} {100 * probs[i].max():.0f} %" for i in chosen]
+        picture = reports.labelled_grid(
+            bank.pixels[index[chosen]], columns=count, column_labels=labels, title=title
+        )
+        strips.append(picture)
+    return reports.stack_strips(strips)
+
+
+# --- Regression ---
+
+
+def _curve(config: Config) -> base.Experiment:
+    points = data.blundell_curve(config.points, seed=config.seed)
+    held_out = {
+        split: data.blundell_curve(1000, seed=config.seed + shift)
+        for split, shift in (("validation", 10_000), ("test", 20_000))
+    }
+    sampler = data.ArraySampler(points, config.batch_size)
+    model = _model(config, (1,), 2)
+    nll = objectives.regression_nll
+    methods = _methods(config, model, nll, sampler.size, inputs="x", outputs=_mean_and_log_scale)
+
+    def evaluate(params: dict[str, Any], split: str) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        for name, method in methods.items():
+            scores |= {
+                f"{name}_{metric}": value
+                for metric, value in _score_curve(method, params[name], held_out[split]).items()
+            }
+        return scores
+
+    def figures(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
+        line = data.blundell_curve(400, seed=0, low=-0.4, high=1.0, noise=0.0)
+        for number, (name, method) in enumerate(methods.items(), 1):
+            moments = _moments(method, params[name], line["x"])
+            picture = reports.regression_bands(
+                line["x"][:, 0], moments.mean, np.sqrt(moments.aleatoric), np.sqrt(moments.epistemic),
+                data=(points["x"][:, 0], points["target"]), truth=line["target"], title=_LABELS[name],
+            )  # fmt: skip
+            caption = "The mean of the prediction and its error bars; training points lie in [0, 0.5]."
+            reports.save_image(directory / f"{number}_{name}.png", picture, caption=caption)
+
+    return base.Experiment(
+        model=inference.describe_model(model) | {"player": config.methods[0]},
+        init=_init(methods, jnp.zeros((1, 1), jnp.float32)),
+        players={name: method.player for name, method in methods.items()},
+        sampler=sampler,
+        evaluate=lambda params, variables: evaluate(params, "validation"),
+        score=f"-{config.methods[0]}_nll_nats",
+        finish=lambda params, variables: evaluate(params, "test"),
+        figures=figures,
+    )
+
+
+def _mean_and_log_scale(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What two numbers an example mean; the scale of the noise is bounded, else it explodes off the data."""
+    return outputs[..., 0], jnp.log(0.01 + 0.2 * jax.nn.sigmoid(outputs[..., 1]))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _moments(method: _Method, params: Any, x: jax.Array) -> objectives.PredictiveMoments:
+    key, draws = jax.random.key(_EVAL_SEED), method.draws
+    return objectives.predictive_moments(method.forward, params, x, key=key, samples=draws, chunk=draws)
+
+
+def _score_curve(method: _Method, params: Any, points: dict[str, np.ndarray]) -> dict[str, float]:
+    """Error and likelihood where the data lie, and how much wider the epistemic bars are away from them."""
+    key = jax.random.key(_EVAL_SEED)
+    log_prob = objectives.predictive_log_prob(
+        method.forward, objectives.regression_nll, params, points,
+        key=key, samples=method.draws, chunk=method.draws, inputs="x",
+    )  # fmt: skip
+    moments = _moments(method, params, points["x"])
+    away = np.array([[-0.3], [0.8]], np.float32)
+    inside = float(jnp.sqrt(moments.epistemic).mean())
+    outside = float(jnp.sqrt(_moments(method, params, away).epistemic).mean())
+    return {
+        "nll_nats": -float(log_prob.mean()),
+        "rmse": float(jnp.sqrt(jnp.square(moments.mean - points["target"]).mean())),
+        "epistemic_inside": inside,
+        "epistemic_away": outside,
+    }
+
+
+if __name__ == "__main__":
+    base.main("experiments.bnn", PRESETS, build)

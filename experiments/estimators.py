@@ -1,0 +1,464 @@
+"""Gradient estimators of E_q[f]: bias and variance measured, and VAEs trained with each of them side by side.
+
+    python -m experiments.estimators                 # 5,000 real MNIST digits, about 4 minutes on 2 CPU cores
+    python -m experiments.estimators paper           # more samples, dimensions and steps
+
+Every VAE starts from the same weights and sees the same batches; only the gradient of its encoder differs:
+reparameterised (pathwise), or score function without a baseline, with a moving average, with the mean over
+the other samples, or with the optimal baseline. The report shows the ELBOs, what each estimator's gradient is
+worth at the trained network, and bias and variance on f = Σ z², where they are known in closed form.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import base
+from vaesr import data, distributions, inference, objectives, reports, training
+from vaesr.distributions import MovingAverage, Normal
+from vaesr.models.vae import VAE
+
+_EVAL_BATCH = 250
+_DECAY = 0.99
+
+_SCORE = distributions.score_function
+ESTIMATORS: dict[str, Callable[..., jax.Array]] = {
+    "pathwise": distributions.pathwise,
+    "score": _SCORE,
+    "moving_average": _SCORE,  # its baseline comes from the training state
+    "leave_one_out": functools.partial(_SCORE, baseline="leave_one_out"),
+    "optimal": functools.partial(_SCORE, baseline="optimal"),
+    "measure_valued": distributions.measure_valued,
+}
+LABELS = {
+    "pathwise": "pathwise",
+    "score": "score function",
+    "moving_average": "score, moving average",
+    "leave_one_out": "score, leave one out",
+    "optimal": "score, optimal baseline",
+    "measure_valued": "measure-valued",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """What is measured on functions with known gradients."""
+
+    # Dimensions of z.
+    dimensions: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    # Samples a gradient estimate is averaged over, at `dimension`.
+    samples: tuple[int, ...] = (2, 4, 8, 16, 32)
+    # Dimension while the samples are varied.
+    dimension: int = 8
+    # Independent gradients that means and variances are taken of; fewer where they would take too long.
+    repeats: int = 20_000
+
+    def __post_init__(self) -> None:
+        if min(self.dimensions) < 1 or self.dimension < 1:
+            raise ValueError(f"--study.dimensions must be at least 1, got {self.dimensions}.")
+        if min(self.samples) < 2:
+            raise ValueError(f"--study.samples must be at least 2, for the baselines, got {self.samples}.")
+        if self.repeats < 100:
+            raise ValueError(f"--study.repeats must be at least 100, got {self.repeats}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(base.RunConfig):
+    """VAEs that differ in the gradient of their encoder, and a study of the estimators alone."""
+
+    # Estimators to train with.
+    estimators: tuple[str, ...] = ("pathwise", "score", "moving_average", "leave_one_out", "optimal")
+    # Samples of q(z | x) per example, the same for all.
+    samples: int = 4
+    # Latent dimensions.
+    latent: int = 10
+    # Widths of the encoder's layers; the decoder mirrors them.
+    hidden: tuple[int, ...] = (200,)
+    # Optimizer of every VAE.
+    optim: training.OptimConfig = training.OptimConfig()
+    # The study.
+    study: StudyConfig = StudyConfig()
+    # Gradients at the trained network that the signal-to-noise ratio is taken of.
+    probe_repeats: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = set(self.estimators) - set(ESTIMATORS)
+        if unknown or not self.estimators:
+            raise ValueError(
+                f"--estimators must be some of {', '.join(ESTIMATORS)}, got {' '.join(self.estimators)}."
+            )
+        if self.samples < 2:
+            raise ValueError(f"--samples must be at least 2, for the baselines, got {self.samples}.")
+        if self.probe_repeats < 2:
+            raise ValueError(f"--probe-repeats must be at least 2, got {self.probe_repeats}.")
+
+
+_DEFAULT = Config(
+    data="embedded:digits",
+    steps=4000,
+    batch_size=100,
+    eval_every=500,
+    optim=training.OptimConfig(lr=1e-3, schedule="cosine"),
+)
+PRESETS = {
+    "smoke": dataclasses.replace(
+        _DEFAULT, steps=20, batch_size=16, eval_every=20, checkpoint_every=20, log_every=10, samples=2,
+        latent=3, hidden=(16,), probe_repeats=4,
+        estimators=("pathwise", "moving_average", "leave_one_out"),
+        study=StudyConfig(dimensions=(2,), samples=(2,), dimension=2, repeats=100),
+    ),
+    "default": _DEFAULT,
+    "paper": dataclasses.replace(
+        _DEFAULT, data="tfds:mnist", steps=100_000, eval_every=5000, checkpoint_every=5000, latent=20,
+        hidden=(500,), estimators=tuple(ESTIMATORS), probe_repeats=1000,
+        study=StudyConfig(
+            dimensions=(1, 2, 4, 8, 16, 32, 64, 128), samples=(2, 4, 8, 16, 32, 64), repeats=100_000
+        ),
+    ),
+}  # fmt: skip
+
+
+def build(config: Config) -> base.Experiment:
+    """Wire data, one VAE per estimator, and the study.
+
+    Args:
+        config: see `Config`.
+
+    Returns:
+        The experiment.
+    """
+    bank = data.open_bank(config.data, strict=config.strict)
+    if bank.kind != "fixed":
+        raise base.UserError(f"a VAE needs images of one size; {config.data} holds photos of many sizes.")
+    image_shape = bank.pixels.shape[1:]
+    model = VAE(
+        latent=config.latent, hidden=config.hidden, image_shape=image_shape, activation="silu",
+        dtype=jnp.dtype(config.compute_dtype),
+    )  # fmt: skip
+    encode = lambda params, x: model.apply({"params": params}, x, method="encode")  # noqa: E731
+    decode = lambda params, z: model.apply({"params": params}, z, method="decode")  # noqa: E731
+    likelihood = objectives.BernoulliLikelihood()
+    optimizer = training.make_optimizer(config.optim, steps=config.steps)
+    players = {
+        name: training.Player(
+            objectives.estimated_elbo(
+                encode, decode, likelihood,
+                estimator=ESTIMATORS[name], player=name, samples=config.samples,
+                baseline_decay=_DECAY if name == "moving_average" else None, binarisation="dynamic",
+            ),
+            optimizer,
+        )
+        for name in config.estimators
+    }  # fmt: skip
+
+    def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
+        params = model.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
+        # Copies: the donated state must not hold one buffer twice.
+        copies = {name: jax.tree.map(jnp.copy, params) for name in config.estimators}
+        return copies, {name: {"baseline": MovingAverage.create()} for name in config.estimators}
+
+    bound = jax.jit(functools.partial(_bound, encode, decode, likelihood))
+
+    def evaluate(params: dict[str, Any], variables: Any, split: str = "validation") -> dict[str, float]:
+        found = {name: _mean(bank, split, functools.partial(bound, params[name])) for name in params}
+        return {f"{name}/elbo_nats": value for name, value in found.items()} | {
+            "elbo_nats": max(found.values())
+        }
+
+    draw = _figures(config, bank, encode, decode, likelihood)
+    return base.Experiment(
+        model=inference.describe_model(model) | {"player": config.estimators[0]},
+        init=init,
+        players=players,
+        sampler=data.ImageSampler(bank, "train", config.batch_size),
+        evaluate=evaluate,
+        score="elbo_nats",
+        finish=lambda params, variables: evaluate(params, variables, "test"),
+        figures=draw,
+    )
+
+
+def _bound(encode: Any, decode: Any, likelihood: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    """The sum of a batch's ELBOs, binarised with the same noise every time."""
+    key = jax.random.key(1)
+    keys = distributions.example_keys(jax.random.fold_in(key, 1), batch["position"])
+    images = objectives.binarise(batch["image"], keys)
+    estimate = objectives.evaluate_bound(
+        encode, decode, likelihood, params, images, key=key, samples=1, position=batch["position"]
+    )
+    return (estimate.elbo_nats * batch["mask"]).sum()
+
+
+def _mean(bank: data.Bank, split: str, total: Callable[[dict[str, Any]], jax.Array]) -> float:
+    """The mean over a split of what `total` sums over a batch."""
+    value, count = 0.0, 0.0
+    for number, batch in enumerate(data.evaluation_batches(bank, split, _EVAL_BATCH)):
+        batch["position"] = number * _EVAL_BATCH + np.arange(_EVAL_BATCH, dtype=np.int32)
+        value, count = value + float(total(batch)), count + float(batch["mask"].sum())
+    return value / count
+
+
+# --- the study ------------------------------------------------------------------------------------------
+
+
+def square(z: jax.Array) -> jax.Array:
+    """Σ z², whose expectation has the gradient 2 mean.
+
+    Args:
+        z: `[..., D]`.
+
+    Returns:
+        `[...]`.
+    """
+    return jnp.square(z).sum(axis=-1)
+
+
+def step(z: jax.Array) -> jax.Array:
+    """How many elements are positive: its derivative is 0 wherever it exists.
+
+    Args:
+        z: `[..., D]`.
+
+    Returns:
+        `[...]`.
+    """
+    return (z > 0.0).astype(jnp.float32).sum(axis=-1)
+
+
+def own_mean(f: Any, q: Normal, key: jax.Array, *, samples: int) -> jax.Array:
+    """The score function with the mean over all samples, the own one too, as baseline: a common mistake.
+
+    Args:
+        f: as for the estimators.
+        q: normal distributions.
+        key: one random key.
+        samples: S.
+
+    Returns:
+        As the estimators; its gradient is too small by the factor 1 - 1/S.
+    """
+    mean = distributions.pathwise(f, jax.lax.stop_gradient(q), key, samples=samples).mean(axis=0)
+    return distributions.score_function(f, q, key, samples=samples, baseline=mean)
+
+
+@functools.partial(jax.jit, static_argnames=("estimator", "f", "dimension", "samples", "repeats"))
+def gradient_moments(
+    estimator: Any, f: Any, key: jax.Array, *, dimension: int, samples: int, repeats: int
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of the gradient of E[f] by one element of the mean, at mean 1 and scale 1.
+
+    Args:
+        estimator: one of `vaesr.distributions`.
+        f: as for the estimators.
+        key: one random key.
+        dimension: D; the elements are exchangeable, and all are used.
+        samples: samples a gradient.
+        repeats: independent gradients.
+
+    Returns:
+        `(mean, variance)`, scalars.
+    """
+
+    def gradient(key: jax.Array) -> jax.Array:
+        value = lambda mean: estimator(  # noqa: E731
+            f, Normal(mean, jnp.zeros(dimension)), key, samples=samples
+        ).mean()
+        return jax.grad(value)(jnp.ones(dimension))
+
+    chunk = max(1, min(repeats, 500_000 // (samples * dimension)))
+    found = jax.lax.map(gradient, jax.random.split(key, repeats), batch_size=chunk)
+    return found.mean(), found.var(axis=0).mean()
+
+
+def study(config: StudyConfig) -> list[reports.Panel]:
+    """Measure bias and variance of every estimator.
+
+    Args:
+        config: see `StudyConfig`.
+
+    Returns:
+        Panels to draw.
+    """
+    names = [name for name in ESTIMATORS if name != "moving_average"]
+
+    def measure(estimator: Any, f: Any, dimension: int, samples: int) -> tuple[float, float, float]:
+        cost = samples * dimension * (4 * dimension if estimator is distributions.measure_valued else 1)
+        repeats = int(max(100, min(config.repeats, 5e7 // cost)))
+        mean, variance = gradient_moments(
+            estimator, f, jax.random.key(0), dimension=dimension, samples=samples, repeats=repeats
+        )
+        return float(mean), float(variance), float((variance / (repeats * dimension)) ** 0.5)
+
+    few = 4
+    by_dimension = {n: [measure(ESTIMATORS[n], square, d, few) for d in config.dimensions] for n in names}
+    by_samples = {
+        n: [measure(ESTIMATORS[n], square, config.dimension, s) for s in config.samples] for n in names
+    }
+    jumps = {n: [measure(ESTIMATORS[n], step, config.dimension, s) for s in config.samples] for n in names}
+    mistake = [measure(own_mean, square, config.dimension, s) for s in config.samples]
+    d, s = np.array(config.dimensions), np.array(config.samples)
+    slope = float(np.exp(-0.5) / np.sqrt(2 * np.pi))  # of P(z > 0) at mean 1: the density at 0
+
+    def lines(x: np.ndarray, table: dict[str, Any], entry: int) -> list[reports.Line]:
+        return [reports.Line(LABELS[n], x, [row[entry] for row in rows]) for n, rows in table.items()]
+
+    def ratios(table: dict[str, Any], true: float) -> list[reports.Line]:
+        return [
+            reports.Line(name, s, [m / true for m, _, _ in rows], [2 * e / true for _, _, e in rows])
+            for name, rows in table.items()
+        ]
+
+    labelled = lambda table: {LABELS[n]: rows for n, rows in table.items()}  # noqa: E731
+    d0 = config.dimension
+    return [
+        reports.Panel(
+            f"Variance by dimension, {few} samples", "dimension D", "variance of the gradient",
+            [
+                *lines(d, by_dimension, 1),
+                reports.Line(LABELS["pathwise"], d, np.full(len(d), 4 / few), dashed=True),
+                reports.Line(LABELS["score"], d, score_variance(d) / few, dashed=True),
+            ],
+            log_x=True, log_y=True,
+        ),
+        reports.Panel(
+            f"Variance by samples, D = {d0}", "samples S", "variance of the gradient",
+            [
+                *lines(s, by_samples, 1),
+                reports.Line(LABELS["pathwise"], s, 4 / s, dashed=True),
+                reports.Line(LABELS["score"], s, score_variance(np.full(len(s), d0)) / s, dashed=True),
+            ],
+            log_x=True, log_y=True,
+        ),
+        reports.Panel(
+            f"Bias, f = Σ z², D = {d0}", "samples S", "mean gradient / true gradient",
+            ratios(labelled(by_samples) | {"score, own sample in the mean": mistake}, 2.0), log_x=True,
+        ),
+        reports.Panel(
+            f"Bias, f = number of z > 0, D = {d0}", "samples S", "mean gradient / true gradient",
+            ratios(labelled(jumps), slope), log_x=True,
+        ),
+        _importance_panel(config),
+    ]  # fmt: skip
+
+
+def score_variance(dimension: np.ndarray) -> np.ndarray:
+    """The variance of one sample's score-function gradient of E[Σ z²] by one mean, at mean 1 and scale 1.
+
+    Args:
+        dimension: D.
+
+    Returns:
+        30 + 22 (D - 1) + 4 (D - 1)².
+    """
+    return 30.0 + 22.0 * (dimension - 1) + 4.0 * (dimension - 1) ** 2
+
+
+@functools.partial(jax.jit, static_argnames=("gradient", "k", "repeats"))
+def _importance_ratio(key: jax.Array, *, gradient: str, k: int, repeats: int) -> jax.Array:
+    """Signal-to-noise ratio of q's gradient of a K-sample bound; z ~ N(0, 1), x | z ~ N(z, 1), x = 2."""
+
+    def value(q: Normal, key: jax.Array) -> jax.Array:
+        log_joint = lambda z: -0.5 * (jnp.square(z) + jnp.square(2.0 - z)).sum(axis=-1)  # noqa: E731
+        return distributions.importance_weighted(
+            log_joint, q, key, importance_samples=k, gradient=gradient
+        ).sum()
+
+    q = Normal(jnp.full(1, 1.3), jnp.full(1, -0.4))  # near the posterior N(1, 1/2)
+    batch = max(1, min(repeats, 500_000 // k))
+    found = jax.lax.map(
+        lambda key: jax.grad(value)(q, key).mean[0], jax.random.split(key, repeats), batch_size=batch
+    )
+    return jnp.abs(found.mean()) / found.std()
+
+
+def _importance_panel(config: StudyConfig) -> reports.Panel:
+    counts = (1, 4, 16, 64, 256)
+    labels = {"pathwise": "importance-weighted, plain", "dreg": "importance-weighted, doubly reparameterised"}
+    lines = []
+    for gradient, label in labels.items():
+        ratio = [
+            float(_importance_ratio(jax.random.key(0), gradient=gradient, k=k, repeats=config.repeats))
+            for k in counts
+        ]
+        lines.append(reports.Line(label, counts, ratio))
+    return reports.Panel(
+        "Gradient of q in the K-sample bound", "importance samples K", "signal-to-noise ratio", lines,
+        log_x=True, log_y=True,
+    )  # fmt: skip
+
+
+# --- figures --------------------------------------------------------------------------------------------
+
+
+def _figures(config: Config, bank: data.Bank, encode: Any, decode: Any, likelihood: Any) -> Any:
+    """The function that draws samples, curves, the probe and, once, the study."""
+    chosen = [name for name in config.estimators if name != "moving_average"]
+    probes = {
+        name: jax.jit(functools.partial(_probe, config, encode, decode, likelihood, name)) for name in chosen
+    }
+
+    def draw(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
+        rows = reports.read_metrics(directory.parent)
+        rows = [row for row in rows if row.get("split") == "validation"]
+        if len(rows) > 1:
+            reports.plot_panels([_curves(rows, config)], directory / "1_training.png", caption=_CURVES)
+        held_out = next(data.evaluation_batches(bank, "validation", 64))["image"]
+        ratios = {name: probe(params[config.estimators[0]], held_out) for name, probe in probes.items()}
+        words = "; ".join(f"{LABELS[name]} {float(ratio):.3g}" for name, ratio in ratios.items())
+        z = jax.random.normal(jax.random.key(1), (10, config.latent))
+        grid = np.concatenate([np.asarray(jax.nn.sigmoid(decode(params[n], z))) for n in config.estimators])
+        picture = reports.labelled_grid(
+            grid, columns=10, row_labels=[LABELS[name] for name in config.estimators]
+        )
+        caption = f"Samples of the same ten codes. Signal-to-noise ratio of the encoder's gradient: {words}."
+        reports.save_image(directory / "2_samples.png", picture, caption=caption)
+        if not (directory / "3_study.png").exists():  # it doesn't depend on the training
+            reports.plot_panels(study(config.study), directory / "3_study.png", caption=_STUDY)
+
+    return draw
+
+
+_CURVES = "Validation ELBO of VAEs with the same weights at first, batches and number of samples."
+_STUDY = (
+    "Gradient by one mean of E[f(z)], z ~ N(1, 1) in D dimensions; dashed: closed forms. Bars: two standard "
+    "errors. Pathwise gradients don't see jumps; a baseline that holds the own sample shrinks the gradient."
+)
+
+
+def _curves(rows: list[dict[str, Any]], config: Config) -> reports.Panel:
+    lines = [
+        reports.Line(LABELS[n], [r["step"] for r in rows], [r.get(f"{n}/elbo_nats", np.nan) for r in rows])
+        for n in config.estimators
+    ]
+    return reports.Panel(f"{config.samples} samples a step", "step", "validation ELBO, nats", lines)
+
+
+def _probe(
+    config: Config, encode: Any, decode: Any, likelihood: Any, name: str, params: Any, images: jax.Array
+) -> jax.Array:
+    """Norm of the mean encoder gradient over the root of its total variance, at one network and batch."""
+    q = Normal(*encode(params, images))
+    bits = (images > 0.5).astype(jnp.float32)
+
+    def gradient(key: jax.Array) -> jax.Array:
+        keys = distributions.example_keys(key, jnp.arange(images.shape[0]))
+
+        def value(q: Normal) -> jax.Array:
+            f = lambda z: -likelihood.nll(decode(params, z), bits)  # noqa: E731
+            return ESTIMATORS[name](f, q, keys, samples=config.samples).mean()
+
+        return jax.grad(value)(q).mean
+
+    found = jax.lax.map(gradient, jax.random.split(jax.random.key(2), config.probe_repeats))
+    return jnp.linalg.norm(found.mean(axis=0)) / jnp.sqrt(found.var(axis=0).sum())
+
+
+if __name__ == "__main__":
+    base.main("experiments.estimators", PRESETS, build)

@@ -1,0 +1,133 @@
+"""The Bayesian experiment: every method learns, its settings reach the objectives, the picture is right."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import base, bnn
+from vaesr import reports, training
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One data cache for this file."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def use_cache(cache, monkeypatch):
+    monkeypatch.setenv("VAESR_CACHE", str(cache))
+
+
+def run(folder, preset="smoke", **fields):
+    steps = fields.pop("steps", 2)
+    config = dataclasses.replace(
+        bnn.PRESETS[preset], workdir=folder, steps=steps, eval_every=steps, checkpoint_every=steps,
+        log_every=1, **fields,
+    )  # fmt: skip
+    assert base.run("experiments.bnn", preset, config, bnn.build)
+    return [row for row in reports.read_metrics(folder) if row["split"] == "test"][-1]
+
+
+def test_methods_learn_the_digits(tmp_path):
+    adam = training.OptimConfig(lr=3e-3)
+    fields = {"point_optim": adam, "dropout_optim": adam, "optim": adam, "batch_size": 64}
+    found = run(tmp_path, steps=150, model=bnn.ModelConfig(hidden=(64,)), **fields)
+    for name in ("bnn", "deterministic", "ensemble", "dropout"):
+        assert found[f"{name}_error_percent"] < 25 and found[f"{name}_nll_nats"] < 1.0
+        assert 0 < found[f"{name}_ece"] < 0.5 and found[f"{name}_ood_auroc"] > 0.5
+    assert found["ensemble_nll_nats"] < found["deterministic_nll_nats"]
+    assert found["bnn_pruned_0_error_percent"] == found["bnn_error_percent"]
+    assert found["bnn_pruned_50_error_percent"] < found["bnn_pruned_95_error_percent"]
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert figures == {"1_reliability.png", "2_extremes.png", "3_entropies.png", "4_pruning.png"}
+
+
+def test_methods_can_be_left_out(tmp_path):
+    found = run(tmp_path / "one", methods=("ensemble",), members=1, ood="none", batch_size=4)
+    assert "deterministic_ece" in found and not any(name.startswith(("bnn", "ensemble")) for name in found)
+    assert not any("ood" in name for name in found)
+    found = run(tmp_path / "bayes", methods=("bnn",), ood="none", batch_size=4)
+    assert "bnn_ece" in found and not any(name.startswith("deterministic") for name in found)
+
+
+@pytest.mark.parametrize(
+    "bayes",
+    [
+        {"prior": "gaussian", "how": "flipout"},
+        {"prior": "tied", "kl_warmup": 4},
+        {"prior": "mixture", "how": "weights", "kl_spread": "halving"},
+    ],
+    ids=str,
+)
+def test_every_bound_trains_a_lenet(bayes, tmp_path):
+    model = bnn.ModelConfig(architecture="lenet", hidden=(8,))
+    run(tmp_path, methods=("bnn",), ood="none", batch_size=4, model=model, bayes=bnn.BayesConfig(**bayes))
+    rows = [row for row in reports.read_metrics(tmp_path) if row["split"] == "train"]
+    assert len(rows) == 2 and all(math.isfinite(row["elbo_nats"]) for row in rows)
+    assert [row["kl_weight"] for row in rows] == ([0.0, 0.25] if "kl_warmup" in bayes else [1.0, 1.0])
+
+
+def test_scales_follow_the_fan_in():
+    scale = bnn._by_fan_in(0.5)
+    assert scale(("dense", "kernel"), jnp.zeros((100, 7))) == pytest.approx(0.05)
+    assert scale(("conv", "kernel"), jnp.zeros((5, 5, 4, 7))) == pytest.approx(0.05)
+    assert scale(("dense", "bias"), jnp.zeros(7)) == pytest.approx(0.5)
+
+
+def test_ensemble_members_differ_and_the_first_is_the_deterministic_net():
+    experiment = bnn.build(dataclasses.replace(bnn.PRESETS["smoke"], ood="none"))
+    params, variables = jax.jit(experiment.init)(jax.random.key(0))
+    kernel = params["ensemble"]["head"]["kernel"]
+    assert kernel.shape[0] == 2 and not np.allclose(kernel[0], kernel[1])
+    found = experiment.evaluate(params, variables)
+    swapped = params | {"ensemble": jax.tree.map(lambda leaf: leaf[::-1], params["ensemble"])}
+    other = experiment.evaluate(swapped, variables)
+    assert found["ensemble_nll_nats"] == pytest.approx(other["ensemble_nll_nats"], rel=1e-5)
+    assert found["deterministic_nll_nats"] != other["deterministic_nll_nats"]
+
+
+def test_the_regressions_error_bars_grow_away_from_the_data(tmp_path):
+    adam = training.OptimConfig(lr=3e-3)
+    found = run(
+        tmp_path, "regression", steps=600, optim=adam, point_optim=adam, dropout_optim=adam, draws=50,
+        batch_size=100, model=dataclasses.replace(bnn.PRESETS["regression"].model, hidden=(50, 50)),
+        steps_per_dispatch=50,
+    )  # fmt: skip
+    assert found["bnn_epistemic_away"] > 1.5 * found["bnn_epistemic_inside"]
+    assert found["bnn_rmse"] < 0.2
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert figures == {"1_bnn.png", "2_ensemble.png", "3_dropout.png"}
+
+
+def test_runs_are_compared_from_the_command_line(tmp_path):
+    for seed in (0, 1):
+        run(tmp_path / str(seed), methods=("bnn",), ood="none", batch_size=4, seed=seed)
+    command = [sys.executable, "-m", "experiments", "compare"]
+    folders = [str(tmp_path / "0"), str(tmp_path / "1")]
+    done = subprocess.run([*command, *folders], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("A: experiments.bnn smoke, 2 runs, seeds 0, 1\n")
+    assert " ± " in next(line for line in done.stdout.splitlines() if line.startswith("bnn_ece"))
+    failed = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
+    assert failed.returncode == 2 and failed.stderr.startswith("error: ") and "no run folder" in failed.stderr
+
+
+def test_wrong_settings_are_sentences(tmp_path):
+    smoke = bnn.PRESETS["smoke"]
+    for fields, text in [
+        ({"members": 0}, "--members must be at least 1, got 0"),
+        ({"methods": ()}, "--methods must name one or more different methods"),
+        ({"methods": ("bnn", "bnn")}, "--methods must name one or more different methods"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            dataclasses.replace(smoke, **fields)
+    with pytest.raises(ValueError, match=r"--bayes\.kl-weight must be at least 0, got -1"):
+        bnn.BayesConfig(kl_weight=-1)
+    with pytest.raises(base.UserError, match="classification needs labelled images of one size"):
+        bnn.build(dataclasses.replace(smoke, data="embedded:photos"))

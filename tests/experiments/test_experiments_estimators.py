@@ -1,0 +1,38 @@
+"""The study of the estimators gives what is known; bad settings are refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import estimators
+from vaesr import distributions
+
+
+def test_the_study_finds_the_known_means_and_variances():
+    key = jax.random.key(0)
+    mean, variance = estimators.gradient_moments(
+        distributions.score_function, estimators.square, key, dimension=4, samples=2, repeats=50_000
+    )
+    np.testing.assert_allclose(mean, 2.0, rtol=0.02)
+    np.testing.assert_allclose(variance, estimators.score_variance(np.array(4)) / 2, rtol=0.05)
+    # A baseline that holds the own sample shrinks the gradient by 1 - 1/S.
+    mean, _ = estimators.gradient_moments(
+        estimators.own_mean, estimators.square, key, dimension=4, samples=4, repeats=50_000
+    )
+    np.testing.assert_allclose(mean, 2.0 * 3 / 4, rtol=0.02)
+    mean, _ = estimators.gradient_moments(
+        distributions.pathwise, estimators.step, key, dimension=4, samples=4, repeats=100
+    )
+    assert mean == 0.0
+
+
+def test_bad_settings_are_refused_with_a_sentence():
+    smoke = estimators.PRESETS["smoke"]
+    with pytest.raises(ValueError, match="--estimators must be some of pathwise, .* got reinforce"):
+        dataclasses.replace(smoke, estimators=("reinforce",))
+    with pytest.raises(ValueError, match="--samples must be at least 2"):
+        dataclasses.replace(smoke, samples=1)
+    with pytest.raises(ValueError, match=r"--study.samples must be at least 2"):
+        estimators.StudyConfig(samples=(1, 2))

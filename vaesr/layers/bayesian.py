@@ -1,0 +1,255 @@
+"""Bayesian forward passes of any Linen network: random weights, local reparameterisation and Flipout.
+
+There are no Bayesian layers. The network is an ordinary one, its parameters are the means of a posterior
+(`vaesr.distributions.mean_field`), and `bayesian_apply` intercepts the calls of its linear layers.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vaesr.distributions import (
+    example_keys,
+    example_normal,
+    flatten_paths,
+    mean_field_noise,
+    mean_field_scales,
+    path_key,
+    unflatten_paths,
+)
+from vaesr.layers.conv import Conv
+
+_HOW = ("local", "flipout", "weights")
+# Layers whose output is a sum over weights, each times at most one input: exact types, since a subclass may
+# do something else.
+_LINEAR = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.ConvLocal, nn.ConvTranspose, Conv)
+
+
+class BayesianForward(Protocol):
+    """A network with random weights, from `bayesian_apply`."""
+
+    def __call__(
+        self,
+        posterior: Mapping[str, Any],
+        inputs: Any,
+        *,
+        keys: jax.Array,
+        position: jax.Array,
+        variables: Mapping[str, Any] | None = None,
+        **apply_kwargs: Any,
+    ) -> Any: ...
+
+
+def bayesian_apply(module: nn.Module, *, how: str = "local") -> BayesianForward:
+    """Turn a network into one whose weights are drawn from a posterior.
+
+    - `weights`: one draw of all weights per key, for the whole batch.
+    - `local`: draws the outputs of linear layers in place of their weights, for each example on its own. The
+      gradient varies much less. Each output has exactly the distribution that random weights give it, but the
+      outputs of one layer at different places of an example (pixels of a convolution, elements of a sequence)
+      get independent noise, where one draw of the weights would make them depend on each other.
+    - `flipout`: one draw of the perturbation per key, whose signs differ from example to example. Exact for
+      each example as a whole, and the gradient varies less than with `weights` in large batches.
+
+    The last two know `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvLocal`, `nn.ConvTranspose` and
+    `vaesr.layers.Conv`, anywhere in the network, provided that the first axis of the layer's input is the
+    batch. Everything else with random weights (scales of norms, embeddings, layers inside `nn.scan`, `nn.vmap`,
+    `nn.remat` or `nn.WeightNorm`) uses the draw of weights of its key, which is right but keeps the variance.
+
+    A layer called several times in one pass has the same weights each time. `flipout` and `weights` do that;
+    `local` would draw independent noise and refuses.
+
+    For the prediction of the mean weights: `module.apply({"params": posterior["mean"]}, inputs)`.
+
+    Args:
+        module: a Linen network.
+        how: "local", "flipout" or "weights".
+
+    Returns:
+        `forward(posterior, inputs, *, keys, position, variables=None, **apply_kwargs)`: `posterior` from
+        `mean_field`; `inputs` `[B, ...]`, the module's first argument; `keys` `[S]`, one per draw;
+        `position` `[B]` int32, each example's index in the global batch; `variables`, other collections such
+        as `batch_stats`, which are read only. The outputs are `[S, B, ...]`, float32. The noise of an example
+        depends on the keys and on its position, not on the rest of the batch.
+
+    Raises:
+        ValueError: if `how` is unknown; when called, if shapes don't fit, or `local` meets a layer twice.
+
+    Source:
+        Kingma, Salimans and Welling 2015, equation 6 (local); Molchanov et al. 2017 (convolutions);
+        Wen et al. 2018, equation 3 (flipout); Blundell et al. 2015, section 3.2 (weights).
+    """
+    if how not in _HOW:
+        raise ValueError(f"how must be one of {', '.join(_HOW)}, got {how!r}.")
+
+    def forward(
+        posterior: Mapping[str, Any],
+        inputs: Any,
+        *,
+        keys: jax.Array,
+        position: jax.Array,
+        variables: Mapping[str, Any] | None = None,
+        **apply_kwargs: Any,
+    ) -> Any:
+        _check_call(inputs, keys, position, apply_kwargs)
+
+        def one(key: jax.Array) -> Any:
+            noise = flatten_paths(mean_field_noise(dict(posterior), key))
+            weights = {
+                path: leaf + noise[path] if path in noise else leaf
+                for path, leaf in flatten_paths(posterior["mean"]).items()
+            }
+            collections = {**(variables or {}), "params": unflatten_paths(weights)}
+            if how == "weights":
+                outputs = module.apply(collections, inputs, **apply_kwargs)
+            else:
+                layers = _RandomLayers(how, posterior, weights, noise, example_keys(key, position))
+                with nn.intercept_methods(layers):
+                    outputs = module.apply(collections, inputs, **apply_kwargs)
+            return jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
+
+        return jax.vmap(one)(keys)
+
+    return forward
+
+
+class _RandomLayers:
+    """The interceptor of one forward pass: replaces the calls of linear layers that have random weights."""
+
+    def __init__(
+        self, how: str, posterior: Mapping[str, Any], weights: dict, noise: dict, keys: jax.Array
+    ) -> None:
+        self.perturb = _local if how == "local" else _flipout
+        self.means = flatten_paths(posterior["mean"])
+        self.scales = flatten_paths(mean_field_scales(dict(posterior)))
+        self.weights, self.noise, self.keys = weights, noise, keys
+        self.called: set[tuple[str, ...]] = set()
+        self.inside = False  # the layer that is being replaced calls itself with other weights
+
+    def __call__(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        layer = context.module
+        x = args[0] if len(args) == 1 and not kwargs else None
+        if self.inside or context.method_name != "__call__" or not self._handles(layer, x):
+            return call(*args, **kwargs)
+        if self.perturb is _local and layer.path in self.called:
+            raise ValueError(
+                f'the layer {"/".join(layer.path)!r} is called twice in one pass; how="local" would draw '
+                f'independent noise for one set of weights. Use how="flipout" or "weights".'
+            )
+        self.called.add(layer.path)
+        names = [path[-1] for path in self.weights if path[:-1] == layer.path]
+        mean, scale, noise = (
+            {name: tree[(*layer.path, name)] for name in names if (*layer.path, name) in tree}
+            for tree in (self.means, self.scales, self.noise)
+        )
+        self.inside = True
+        try:
+            keys = jax.vmap(lambda key: path_key(key, layer.path))(self.keys)
+            return self.perturb(layer, x, mean, scale, noise, keys)
+        finally:
+            self.inside = False
+
+    def _handles(self, layer: nn.Module, x: Any) -> bool:
+        """Whether the layer is linear, works on the batch, and holds exactly the weights that were drawn."""
+        if type(layer) not in _LINEAR or x is None or x.shape[0] != self.keys.shape[0]:
+            return False
+        own = [path for path in self.weights if path[:-1] == layer.path]
+        if x.ndim < _least_axes(layer) or not any(path in self.noise for path in own):
+            return False
+        # Flax's transforms (scan, vmap, remat, WeightNorm) hand a layer other arrays than we passed in.
+        return all(layer.get_variable("params", path[-1]) is self.weights[path] for path in own)
+
+
+def _local(
+    layer: nn.Module, x: jax.Array, mean: dict, scale: dict, noise: dict, keys: jax.Array
+) -> jax.Array:
+    """Draw a linear layer's output from its exact mean and variance."""
+    del noise
+    y = _call(layer, mean, x)
+    # The output is a sum of weights times inputs, so the same layer maps squares to the variance; the bias's
+    # own variance is added as the bias is.
+    squares = {name: jnp.square(value) for name, value in scale.items()}
+    variance = _call(_variance_layer(layer), squares, jnp.square(x.astype(jnp.float32))).astype(jnp.float32)
+    epsilon = example_normal(keys, y.shape[1:])
+    return (y.astype(jnp.float32) + _sqrt(variance) * epsilon).astype(y.dtype)
+
+
+def _flipout(
+    layer: nn.Module, x: jax.Array, mean: dict, scale: dict, noise: dict, keys: jax.Array
+) -> jax.Array:
+    """Add the shared perturbation of a linear layer, with random signs on each example's channels."""
+    del scale
+    y = _call(layer, mean, x)
+    axes_in, axes_out = _channel_axes(layer, x.ndim, y.ndim)
+    signs_in = _signs(jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), x, axes_in)
+    signs_out = _signs(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys), y, axes_out)
+    perturbation = {name: noise.get(name, jnp.zeros_like(value)) for name, value in mean.items()}
+    return y + signs_out * _call(layer, perturbation, x * signs_in)
+
+
+def _call(layer: nn.Module, weights: dict, x: jax.Array) -> jax.Array:
+    return layer.clone(parent=None, name=None).apply({"params": weights}, x)
+
+
+def _variance_layer(layer: nn.Module) -> nn.Module:
+    """The layer that maps squared inputs by squared scales."""
+    fields: dict[str, Any] = {}
+    if layer.dtype is not None and jnp.dtype(layer.dtype) == jnp.float16:
+        fields["dtype"] = jnp.float32  # squares of small scales would be 0
+    if getattr(layer, "mask", None) is not None:
+        fields["mask"] = jnp.square(layer.mask)
+    if isinstance(layer, Conv):
+        # Winograd's rounding errors would make variances of 0 positive or negative.
+        fields["form"] = "patches" if jax.default_backend() == "cpu" else "direct"
+    return layer.clone(parent=None, name=None, **fields)
+
+
+def _sqrt(variance: jax.Array) -> jax.Array:
+    """Take the square root, with gradient 0 where the variance is 0."""
+    positive = variance > 0.0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+
+
+def _signs(keys: jax.Array, x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Draw ±1 per example and channel, of length 1 along every other axis."""
+    shape = tuple(x.shape[axis] if axis in axes else 1 for axis in range(1, x.ndim))
+    return jax.vmap(lambda key: jax.random.rademacher(key, shape, x.dtype))(keys)
+
+
+def _channel_axes(layer: nn.Module, ndim_in: int, ndim_out: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes of a layer's input and output that its weights connect."""
+    if isinstance(layer, nn.DenseGeneral):
+        axes = layer.axis if isinstance(layer.axis, tuple | list) else (layer.axis,)
+        features = layer.features if isinstance(layer.features, tuple | list) else (layer.features,)
+        return tuple(axis % ndim_in for axis in axes), tuple(range(ndim_out - len(features), ndim_out))
+    return (ndim_in - 1,), (ndim_out - 1,)
+
+
+def _least_axes(layer: nn.Module) -> int:
+    """How many axes an input with a batch axis has at least."""
+    if isinstance(layer, nn.DenseGeneral):
+        return 99 if layer.batch_dims else 2
+    if isinstance(layer, nn.Dense):
+        return 2
+    if isinstance(layer, Conv):
+        return 4
+    sizes = layer.kernel_size
+    return 2 + (1 if isinstance(sizes, int) else len(sizes))
+
+
+def _check_call(inputs: Any, keys: jax.Array, position: jax.Array, apply_kwargs: Mapping[str, Any]) -> None:
+    """Refuse inputs, keys and positions that don't belong together."""
+    keys_shape = keys.shape if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys.shape[:-1]
+    if len(keys_shape) != 1:
+        raise ValueError(f"keys must be [S], one per draw of the weights, got shape {keys.shape}.")
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
+    if sizes != {jnp.shape(position)}:
+        raise ValueError(
+            f"inputs must be [B, ...] and position [B], got {jax.tree.map(jnp.shape, inputs)} and "
+            f"{jnp.shape(position)}."
+        )
+    if apply_kwargs.get("mutable"):
+        raise ValueError("a Bayesian forward pass reads variables and can't change them; leave out mutable.")

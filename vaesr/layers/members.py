@@ -1,0 +1,81 @@
+"""Forward passes of deep ensembles and of dropout at prediction, shaped like those of Bayesian networks."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vaesr.distributions import example_keys
+from vaesr.layers.bayesian import BayesianForward
+
+
+def ensemble_apply(module: nn.Module) -> BayesianForward:
+    """Turn a network into an ensemble: one forward pass per member.
+
+    Args:
+        module: a Linen network.
+
+    Returns:
+        `forward(params, inputs, *, keys, position, variables=None, **apply_kwargs) -> [M, B, ...]` float32,
+        where every leaf of `params` has a leading axis of M members, such as
+        `jax.vmap(module.init, (0, None))(keys, inputs)["params"]`. There is no noise: `keys` and `position`
+        are there so that it fits wherever a Bayesian network's forward pass does, and the number of keys
+        doesn't matter.
+
+    Source: Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using Deep
+      Ensembles", 2017.
+    """
+
+    def forward(
+        params: Any,
+        inputs: Any,
+        *,
+        keys: jax.Array,
+        position: jax.Array,
+        variables: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        del keys, position
+
+        def one(member: Any) -> Any:
+            return module.apply({**(variables or {}), "params": member}, inputs, **kwargs)
+
+        return jax.tree.map(lambda x: x.astype(jnp.float32), jax.vmap(one)(params))
+
+    return forward
+
+
+def dropout_apply(module: nn.Module) -> BayesianForward:
+    """Turn a network with dropout into one that drops units at prediction too (MC dropout).
+
+    Args:
+        module: a Linen network whose `__call__` takes `train=True` and then needs the random key "dropout",
+            such as `vaesr.models.classifier.Classifier`.
+
+    Returns:
+        `forward(params, inputs, *, keys, position, variables=None, **apply_kwargs) -> [S, B, ...]` float32:
+        one pass per key. Each example draws its own masks from its `position`, whatever batch it is in.
+
+    Source: Gal and Ghahramani, "Dropout as a Bayesian Approximation", 2016, equation 6.
+    """
+
+    def forward(
+        params: Any,
+        inputs: Any,
+        *,
+        keys: jax.Array,
+        position: jax.Array,
+        variables: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        collections = {**(variables or {}), "params": params}
+
+        def example(x: Any, key: jax.Array) -> Any:
+            batch = jax.tree.map(lambda leaf: leaf[None], x)
+            outputs = module.apply(collections, batch, train=True, rngs={"dropout": key}, **kwargs)
+            return jax.tree.map(lambda leaf: leaf[0].astype(jnp.float32), outputs)
+
+        return jax.vmap(lambda key: jax.vmap(example)(inputs, example_keys(key, position)))(keys)
+
+    return forward

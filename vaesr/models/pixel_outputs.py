@@ -1,0 +1,84 @@
+"""What the last layer of an image decoder gives for each likelihood."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vaesr.distributions import DiscretisedLogistic, DiscretisedNormal, LogisticMixture
+
+LIKELIHOODS = (
+    "bernoulli",
+    "gaussian",
+    "gaussian_learned",
+    "discretised_logistic",
+    "discretised_gaussian",
+    "logistic_mixture",
+)
+_PAIRS = ("discretised_logistic", "discretised_gaussian")
+
+
+def output_channels(likelihood: str, colours: int, *, mixtures: int = 10) -> int:
+    """Say how many numbers per pixel a decoder has to give.
+
+    Args:
+        likelihood: one of `LIKELIHOODS`.
+        colours: channels of the images.
+        mixtures: components of "logistic_mixture".
+
+    Returns:
+        The last layer's channels.
+
+    Raises:
+        ValueError: if the mixture is asked for other than grey or RGB images, or has no component.
+    """
+    if likelihood == "logistic_mixture":
+        if colours not in (1, 3) or mixtures < 1:
+            raise ValueError(
+                f"a logistic mixture needs images of 1 or 3 channels and at least 1 component, got {colours} "
+                f"and {mixtures}."
+            )
+        return mixtures * (3 if colours == 1 else 10)
+    return 2 * colours if likelihood in _PAIRS else colours
+
+
+def to_outputs(likelihood: str, pixels: jax.Array, *, log_scale: jax.Array | None = None) -> Any:
+    """Shape the last layer's result as the likelihood takes it.
+
+    Args:
+        likelihood: one of `LIKELIHOODS`.
+        pixels: `[B, H, W, output_channels]`.
+        log_scale: the learned scale of "gaussian_learned"; other likelihoods have none.
+
+    Returns:
+        Float32: logits, means or mixture parameters `[B, H, W, K]`, or `(mean, log_scale)`.
+    """
+    pixels = pixels.astype(jnp.float32)
+    if likelihood == "gaussian_learned":
+        return pixels, log_scale
+    if likelihood in _PAIRS:
+        mean, log_scale = jnp.split(pixels, 2, axis=-1)
+        return mean, log_scale
+    return pixels
+
+
+def mean_of_outputs(likelihood: str, outputs: Any, *, mixtures: int = 10) -> jax.Array:
+    """Give the mean image.
+
+    Args:
+        likelihood: one of `LIKELIHOODS`.
+        outputs: of `to_outputs`.
+        mixtures: components of "logistic_mixture".
+
+    Returns:
+        `[B, H, W, C]` float32, in [0, 1] but for the two Gaussian densities.
+    """
+    if likelihood == "bernoulli":
+        return jax.nn.sigmoid(outputs)
+    if likelihood == "discretised_logistic":
+        return DiscretisedLogistic(*outputs).mean_image
+    if likelihood == "discretised_gaussian":
+        return DiscretisedNormal(*outputs).mean_image
+    if likelihood == "logistic_mixture":
+        return LogisticMixture(outputs, mixtures=mixtures).mean_image
+    return outputs[0] if likelihood == "gaussian_learned" else outputs
