@@ -17,7 +17,7 @@ from typing import Any
 from vaesr.allocator import keep_freed_memory
 
 SUITES = ("train", "input")
-MODELS = ("vae", "iwae", "edsr", "edsr_paper")
+MODELS = ("vae", "iwae", "bnn", "edsr", "edsr_paper")
 PEERS = ("torch",)
 # Set for the pinned child: the core it may use. XLA makes its threads once, when the backend starts, so
 # the core has to be chosen before JAX is imported.

@@ -12,9 +12,7 @@ The run folder's report shows samples, reconstructions and latent traversals, th
 
 import dataclasses
 import functools
-import math
 import pathlib
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -24,12 +22,11 @@ import optax
 
 from experiments import base
 from vaesr import data, inference, metrics, objectives, reports, training
+from vaesr.distributions import example_keys
 from vaesr.models.hierarchical_vae import HierarchicalVAE
 from vaesr.models.vae import VAE
 
-# Every evaluation draws the same noise, so that the numbers of two checkpoints compare.
-_EVAL_SEED = 1
-_EVAL_BATCH = 250
+_SAMPLES_SEED = 1  # the same samples at every evaluation
 _OF_LEVELS = ("discretised_logistic", "discretised_gaussian", "logistic_mixture")
 _BINARISED = {
     "none": "grey or colour, as they are",
@@ -220,20 +217,22 @@ def build(config: Config) -> base.Experiment:
         return {"vae": model.init(key, images)["params"]}, {}
 
     bound = objectives.evaluate_hierarchical_bound if hierarchical else objectives.evaluate_bound
-    measure = _measure(functools.partial(bound, encode, decode, likelihood), binarisation)
-    evaluate = functools.partial(_evaluate, bank, measure)
-    posteriors = functools.partial(_posteriors, bank, jax.jit(encode), binarisation)
+    bound = functools.partial(bound, encode, decode, likelihood)
+    measure = inference.compile_bound(bound, binarisation=binarisation)
+    evaluate = functools.partial(inference.mean_bounds, bank, measure)
+    posteriors = functools.partial(inference.posteriors, bank, jax.jit(encode), binarisation=binarisation)
     # The best checkpoint is the best by what is trained.
     judged = config.objective.samples if config.objective.kind == "iwae" else 1
     is_ppca = config.model.architecture == "linear" and config.model.likelihood == "gaussian_learned"
 
     def finish(params: dict[str, Any], variables: Any) -> dict[str, float]:
-        results = evaluate(params["vae"], "test", samples=config.bound_samples, limit=None)
+        results = evaluate(params["vae"], "test", samples=config.bound_samples)
         if not hierarchical:
             mean_q, _ = posteriors(params["vae"], "test")
             results["active_units"] = float(metrics.active_units(mean_q))
         if is_ppca and binarisation == "none":
-            results |= _against_ppca(bank, config, evaluate(params["vae"], "train", samples=1000, limit=None))
+            exact = inference.exact_pca_log_likelihood(bank, "train", latent=config.model.latent)
+            results |= _against_ppca(exact, evaluate(params["vae"], "train", samples=1000))
         return results
 
     return base.Experiment(
@@ -314,82 +313,13 @@ def _beta(config: ObjectiveConfig) -> Any:
     return optax.linear_schedule(0.0, config.beta, config.kl_warmup)
 
 
-def _measure(bound: Any, binarisation: str) -> Any:
-    """Compile the sums of a batch's bounds; the same noise for an example every time."""
-
-    @functools.partial(jax.jit, static_argnames="samples")
-    def measure(params: Any, batch: dict[str, jax.Array], *, samples: int) -> dict[str, jax.Array]:
-        key = jax.random.fold_in(jax.random.key(_EVAL_SEED), 0)
-        estimate = bound(
-            params, _binarised(batch, binarisation), key=key, samples=samples, position=batch["position"],
-            chunk=min(samples, 50),
-        )  # fmt: skip
-        return {name: (value * batch["mask"]).sum() for name, value in estimate._asdict().items()}
-
-    return measure
-
-
-def _batches(bank: data.Bank, split: str, *, limit: int | None) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of a split with the examples' numbers, on which their noise depends."""
-    for number, batch in enumerate(data.evaluation_batches(bank, split, _EVAL_BATCH, limit=limit)):
-        batch["position"] = number * _EVAL_BATCH + np.arange(_EVAL_BATCH, dtype=np.int32)
-        yield batch
-
-
-def _binarised(batch: dict[str, Any], binarisation: str) -> jax.Array:
-    """The images that every measurement is of: "dynamic" draws the same bits every time here."""
-    key = jax.random.fold_in(jax.random.key(_EVAL_SEED), 1)
-    return objectives.binarise_batch(batch, binarisation=binarisation, key=key)
-
-
-def _posteriors(
-    bank: data.Bank, encode: Any, binarisation: str, params: Any, split: str, *, limit: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Means and log-variances `[N, latent]` of q(z | x) over a split."""
-    codes = []
-    for batch in _batches(bank, split, limit=limit):
-        held = np.asarray(batch["mask"], bool)
-        codes.append([np.asarray(part)[held] for part in encode(params, _binarised(batch, binarisation))])
-    mean_q, log_var_q = (np.concatenate(parts) for parts in zip(*codes, strict=True))
-    return mean_q, log_var_q
-
-
-def _evaluate(
-    bank: data.Bank, measure: Any, params: Any, split: str, *, samples: int, limit: int | None
-) -> dict[str, float]:
-    """Mean bounds over a split."""
-    totals: dict[str, float] = {}
-    count = 0
-    for batch in _batches(bank, split, limit=limit):
-        count += int(batch["mask"].sum())
-        for name, value in measure(params, batch, samples=samples).items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-    means = {name: total / count for name, total in totals.items()}
-    pixels = math.prod(bank.pixels.shape[1:])
-    shown = {name: means[name] for name in ("elbo_nats", "kl_nats", "reconstruction_nats")}
-    shown["bits_per_dim"] = -means["elbo_nats"] / (pixels * math.log(2.0))
-    if samples > 1:
-        shown[f"bound_{samples}_nats"] = means["bound_nats"]
-        shown["effective_samples"] = means["effective_samples"]
-    return shown
-
-
-def _against_ppca(bank: data.Bank, config: Config, trained: dict[str, float]) -> dict[str, float]:
-    """The exact maximum of the likelihood on the training split (Tipping & Bishop 1999, equation 8)."""
-    images = np.concatenate(
-        [b["image"][np.asarray(b["mask"], bool)] for b in data.evaluation_batches(bank, "train", _EVAL_BATCH)]
-    )
-    x = images.reshape(len(images), -1).astype(np.float64)
-    d, k = x.shape[1], config.model.latent
-    eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
-    variance = eigenvalues[k:].mean()
-    log_determinant = np.log(eigenvalues[:k]).sum() + (d - k) * np.log(variance)
-    exact = -0.5 * (d * np.log(2 * np.pi) + log_determinant + d)
+def _against_ppca(exact: float, trained: dict[str, float]) -> dict[str, float]:
+    """How far the trained linear VAE is from the exact maximum of the likelihood."""
     elbo = trained["elbo_nats"]
     return {
         "train_elbo_nats": elbo,
-        "train_exact_log_likelihood_nats": float(exact),
-        "train_gap_percent": float(100 * (exact - elbo) / abs(exact)),
+        "train_exact_log_likelihood_nats": exact,
+        "train_gap_percent": 100 * (exact - elbo) / abs(exact),
     }
 
 
@@ -399,26 +329,36 @@ def _figures(bank: data.Bank, model: Any, config: Config, posteriors: Any) -> An
     hierarchical = isinstance(model, HierarchicalVAE)
     mean_image, reconstruct = _method(model, "mean_image"), _method(model, "reconstruct")
     to_image = jax.jit(lambda params, z: jnp.clip(mean_image(params, z), 0.0, 1.0))
+    decode, likelihood = _method(model, "decode"), _likelihood(config.model)
+    draw_pixels = jax.jit(lambda params, z, keys: likelihood.sample(decode(params, z), keys))
     of_images = f"validation images ({_BINARISED[binarisation]})"
 
     def draw(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
         render = functools.partial(to_image, params["vae"])
-        z = jax.random.normal(jax.random.key(_EVAL_SEED), (100, model.latent))
+        z = jax.random.normal(jax.random.key(_SAMPLES_SEED), (100, model.latent))
         reports.save_grid(
             directory / "1_samples.png",
             render(z),
             columns=10,
             caption="Samples: z from the prior, the mean of p(x | z).",
         )
-        batch = next(_batches(bank, "validation", limit=config.eval_limit))
-        shown = _binarised(batch, binarisation)[:20]
+        if config.model.likelihood in _OF_LEVELS:
+            reports.save_grid(
+                directory / "7_draws.png",
+                draw_pixels(params["vae"], z, example_keys(jax.random.key(_SAMPLES_SEED), jnp.arange(len(z)))),
+                columns=10,
+                caption="The same z, every pixel drawn from p(x | z) by itself: what the likelihood is of.",
+            )
+        batch = next(inference.split_batches(bank, "validation", limit=config.eval_limit))
+        held = np.asarray(batch["mask"], bool)
+        shown = inference.measured_images(batch, binarisation=binarisation)[held][:20]
         if hierarchical:
             again = jnp.clip(reconstruct(params["vae"], shown), 0.0, 1.0)
         else:
             mean_q, log_var_q = posteriors(params["vae"], "validation", limit=config.eval_limit)
-            labels = _labels(bank, config.eval_limit)
+            labels = inference.split_labels(bank, "validation", limit=config.eval_limit)
             again = render(mean_q[: len(shown)])
-            _latent_figures(render, mean_q, log_var_q, labels, of_images, directory)
+            inference.save_latent_figures(directory, render, mean_q, log_var_q, labels, of_images=of_images)
         reports.save_image(
             directory / "2_reconstructions.png",
             reports.reconstruction_figure(shown, again),
@@ -426,37 +366,6 @@ def _figures(bank: data.Bank, model: Any, config: Config, posteriors: Any) -> An
         )
 
     return draw
-
-
-def _labels(bank: data.Bank, limit: int) -> np.ndarray | None:
-    """The labels of the validation images that `_posteriors` encodes."""
-    if bank.labels is None:
-        return None
-    batches = _batches(bank, "validation", limit=limit)
-    return np.concatenate([batch["label"][np.asarray(batch["mask"], bool)] for batch in batches])
-
-
-def _latent_figures(
-    render: Any, mean_q: Any, log_var_q: Any, labels: Any, of_images: str, directory: pathlib.Path
-) -> None:
-    """Traversals, the plane of the latents that carry most information, and what every latent carries."""
-    kl = 0.5 * (np.square(mean_q) + np.exp(log_var_q) - 1.0 - log_var_q).mean(axis=0)
-    order = np.argsort(-kl)
-    traversal = reports.latent_traversal(render, mean_q[0], dimensions=[int(i) for i in order[:8]])
-    caption = (
-        "One image's code, one latent at a time moved through the prior; most informative latents first."
-    )
-    reports.save_image(directory / "3_traversals.png", traversal, caption=caption)
-    if mean_q.shape[1] >= 2:
-        plane = reports.latent_scatter(mean_q[:, order[:2]], labels)
-        caption = f"Posterior means of {of_images} in the two most informative latents, by label."
-        reports.save_image(directory / "4_latents.png", plane, caption=caption)
-    if mean_q.shape[1] == 2:
-        caption = "The plane of the two latents at the prior's quantiles: the mean of p(x | z)."
-        reports.save_image(directory / "5_manifold.png", reports.latent_manifold(render), caption=caption)
-    bars = reports.latent_activity(mean_q.var(axis=0), kl)
-    caption = f"Use of each latent over {len(mean_q)} {of_images}; active means a variance above 0.01."
-    reports.save_image(directory / "6_activity.png", bars, caption=caption)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ import numpy as np
 from vaesr.data.bank import Bank
 
 
-def make_bank(folder: pathlib.Path, sizes: list[tuple[int, int]], channels: int) -> Bank:
+def make_bank(folder: pathlib.Path, sizes: list[tuple[int, int]], channels: int, *, classes: int = 0) -> Bank:
     """Write random images and map them.
 
     Args:
         folder: an existing folder.
         sizes: `(height, width)` of each image.
         channels: of all.
+        classes: number of classes that random labels are drawn from; 0 for none.
 
     Returns:
         A bank with every image in its "train" split.
@@ -33,7 +34,7 @@ def make_bank(folder: pathlib.Path, sizes: list[tuple[int, int]], channels: int)
         height=height,
         width=width,
         splits={"train": np.arange(len(sizes), dtype=np.int32)},
-        labels=None,
+        labels=rng.integers(0, classes, len(sizes)).astype(np.int32) if classes else None,
         names=[str(i) for i in range(len(sizes))],
         report=[],
         spec="synthetic",

@@ -1,12 +1,13 @@
 """Training steps, ours against the same networks in torch."""
 
+import functools
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from benchmarks import timing
 from benchmarks.options import Options
-from benchmarks.suites import train_edsr, train_vae
+from benchmarks.suites import train_bnn, train_edsr, train_vae
 
 
 def cases(options: Options) -> Iterator[timing.Case]:
@@ -16,9 +17,15 @@ def cases(options: Options) -> Iterator[timing.Case]:
         options: the run's settings.
 
     Yields:
-        VAE, IWAE, EDSR baseline and, on an accelerator, EDSR as in the paper.
+        VAE, IWAE, Bayesian net, EDSR baseline and, on an accelerator, EDSR as in the paper.
     """
-    for model, build in (("vae", train_vae.vae_case), ("iwae", train_vae.iwae_case)):
+    builders: list[tuple[str, Callable[[Options, pathlib.Path], timing.Case]]] = [
+        ("vae", train_vae.vae_case),
+        ("iwae", train_vae.iwae_case),
+        ("bnn", functools.partial(train_bnn.bnn_case, how="local")),
+        ("bnn", functools.partial(train_bnn.bnn_case, how="weights")),
+    ]
+    for model, build in builders:
         if options.wants(model):
             with tempfile.TemporaryDirectory() as folder:
                 yield build(options, pathlib.Path(folder))

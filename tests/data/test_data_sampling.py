@@ -77,6 +77,20 @@ def test_an_epoch_visits_everything_once(digits: Bank, key: jax.Array) -> None:
     assert not (epochs[0] == epochs[1]).all()
 
 
+def test_batches_say_which_image_of_the_bank_they_hold(digits: Bank, key: jax.Array) -> None:
+    for split in ("train", "validation", "test"):
+        made = device_batch(ImageSampler(digits, split, 5), key, 1)
+        assert made["index"].dtype == np.int32
+        np.testing.assert_array_equal(np.round(made["image"][:, 0, 0, 0] * 255), made["index"])
+        for batch in evaluation_batches(digits, split, 4, limit=5):
+            np.testing.assert_array_equal(np.round(batch["image"][:, 0, 0, 0] * 255), batch["index"])
+    sampler = image_sampler(digits)
+    draw = jax.tree.map(np.asarray, sampler.draw(key, jnp.int32(1), jnp.arange(B)))
+    np.testing.assert_array_equal(
+        sampler.gather_host(draw)["index"], sampler.gather(sampler.source(), draw)["index"]
+    )
+
+
 def test_images_and_labels_belong_together(digits: Bank, key: jax.Array) -> None:
     batch = device_batch(image_sampler(digits), key, 3)
     assert batch["image"].dtype == np.float32 and batch["image"].shape == (B, 5, 6, 2)

@@ -11,10 +11,17 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import base, bnn, edsr, estimators, mdsr, vae
+from experiments import base, bnn, edsr, estimators, mdsr, rate_distortion, vae
 from vaesr import reports, training
 
-EXPERIMENTS = {"vae": vae, "bnn": bnn, "estimators": estimators, "edsr": edsr, "mdsr": mdsr}
+EXPERIMENTS = {
+    "vae": vae,
+    "bnn": bnn,
+    "estimators": estimators,
+    "edsr": edsr,
+    "mdsr": mdsr,
+    "rate_distortion": rate_distortion,
+}
 
 
 @pytest.fixture(scope="session")

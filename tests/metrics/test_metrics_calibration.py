@@ -81,7 +81,7 @@ def test_bins_and_ece_equal_the_slow_versions(bins, masked):
     mask = np.random.default_rng(1).uniform(size=len(labels)).round(1).astype(np.float32) if masked else None
     count, confidence, accuracy = slow_bins(log_probs, labels, bins, mask)
     found = metrics.reliability_bins(log_probs, labels, bins=bins, mask=mask)
-    np.testing.assert_allclose(found.count, count, rtol=1e-5)
+    np.testing.assert_allclose(found.examples, count, rtol=1e-5)
     held = np.maximum(count, 1e-9)
     np.testing.assert_allclose(found.confidence, confidence / held, rtol=1e-5)
     np.testing.assert_allclose(found.accuracy, accuracy / held, rtol=1e-5, atol=1e-6)

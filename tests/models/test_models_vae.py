@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vaesr.models.pixel_outputs import output_channels
 from vaesr.models.vae import PRESETS, VAE
 
 
@@ -38,6 +39,11 @@ SMALL = {
         activation="silu",
     ),
     "linear": VAE("linear", latent=3, hidden=(), image_shape=(4, 2, 1), likelihood="gaussian"),
+    "mixture": VAE(
+        "conv", latent=3, hidden=(4,), image_shape=(4, 4, 3), likelihood="logistic_mixture", mixtures=2
+    ),
+    "logistic": VAE(latent=3, hidden=(7,), image_shape=(4, 2, 3), likelihood="discretised_logistic"),
+    "discretised": VAE(latent=3, hidden=(7,), image_shape=(4, 2, 1), likelihood="discretised_gaussian"),
 }
 models = pytest.mark.parametrize("model", SMALL.values(), ids=SMALL.keys())
 
@@ -66,7 +72,11 @@ def test_every_preset_traces(name):
     images = jnp.zeros((2, *model.image_shape))
     (outputs, mean_q, log_var_q), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
     assert mean_q.shape == log_var_q.shape == (2, model.latent)
-    assert jax.tree.leaves(outputs)[0].shape == images.shape
+    colours = model.image_shape[-1]
+    width = output_channels(model.likelihood, colours, mixtures=model.mixtures)
+    if model.likelihood.startswith("discretised"):
+        width = colours  # a mean and a log-scale of this width
+    assert jax.tree.leaves(outputs)[0].shape == (*images.shape[:-1], width)
 
 
 @models
@@ -83,6 +93,12 @@ def test_shapes_and_types(model):
         assert outputs[1].shape == ()
     mean = model.apply(params, mean_q, method="mean_image")
     assert mean.shape == images.shape and mean.dtype == jnp.float32
+    if model.likelihood.startswith("discretised"):
+        assert outputs[0].shape == outputs[1].shape == images.shape
+    if model.likelihood == "logistic_mixture":
+        assert outputs.shape == (3, 4, 4, 20)
+    if model.likelihood not in ("gaussian", "gaussian_learned"):
+        assert mean.min() >= 0 and mean.max() <= 1
     if model.likelihood == "bernoulli":
         np.testing.assert_allclose(mean, jax.nn.sigmoid(outputs), rtol=1e-4, atol=1e-5)
 
@@ -148,6 +164,7 @@ def test_a_model_made_from_json_values_is_the_same():
     [
         ({"architecture": "resnet"}, "architecture must be one of mlp, conv, linear, got 'resnet'"),
         ({"likelihood": "poisson"}, "likelihood must be one of"),
+        ({"likelihood": "logistic_mixture", "mixtures": 0}, "at least 1 component"),
         ({"activation": "sine"}, "activation must be one of"),
         ({"precision": "low"}, "precision must be one of"),
         ({"latent": 0}, "at least 1"),

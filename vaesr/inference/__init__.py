@@ -7,6 +7,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vaesr.inference.bounds import (
+        compile_bound,
+        exact_pca_log_likelihood,
+        mean_bounds,
+        measured_images,
+        posteriors,
+        split_batches,
+        split_labels,
+    )
     from vaesr.inference.describe import build_model, describe_model
     from vaesr.inference.evaluation import (
         PhotoPair,
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
         tiled_upscaler,
     )
     from vaesr.inference.images import ImageFileError, Photo, read_photo, write_photo
+    from vaesr.inference.latent_figures import save_latent_figures
     from vaesr.inference.latents import decode, encode, sample
     from vaesr.inference.runs import Run, load_run
     from vaesr.inference.uncertainty import (
@@ -45,28 +55,45 @@ __all__ = [
     "UpscaleOne",
     "build_model",
     "compare_pair",
+    "compile_bound",
     "decode",
     "describe_model",
     "detect_foreign",
     "encode",
+    "exact_pca_log_likelihood",
     "foreign_images",
     "load_run",
+    "mean_bounds",
+    "measured_images",
     "name_by_scale",
     "network_of",
     "photo_pairs",
+    "posteriors",
     "predict_images",
     "predict_split",
     "read_photo",
     "sample",
+    "save_latent_figures",
     "score_members",
     "score_pair",
     "score_pairs",
+    "split_batches",
+    "split_labels",
     "tiled_upscaler",
     "upscale",
     "write_photo",
 ]
 
 _HOMES = {
+    "bounds": (
+        "compile_bound",
+        "exact_pca_log_likelihood",
+        "mean_bounds",
+        "measured_images",
+        "posteriors",
+        "split_batches",
+        "split_labels",
+    ),
     "describe": ("build_model", "describe_model"),
     "evaluation": (
         "PhotoPair",
@@ -80,6 +107,7 @@ _HOMES = {
         "tiled_upscaler",
     ),
     "images": ("ImageFileError", "Photo", "read_photo", "write_photo"),
+    "latent_figures": ("save_latent_figures",),
     "latents": ("decode", "encode", "sample"),
     "runs": ("Run", "load_run"),
     "uncertainty": (

@@ -77,9 +77,13 @@ def encode(
         `mean_q` and `log_var_q`, `[N, D]` float32 both.
 
     Raises:
-        ValueError: where the run's model is no VAE or the images do not fit it.
+        ValueError: where the run's model is no VAE, has several latent layers, or the images do not fit it.
     """
     _check_vae(run)
+    if hasattr(run.model, "latents"):
+        raise ValueError(
+            f"{run.path} holds a VAE of several latent layers, whose codes are no single q(z | x)"
+        )
     shape = tuple(_field(run, "image_shape"))
     if np.ndim(images) != 4 or tuple(images.shape[1:]) != shape or not len(images):
         raise ValueError(

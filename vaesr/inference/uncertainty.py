@@ -9,7 +9,7 @@ import numpy as np
 from vaesr import data, metrics
 from vaesr.imaging import imresize, rgb_to_y, to_float
 
-Predict = Callable[[Any, jax.Array, jax.Array], jax.Array]
+Predict = Callable[[Any, Any, Any], jax.Array]
 """`(params, images [B, ...], position [B]) -> log-probabilities [R, B, K]` of R members."""
 
 

@@ -17,8 +17,8 @@ def ensemble_apply(module: nn.Module) -> BayesianForward:
         module: a Linen network.
 
     Returns:
-        `forward(params, inputs, *, keys, position, variables=None, **apply_kwargs) -> [M, B, ...]` float32,
-        where every leaf of `params` has a leading axis of M members, such as
+        `forward(posterior, inputs, *, keys, position, variables=None, **apply_kwargs)` with outputs
+        `[M, B, ...]`, float32, where every leaf of `posterior` has a leading axis of M members, such as
         `jax.vmap(module.init, (0, None))(keys, inputs)["params"]`. There is no noise: `keys` and `position`
         are there so that it fits wherever a Bayesian network's forward pass does, and the number of keys
         doesn't matter.
@@ -28,20 +28,20 @@ def ensemble_apply(module: nn.Module) -> BayesianForward:
     """
 
     def forward(
-        params: Any,
+        posterior: Any,
         inputs: Any,
         *,
         keys: jax.Array,
         position: jax.Array,
         variables: Any = None,
-        **kwargs: Any,
+        **apply_kwargs: Any,
     ) -> Any:
         del keys, position
 
         def one(member: Any) -> Any:
-            return module.apply({**(variables or {}), "params": member}, inputs, **kwargs)
+            return module.apply({**(variables or {}), "params": member}, inputs, **apply_kwargs)
 
-        return jax.tree.map(lambda x: x.astype(jnp.float32), jax.vmap(one)(params))
+        return jax.tree.map(lambda x: x.astype(jnp.float32), jax.vmap(one)(posterior))
 
     return forward
 
@@ -54,26 +54,26 @@ def dropout_apply(module: nn.Module) -> BayesianForward:
             such as `vaesr.models.classifier.Classifier`.
 
     Returns:
-        `forward(params, inputs, *, keys, position, variables=None, **apply_kwargs) -> [S, B, ...]` float32:
-        one pass per key. Each example draws its own masks from its `position`, whatever batch it is in.
+        `forward(posterior, inputs, *, keys, position, variables=None, **apply_kwargs)` with outputs
+        `[S, B, ...]`, float32: one pass per key. `posterior` is the network's parameters. Each example draws its own masks from its `position`, whatever batch it is in.
 
     Source: Gal and Ghahramani, "Dropout as a Bayesian Approximation", 2016, equation 6.
     """
 
     def forward(
-        params: Any,
+        posterior: Any,
         inputs: Any,
         *,
         keys: jax.Array,
         position: jax.Array,
         variables: Any = None,
-        **kwargs: Any,
+        **apply_kwargs: Any,
     ) -> Any:
-        collections = {**(variables or {}), "params": params}
+        collections = {**(variables or {}), "params": posterior}
 
         def example(x: Any, key: jax.Array) -> Any:
             batch = jax.tree.map(lambda leaf: leaf[None], x)
-            outputs = module.apply(collections, batch, train=True, rngs={"dropout": key}, **kwargs)
+            outputs = module.apply(collections, batch, train=True, rngs={"dropout": key}, **apply_kwargs)
             return jax.tree.map(lambda leaf: leaf[0].astype(jnp.float32), outputs)
 
         return jax.vmap(lambda key: jax.vmap(example)(inputs, example_keys(key, position)))(keys)

@@ -13,12 +13,12 @@ class ReliabilityBins(NamedTuple):
     """What a reliability diagram shows, each array `[bins]` float32.
 
     Attributes:
-        count: examples whose confidence falls into the bin.
+        examples: how many examples' confidences fall into the bin.
         confidence: their mean confidence; 0 where the bin is empty.
         accuracy: the share of them that is right; 0 where the bin is empty.
     """
 
-    count: Array
+    examples: Array
     confidence: Array
     accuracy: Array
 
@@ -96,7 +96,7 @@ def reliability_bins(
         mask: `[B]` weights of the examples, at least 0; 0 leaves padding out. None weighs all by 1.
 
     Returns:
-        The `ReliabilityBins`; counts are sums of weights.
+        The `ReliabilityBins`; examples are sums of weights.
 
     Raises:
         TypeError: if `log_probs` is not floating point or `labels` are not integers.

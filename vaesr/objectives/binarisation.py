@@ -62,5 +62,12 @@ def binarise_batch(batch: Batch, *, binarisation: str, key: jax.Array) -> jax.Ar
                 'binarisation "fixed" needs batch["index"] [B], each image\'s index in the data set; '
                 f"the batch holds {sorted(batch)}."
             )
-        return binarise(images, example_keys(jax.random.key(_FIXED_SEED), batch["index"]))
+        return _fixed_bits(images, example_keys(jax.random.key(_FIXED_SEED), batch["index"]))
     return images
+
+
+def _fixed_bits(images: jax.Array, keys: jax.Array) -> jax.Array:
+    """`binarise` on 16-bit levels, whole numbers: a byte over 255 may differ in its last bit between two
+    compiled programs, and no pixel may flip for that."""
+    level = jnp.floor(images * 65535.0 + 0.5)
+    return (jnp.floor(example_uniform(keys, images.shape[1:]) * 65535.0) < level).astype(jnp.float32)

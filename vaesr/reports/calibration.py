@@ -68,7 +68,7 @@ def reliability_diagram(
 
 def _reliability_panel(above: Any, below: Any, log_probs: Array, labels: Array, bins: int) -> None:
     found = reliability_bins(log_probs, labels, bins=bins)
-    held = np.asarray(found.count) > 0
+    held = np.asarray(found.examples) > 0
     accuracy, confidence = np.asarray(found.accuracy), np.asarray(found.confidence)
     middles, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
     above.bar(middles[held], accuracy[held], width, color=BARS, label="accuracy")
@@ -85,7 +85,7 @@ def _reliability_panel(above: Any, below: Any, log_probs: Array, labels: Array, 
         label="gap to confidence",
     )
     above.plot([0, 1], [0, 1], "--", color=DIAGONAL, linewidth=1.2)
-    below.bar(middles, 100 * np.asarray(found.count) / max(float(found.count.sum()), 1.0), width, color=BARS)
+    below.bar(middles, 100 * np.asarray(found.examples) / max(float(found.examples.sum()), 1.0), width, color=BARS)
     for axes in (above, below):
         canvas.quiet(axes)
     above.set_xlim(0, 1)

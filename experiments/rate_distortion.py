@@ -1,0 +1,244 @@
+"""The rate/distortion curve (Alemi et al. 2018, "Fixing a broken ELBO"): VAEs of many betas, trained at once.
+
+    python -m experiments.rate_distortion             # 5,000 MNIST digits, about 2 minutes on 2 CPU cores
+    python -m experiments.rate_distortion --betas 0.5 1 2
+    python -m experiments.rate_distortion paper --data tfds:mnist
+
+The VAEs differ in the weight of the KL alone. Their parameters are stacked and the training step is mapped
+over them: one compiled program. Each is one point of the plane of rate (what its code costs) and distortion
+(what the code does not explain); the ELBO is minus their sum, so a beta of 1 should come out best, and a beta
+far above it should give up the code. The report shows the plane, and samples and reconstructions per beta.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import base
+from vaesr import data, inference, objectives, reports, training
+from vaesr.models.vae import VAE
+
+_SAMPLES_SEED = 1
+_SHOWN = 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(base.RunConfig):
+    """VAEs that differ in the weight of the KL."""
+
+    # Weights of the KL, one VAE each.
+    betas: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    # Latent dimensions.
+    latent: int = 16
+    # Widths of the encoder's dense layers; the decoder mirrors them.
+    hidden: tuple[int, ...] = (256, 128)
+    # Optimizer of every VAE.
+    optim: training.OptimConfig = training.OptimConfig()
+    # Examples of the validation split that each evaluation reads.
+    eval_limit: int = 2000
+    # Samples of q(z | x) per example of the final measurement.
+    eval_samples: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.betas or min(self.betas) < 0 or len(set(self.betas)) < len(self.betas):
+            raise ValueError(f"--betas must be different numbers of at least 0, got {self.betas}.")
+        for name in ("eval_limit", "eval_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
+        if self.optim.clip_norm:
+            raise ValueError("--optim.clip-norm must be 0: one norm over all VAEs would couple them.")
+
+
+_DEFAULT = Config(
+    data="embedded:digits",
+    steps=4000,
+    batch_size=100,
+    eval_every=1000,
+    checkpoint_every=1000,
+    optim=training.OptimConfig(name="adamw", lr=1e-3, schedule="cosine", weight_decay=0.1),
+)
+PRESETS = {
+    "smoke": dataclasses.replace(
+        _DEFAULT, betas=(0.5, 2.0), steps=20, batch_size=16, eval_every=20, checkpoint_every=20, log_every=10,
+        latent=4, hidden=(32,), eval_limit=64, eval_samples=2,
+    ),
+    "default": _DEFAULT,
+    # 100 epochs of MNIST; Alemi et al. train larger encoders, decoders and priors the same way.
+    "paper": dataclasses.replace(
+        _DEFAULT, data="tfds:mnist", steps=60_000, eval_every=6000, checkpoint_every=6000,
+        betas=(0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0, 1.1, 1.3, 1.7, 2.5, 4.0, 7.0, 10.0),
+        latent=64, hidden=(512, 512), optim=training.OptimConfig(lr=1e-3, schedule="cosine"),
+    ),
+}  # fmt: skip
+
+
+def build(config: Config) -> base.Experiment:
+    """Wire data, the stacked VAEs, their objective and evaluation.
+
+    Args:
+        config: see `Config`.
+
+    Returns:
+        The experiment.
+    """
+    bank = data.open_bank(config.data, strict=config.strict)
+    if bank.kind != "fixed":
+        raise base.UserError(f"a VAE needs images of one size; {config.data} holds photos of many sizes.")
+    model = VAE(
+        latent=config.latent, hidden=config.hidden, image_shape=bank.pixels.shape[1:], activation="silu",
+        dtype=jnp.dtype(config.compute_dtype),
+    )  # fmt: skip
+
+    def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
+        images = jnp.zeros((1, *model.image_shape), jnp.float32)
+        params = model.init(key, images)["params"]
+        # All start from the same weights: what differs at the end is due to beta.
+        stacked = jax.tree.map(lambda x: jnp.repeat(x[None], len(config.betas), axis=0), params)
+        return {"vaes": stacked}, {}
+
+    study = _Study(config, bank, model)
+    return base.Experiment(
+        model=inference.describe_model(model),
+        init=init,
+        players={
+            "vaes": training.Player(
+                stacked_objective(model, config.betas),
+                training.make_optimizer(config.optim, steps=config.steps),
+            )
+        },
+        sampler=data.ImageSampler(bank, "train", config.batch_size),
+        evaluate=study.evaluate,
+        score="elbo_nats",
+        finish=study.finish,
+        figures=study.draw,
+    )
+
+
+def stacked_objective(model: VAE, betas: tuple[float, ...], *, player: str = "vaes") -> objectives.Objective:
+    """Build the objective of several VAEs at once: the sum of their negative ELBOs, each with its beta.
+
+    A sum, so that each VAE gets the gradient it would get alone. All see the same images, bits and noise.
+
+    Args:
+        model: the network that all share.
+        betas: weights of the KL, one per VAE.
+        player: the name of the stacked parameters in `params`; every leaf is `[R, ...]`.
+
+    Returns:
+        An `Objective`. Its metrics: `elbo_nats`, the mean over the VAEs.
+    """
+    encode, decode = _method(model, "encode"), _method(model, "decode")
+
+    def one(params: Any, beta: jax.Array, batch: Any, key: jax.Array, step: jax.Array) -> Any:
+        objective = objectives.elbo(
+            encode, decode, objectives.BernoulliLikelihood(),
+            beta=lambda _: beta, player=player, binarisation="dynamic",
+        )  # fmt: skip
+        loss, aux = objective({player: params}, {}, batch, key=key, step=step)
+        return loss, aux.metrics["elbo_nats"]
+
+    def objective(
+        params: Any, variables: Any, batch: Any, *, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, objectives.Aux]:
+        over_vaes = jax.vmap(one, in_axes=(0, 0, None, None, None))
+        losses, elbos = over_vaes(params[player], jnp.asarray(betas, jnp.float32), batch, key, step)
+        return losses.sum(), objectives.Aux({"elbo_nats": elbos.mean()}, variables)
+
+    return objective
+
+
+class _Study:
+    """Measures all VAEs and keeps the last figures for the picture."""
+
+    def __init__(self, config: Config, bank: data.Bank, model: VAE) -> None:
+        self.config, self.bank, self.model = config, bank, model
+        bound = functools.partial(
+            objectives.evaluate_bound,
+            _method(model, "encode"),
+            _method(model, "decode"),
+            objectives.BernoulliLikelihood(),
+        )
+        measure = inference.compile_bound(bound, binarisation="dynamic")
+        self._measure = functools.partial(_map_over_vaes, measure)
+        mean_image = _method(model, "mean_image")
+        self._decode = jax.jit(jax.vmap(mean_image, in_axes=(0, None)))
+        self._reconstruct = jax.jit(
+            jax.vmap(lambda p, x: mean_image(p, _method(model, "encode")(p, x)[0]), in_axes=(0, None))
+        )
+        self.points, self.split = np.zeros((len(config.betas), 2)), "validation"
+
+    def evaluate(self, params: dict[str, Any], variables: Any) -> dict[str, float]:
+        """The ELBO of each VAE on the validation split, and their mean, which chooses the best checkpoint."""
+        self._locate(params, "validation", samples=1, limit=self.config.eval_limit)
+        elbos = -self.points.sum(axis=1)
+        named = zip(self.config.betas, elbos, strict=True)
+        return {"elbo_nats": float(elbos.mean())} | {
+            f"beta_{b:g}/elbo_nats": float(elbo) for b, elbo in named
+        }
+
+    def finish(self, params: dict[str, Any], variables: Any) -> dict[str, float]:
+        """Rate, distortion and ELBO of each VAE on the test split."""
+        self._locate(params, "test", samples=self.config.eval_samples, limit=None)
+        results = {"elbo_nats": float(-self.points.sum(axis=1).mean())}
+        for beta, (rate, distortion) in zip(self.config.betas, self.points, strict=True):
+            results[f"beta_{beta:g}/rate_nats"] = float(rate)
+            results[f"beta_{beta:g}/distortion_nats"] = float(distortion)
+            results[f"beta_{beta:g}/elbo_nats"] = float(-rate - distortion)
+        return results
+
+    def _locate(self, params: dict[str, Any], split: str, *, samples: int, limit: int | None) -> None:
+        """Rate and distortion of every VAE, `[R, 2]`."""
+        total, count = np.zeros((len(self.config.betas), 2)), 0.0
+        for batch in inference.split_batches(self.bank, split, limit=limit):
+            sums = self._measure(params["vaes"], batch, samples=samples)
+            total += np.stack([sums["kl_nats"], sums["reconstruction_nats"]], axis=1)
+            count += float(batch["mask"].sum())
+        self.points, self.split = total / count, split
+
+    def draw(self, params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
+        """The plane, samples and reconstructions."""
+        labels = [f"β = {beta:g}" for beta in self.config.betas]
+        reports.save_image(
+            directory / "1_rate_distortion.png",
+            reports.rate_distortion_figure(self.points[:, 0], self.points[:, 1], labels),
+            caption=f"Rate and distortion on the {self.split} split (binarised anew at every step), one VAE "
+            "per beta; dashed lines join equal ELBOs.",
+        )
+        z = jax.random.normal(jax.random.key(_SAMPLES_SEED), (_SHOWN, self.model.latent))
+        samples = np.asarray(self._decode(params["vaes"], z))
+        reports.save_image(
+            directory / "2_samples.png",
+            reports.labelled_grid(samples.reshape(-1, *samples.shape[2:]), columns=_SHOWN, row_labels=labels),
+            caption="Samples: the same z from the prior in every row, the mean of p(x | z).",
+        )
+        batch = next(inference.split_batches(self.bank, "validation", limit=_SHOWN))
+        images = np.asarray(inference.measured_images(batch, binarisation="dynamic"))[:_SHOWN]
+        again = np.asarray(self._reconstruct(params["vaes"], images))
+        rows = np.concatenate([images, again.reshape(-1, *again.shape[2:])])
+        reports.save_image(
+            directory / "3_reconstructions.png",
+            reports.labelled_grid(rows, columns=_SHOWN, row_labels=["image", *labels]),
+            caption="Validation images and what each VAE makes of them: the higher beta, the less of the "
+            "image is in the code.",
+        )
+
+
+def _method(model: VAE, name: str) -> Any:
+    """One of the model's methods as a function of the parameters."""
+    return lambda params, x: model.apply({"params": params}, x, method=name)
+
+
+@functools.partial(jax.jit, static_argnames=("measure", "samples"))
+def _map_over_vaes(measure: Any, params: Any, batch: Any, *, samples: int) -> dict[str, jax.Array]:
+    """`measure` of every VAE: `[R]` each."""
+    return jax.vmap(functools.partial(measure, samples=samples), in_axes=(0, None))(params, batch)
+
+
+if __name__ == "__main__":
+    base.main("experiments.rate_distortion", PRESETS, build)

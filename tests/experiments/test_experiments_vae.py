@@ -1,0 +1,94 @@
+"""The VAE experiment's objectives and its several latent layers, in runs of a few steps."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import base, vae
+from vaesr import inference, reports, training
+
+
+@pytest.fixture(autouse=True)
+def use_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("VAESR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+DREG = vae.ObjectiveConfig(kind="iwae", samples=3, gradient="dreg")
+LAYERS = vae.ModelConfig(latent=4, hidden=(16,), upper_latents=(3,), upper_hidden=(8,))
+SYSTEMS = {
+    "dreg": {"objective": DREG},
+    "two_layers": {"model": LAYERS, "objective": vae.ObjectiveConfig(kind="iwae", samples=3)},
+    "top_down": {"model": dataclasses.replace(LAYERS, inference="top_down")},
+    "stl": {"objective": vae.ObjectiveConfig(gradient="stl")},
+}
+
+
+def smoke(workdir, **fields):
+    fields = {"optim": training.OptimConfig(name="sgd", lr=1e-4), "batch_size": 8, "log_every": 1, **fields}
+    config = dataclasses.replace(
+        vae.PRESETS["smoke"], workdir=workdir, eval_every=4, checkpoint_every=2, eval_limit=16, **fields
+    )
+    assert base.run("experiments.vae", "smoke", config, vae.build)
+    return [row for row in reports.read_metrics(workdir) if row["split"] == "train"]
+
+
+def test_a_resumed_run_of_several_layers_equals_the_straight_one(tmp_path):
+    smoke(tmp_path / "whole", steps=4, **SYSTEMS["two_layers"])
+    smoke(tmp_path / "parts", steps=2, **SYSTEMS["two_layers"])
+    smoke(tmp_path / "parts", steps=4, resume=True, **SYSTEMS["two_layers"])
+    straight, _, _ = training.restore_params(tmp_path / "whole", "latest")
+    resumed, _, step = training.restore_params(tmp_path / "parts", "latest")
+    assert step == 4
+    jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+
+
+@pytest.mark.parametrize("name", ["dreg", "stl", "top_down"])
+def test_a_split_batch_and_state_give_the_same_losses(name, tmp_path):
+    whole = smoke(tmp_path / "whole", steps=2, **SYSTEMS[name])
+    split = smoke(tmp_path / "split", steps=2, accumulate=2, fsdp=2, **SYSTEMS[name])
+    np.testing.assert_allclose([r["loss"] for r in split], [r["loss"] for r in whole], rtol=1e-5)
+
+
+def test_a_run_of_several_layers_is_scored_drawn_and_sampled(tmp_path):
+    smoke(tmp_path, steps=4, **SYSTEMS["two_layers"])
+    rows = {row["split"]: row for row in reports.read_metrics(tmp_path)}
+    assert rows["validation"]["bound_3_nats"] > rows["validation"]["elbo_nats"]
+    assert rows["test"]["bound_5_nats"] > rows["test"]["elbo_nats"]
+    names = {path.name for path in (tmp_path / "figures").glob("*.png")}
+    assert names == {"1_samples.png", "2_reconstructions.png"}
+    described = json.loads((tmp_path / "config.json").read_text())["model"]
+    assert described["class"] == "HierarchicalVAE" and described["fields"]["latents"] == [4, 3]
+    run = inference.load_run(tmp_path)
+    assert inference.sample(run, 3).shape == (3, 28, 28, 1)
+    with pytest.raises(ValueError, match="several latent layers"):
+        inference.encode(run, np.zeros((1, 28, 28, 1), np.float32))
+
+
+def test_presets_of_the_paper_have_its_stages_and_networks():
+    paper, two = vae.PRESETS["iwae_paper"], vae.PRESETS["iwae_paper_2layer"]
+    schedule = training.make_schedule(paper.optim, steps=paper.steps)
+    epoch = 54_000 // paper.batch_size
+    assert paper.steps == 3280 * epoch
+    np.testing.assert_allclose([schedule(0), schedule(epoch - 1)], 1e-3, rtol=1e-5)
+    np.testing.assert_allclose(schedule(epoch), 1e-3 * 10 ** (-1 / 7), rtol=1e-5)
+    np.testing.assert_allclose(schedule(paper.steps - 1), 1e-4, rtol=1e-5)
+    shapes = jax.eval_shape(vae._model(two, (28, 28, 1)).init, jax.random.key(0), np.zeros((1, 28, 28, 1)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 521_084
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "message"),
+    [
+        ({}, {"gradient": "dreg"}, "--objective.gradient dreg needs --objective.kind iwae"),
+        ({"upper_latents": (3,), "architecture": "conv"}, {}, "--model.upper-latents needs --model.archit"),
+        ({"upper_latents": (3,)}, {"gradient": "stl"}, "needs --objective.gradient pathwise"),
+    ],
+)
+def test_combinations_that_do_not_exist_are_refused_by_flag(model, objective, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(
+            vae.PRESETS["smoke"], model=vae.ModelConfig(**model), objective=vae.ObjectiveConfig(**objective)
+        )
