@@ -288,6 +288,18 @@ def _as_json(config: RunConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
+def _defaults(config: Any) -> dict[str, Any]:
+    """The default of every field that has one, as it was before the field existed."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = _defaults(value)
+        elif field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+    return values
+
+
 def _check_devices(config: RunConfig) -> None:
     """Refuse sizes that the devices don't divide, before anything is computed."""
     devices = jax.device_count()
@@ -305,13 +317,19 @@ def _check_devices(config: RunConfig) -> None:
 def _prepare_folder(workdir: pathlib.Path, config: RunConfig) -> None:
     """Refuse, empty or check the run folder: process 0 does it, all go on or fail together."""
     free = set(_FREE_FIELDS)
-    if getattr(getattr(config, "optim", None), "schedule", "") in ("cosine", "stages"):
+    optimizers = [value for value in vars(config).values() if isinstance(value, training.OptimConfig)]
+    if any(optimizer.schedule in ("cosine", "stages") for optimizer in optimizers):
         free.remove("steps")  # the learning rate of every step depends on it
     problem = ""
     if jax.process_index() == 0:
         try:
             training.claim_folder(
-                workdir, _as_json(config), resume=config.resume, overwrite=config.overwrite, free=free
+                workdir,
+                _as_json(config),
+                resume=config.resume,
+                overwrite=config.overwrite,
+                free=free,
+                defaults=json.loads(json.dumps(_defaults(config), default=str)),
             )
         except (training.RunFolderError, OSError) as error:
             problem = str(error)

@@ -3,6 +3,8 @@
     python -m experiments.vae                        # 5,000 real MNIST digits, about 2 minutes on 2 CPU cores
     python -m experiments.vae --data idx:FOLDER      # any MNIST-family files
     python -m experiments.vae iwae                   # the same network, importance-weighted
+    python -m experiments.vae latent2                # two latents, the plane of which the report shows
+    python -m experiments.vae patches --data npy:X   # small colour images; a bound in bits per dimension
     python -m experiments.vae ppca                   # a linear VAE beside its exact likelihood
     python -m experiments.vae paper --data tfds:mnist
 
@@ -163,7 +165,7 @@ PRESETS = {
     "patches": dataclasses.replace(
         _DEFAULT, batch_size=64, bound_samples=20,
         model=ModelConfig("conv", 128, (64, 128), activation="silu", likelihood="logistic_mixture"),
-        optim=training.OptimConfig(lr=1e-3, schedule="cosine", clip_norm=200.0),
+        optim=training.OptimConfig(lr=1e-3, schedule="cosine", clip_norm=1e4),
     ),
     # The default's network and steps with 50 samples.
     "iwae": dataclasses.replace(
@@ -343,9 +345,10 @@ def _figures(bank: data.Bank, model: Any, config: Config, posteriors: Any) -> An
             caption="Samples: z from the prior, the mean of p(x | z).",
         )
         if config.model.likelihood in _OF_LEVELS:
+            keys = example_keys(jax.random.key(_SAMPLES_SEED), jnp.arange(len(z)))
             reports.save_grid(
                 directory / "7_draws.png",
-                draw_pixels(params["vae"], z, example_keys(jax.random.key(_SAMPLES_SEED), jnp.arange(len(z)))),
+                draw_pixels(params["vae"], z, keys),
                 columns=10,
                 caption="The same z, every pixel drawn from p(x | z) by itself: what the likelihood is of.",
             )

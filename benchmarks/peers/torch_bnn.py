@@ -10,7 +10,7 @@ def build(posterior: Mapping[str, Any], names: Sequence[str], *, input_scale: fl
     """Make the network with given means and scales of its weights.
 
     Args:
-        posterior: `{"mean": tree, "rho": tree}` of numpy arrays, per layer a "kernel" `[in, out]` and a "bias".
+        posterior: `{"mean": tree, "rho": tree}` of numpy arrays; a layer has a "kernel" and a "bias".
         names: the layers in order; ReLU between them.
         input_scale: the inputs are multiplied by it.
         local: draw the outputs of each layer, else its weights.

@@ -92,6 +92,18 @@ def test_ensemble_members_differ_and_the_first_is_the_deterministic_net():
     assert found["deterministic_nll_nats"] != other["deterministic_nll_nats"]
 
 
+def test_point_steps_end_the_ensembles_training_alone():
+    cosine = training.OptimConfig(schedule="cosine")
+    fields = {"steps": 9, "optim": cosine, "point_optim": cosine, "point_steps": 2, "ood": "none"}
+    players = bnn.build(dataclasses.replace(bnn.PRESETS["smoke"], **fields)).players
+    for name, moves in [("ensemble", [True, True, False]), ("bnn", [True, True, True])]:
+        state, moved = players[name].optimizer.init(jnp.ones(3)), []
+        for _ in moves:
+            update, state = players[name].optimizer.update(jnp.ones(3), state, jnp.ones(3))
+            moved.append(bool(jnp.any(update != 0)))
+        assert moved == moves
+
+
 def test_the_regressions_error_bars_grow_away_from_the_data(tmp_path):
     adam = training.OptimConfig(lr=3e-3)
     found = run(
@@ -121,6 +133,10 @@ def test_wrong_settings_are_sentences(tmp_path):
     smoke = bnn.PRESETS["smoke"]
     for fields, text in [
         ({"members": 0}, "--members must be at least 1, got 0"),
+        (
+            {"point_steps": 3},
+            "--point-steps must be at least 0 and needs --point-optim.schedule cosine, got 3",
+        ),
         ({"methods": ()}, "--methods must name one or more different methods"),
         ({"methods": ("bnn", "bnn")}, "--methods must name one or more different methods"),
     ]:

@@ -45,6 +45,18 @@ def test_a_resumed_run_of_several_layers_equals_the_straight_one(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, straight, resumed)
 
 
+def test_a_run_from_before_a_field_existed_goes_on(tmp_path):
+    smoke(tmp_path, steps=2)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    del content["config"]["objective"]["gradient"], content["config"]["optim"]["stages"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(base.UserError, match=r"objective\.gradient: 'pathwise' -> 'stl'"):
+        smoke(tmp_path, steps=4, resume=True, **SYSTEMS["stl"])
+    smoke(tmp_path, steps=4, resume=True)
+    assert training.restore_params(tmp_path, "latest")[2] == 4
+
+
 @pytest.mark.parametrize("name", ["dreg", "stl", "top_down"])
 def test_a_split_batch_and_state_give_the_same_losses(name, tmp_path):
     whole = smoke(tmp_path / "whole", steps=2, **SYSTEMS[name])

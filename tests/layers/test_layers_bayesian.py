@@ -1,4 +1,4 @@
-"""Bayesian forward passes: moments against Jacobians of the ordinary layers, gradients against closed forms."""
+"""Bayesian forward passes: moments against Jacobians of ordinary layers, gradients against closed forms."""
 
 import functools
 
@@ -22,7 +22,7 @@ LAYERS = {
     "dense general, other axis": (nn.DenseGeneral(3, axis=1), (4, 2)),
     "conv": (nn.Conv(3, (3, 3)), (5, 4, 2)),
     "conv strided": (nn.Conv(2, (3, 2), strides=(2, 1), padding="VALID"), (6, 5, 2)),
-    "conv dilated": (nn.Conv(2, (3, 3), kernel_dilation=2, input_dilation=(1, 2)), (5, 4, 2)),
+    "conv dilated": (nn.Conv(2, (3, 3), kernel_dilation=2, input_dilation=(1, 2), padding=1), (5, 4, 2)),
     "conv grouped": (nn.Conv(4, (3, 3), feature_group_count=2), (4, 4, 4)),
     "conv 1d circular": (nn.Conv(3, (3,), padding="CIRCULAR"), (6, 2)),
     "conv masked": (nn.Conv(2, (2,), mask=np.array([[[1.0, 0.5]], [[0.0, 2.0]]])), (5, 1)),
@@ -94,7 +94,8 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(2)(nn.relu(nn.Dense(self.hidden)(x)))
+        x = nn.relu(nn.Dense(self.hidden)(x))
+        return nn.Dense(2)(x)
 
 
 def _regression(batch: int = 4) -> tuple[dict, jax.Array, jax.Array]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vaesr.inference.latent_figures import save_latent_figures
     from vaesr.inference.latents import decode, encode, sample
     from vaesr.inference.runs import Run, load_run
+    from vaesr.inference.study import METHOD_TITLES, ImageStudy
     from vaesr.inference.uncertainty import (
         Members,
         Predict,
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
     from vaesr.inference.upscaling import Network, network_of, upscale
 
 __all__ = [
+    "METHOD_TITLES",
     "ImageFileError",
+    "ImageStudy",
     "Members",
     "Network",
     "Photo",
@@ -110,6 +113,7 @@ _HOMES = {
     "latent_figures": ("save_latent_figures",),
     "latents": ("decode", "encode", "sample"),
     "runs": ("Run", "load_run"),
+    "study": ("METHOD_TITLES", "ImageStudy"),
     "uncertainty": (
         "Members",
         "Predict",

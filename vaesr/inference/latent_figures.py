@@ -37,7 +37,7 @@ def save_latent_figures(
     )
     reports.save_image(directory / "3_traversals.png", traversal, caption=caption)
     if mean_q.shape[1] >= 2:
-        plane = reports.latent_scatter(mean_q[:, order[:2]], labels)
+        plane = reports.latent_scatter(mean_q[:, np.sort(order[:2])], labels)
         caption = f"Posterior means of {of_images} in the two most informative latents, by label."
         reports.save_image(directory / "4_latents.png", plane, caption=caption)
     if mean_q.shape[1] == 2:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core.tracers import current_trace
 
 from vaesr.distributions import (
     example_keys,
@@ -127,6 +128,7 @@ class _RandomLayers:
         self.scales = flatten_paths(mean_field_scales(dict(posterior)))
         self.weights, self.noise, self.keys = weights, noise, keys
         self.called: set[tuple[str, ...]] = set()
+        self.trace = current_trace()
         self.inside = False  # the layer that is being replaced calls itself with other weights
 
     def __call__(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -159,8 +161,10 @@ class _RandomLayers:
         own = [path for path in self.weights if path[:-1] == layer.path]
         if x.ndim < _least_axes(layer) or not any(path in self.noise for path in own):
             return False
-        # Flax's transforms (scan, vmap, remat, WeightNorm) hand a layer other arrays than we passed in.
-        return all(layer.get_variable("params", path[-1]) is self.weights[path] for path in own)
+        # Inside nn.scan, nn.vmap and nn.remat JAX traces another function, whose layers may run many times;
+        # nn.WeightNorm hands its layer other arrays than we passed in.
+        same_arrays = all(layer.get_variable("params", path[-1]) is self.weights[path] for path in own)
+        return same_arrays and current_trace() == self.trace
 
 
 def _local(

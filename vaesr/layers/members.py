@@ -55,7 +55,8 @@ def dropout_apply(module: nn.Module) -> BayesianForward:
 
     Returns:
         `forward(posterior, inputs, *, keys, position, variables=None, **apply_kwargs)` with outputs
-        `[S, B, ...]`, float32: one pass per key. `posterior` is the network's parameters. Each example draws its own masks from its `position`, whatever batch it is in.
+        `[S, B, ...]`, float32: one pass per key. `posterior` is the network's parameters. Each
+        example draws its own masks from its `position`, whatever batch it is in.
 
     Source: Gal and Ghahramani, "Dropout as a Bayesian Approximation", 2016, equation 6.
     """

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.imaging import pixel_shuffle
+from vaesr.layers import conv2d
 from vaesr.models.pixel_outputs import LIKELIHOODS, mean_of_outputs, output_channels, to_outputs
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -224,11 +225,19 @@ class ConvDecoder(nn.Module):
         grid = (height // factor, width // factor, self.channels[-1])
         dense = nn.Dense(grid[0] * grid[1] * grid[2], dtype=self.dtype, precision=self.precision)
         x = act(dense(z)).reshape(z.shape[0], *grid)
+        common = {"dtype": self.dtype, "precision": self.precision, "conv_general_dilated": _same_size_conv}
         for width_out in self.channels[-2::-1]:
-            conv = nn.Conv(4 * width_out, (3, 3), dtype=self.dtype, precision=self.precision)
+            conv = nn.Conv(4 * width_out, (3, 3), **common)
             x = act(pixel_shuffle(conv(x), 2))
-        last = nn.Conv(4 * colours, (3, 3), dtype=self.dtype, precision=self.precision)
+        last = nn.Conv(4 * colours, (3, 3), **common)
         return pixel_shuffle(last(x), 2)
+
+
+def _same_size_conv(
+    x: jax.Array, kernel: jax.Array, *_: Any, precision: str | None = None, **__: Any
+) -> jax.Array:
+    """What `nn.Conv` calls for a convolution of stride 1, in the fastest form for the backend."""
+    return conv2d(x, kernel, precision=precision or "default")
 
 
 def _check_fields(model: VAE) -> None:

@@ -47,7 +47,7 @@ def binarise_batch(batch: Batch, *, binarisation: str, key: jax.Array) -> jax.Ar
         ValueError: if `binarisation` is unknown or the batch lacks an index that is needed.
 
     Source:
-        Salakhutdinov and Murray 2008 ("fixed"); Burda et al. 2016, section 5 and appendix D.
+        Salakhutdinov and Murray 2008 ("fixed"); Burda et al. 2016, section 5 ("dynamic").
     """
     if binarisation not in BINARISATIONS:
         raise ValueError(f"binarisation must be one of {', '.join(BINARISATIONS)}, got {binarisation!r}.")

@@ -60,7 +60,7 @@ def reliability_diagram(
         if column == 0:
             above.set_ylabel("accuracy")
             below.set_ylabel("share, %")
-            above.legend(loc="upper left", frameon=False, fontsize=8)
+            above.legend(loc="upper left", edgecolor="none", framealpha=0.85, fontsize=8)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     return canvas.rasterise(figure)
@@ -85,7 +85,8 @@ def _reliability_panel(above: Any, below: Any, log_probs: Array, labels: Array, 
         label="gap to confidence",
     )
     above.plot([0, 1], [0, 1], "--", color=DIAGONAL, linewidth=1.2)
-    below.bar(middles, 100 * np.asarray(found.examples) / max(float(found.examples.sum()), 1.0), width, color=BARS)
+    share = 100 * np.asarray(found.examples) / max(float(found.examples.sum()), 1.0)
+    below.bar(middles, share, width, color=BARS)
     for axes in (above, below):
         canvas.quiet(axes)
     above.set_xlim(0, 1)

@@ -32,7 +32,7 @@ def rate_distortion_figure(
     Raises:
         ValueError: where there is no model or the lengths differ.
 
-    Source: Alemi et al. 2018 ("Fixing a broken ELBO"), figures 1 and 3.
+    Source: Alemi et al. 2018 ("Fixing a broken ELBO"), figure 1.
     """
     rates, distortions = np.asarray(rates, np.float64), np.asarray(distortions, np.float64)
     if rates.ndim != 1 or not len(rates) or not rates.shape == distortions.shape == (len(labels),):
@@ -76,7 +76,8 @@ def _equal_elbo(axes: object, best: float, right: float) -> None:
         if x < 0.9 * right and total - x > bottom:
             axes.annotate(  # type: ignore[attr-defined]
                 f"ELBO {-total:.1f}" if number == 0 else f"{-total:.0f}",
-                (x, total - x), (4, 1), textcoords="offset points", va="bottom", fontsize=8,
+                (x, total - x), (4, -3 if x else 1), textcoords="offset points",
+                va="top" if x else "bottom", fontsize=8,
                 color="#d0472e" if number == 0 else "#8a9099",
             )  # fmt: skip
     axes.set_ylim(bottom, top)  # type: ignore[attr-defined]

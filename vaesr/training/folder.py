@@ -21,6 +21,7 @@ def claim_folder(
     resume: bool = False,
     overwrite: bool = False,
     free: Collection[str] = (),
+    defaults: dict[str, Any] | None = None,
 ) -> None:
     """Make sure that a folder may be used for a run, and that it exists.
 
@@ -30,6 +31,7 @@ def claim_folder(
         resume: the folder must hold a run of the same configuration.
         overwrite: a run that the folder holds is deleted; anything else never is.
         free: top-level fields of the configuration that may differ when resuming.
+        defaults: values of fields that a run made by an earlier version doesn't name.
 
     Raises:
         RunFolderError: in one sentence, with what to do.
@@ -43,7 +45,8 @@ def claim_folder(
             raise RunFolderError(
                 f"{workdir} holds no config.json; it isn't a run folder that could be resumed."
             )
-        different = _differences(json.loads(stored.read_text())["config"], config, free)
+        stored_config = _completed(json.loads(stored.read_text())["config"], defaults or {})
+        different = _differences(stored_config, config, free)
         if different:
             raise RunFolderError(
                 f"{workdir} holds a run with another configuration: {'; '.join(different)}. Give the same "
@@ -93,6 +96,16 @@ def write_config(workdir: pathlib.Path, content: dict[str, Any]) -> dict[str, An
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)
     return before
+
+
+def _completed(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the defaults of the fields that it lacks, at every level."""
+    inner = {
+        name: _completed(value, defaults[name])
+        for name, value in stored.items()
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
+    }
+    return {**defaults, **stored, **inner}
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], free: Collection[str]) -> list[str]:
