@@ -41,7 +41,7 @@ POSITIONAL_KNOBS = {
     ("vaesr.imaging", "imresize", "scale")
 }  # MATLAB's imresize(image, scale) is how everyone calls it
 # Arrays that are keyword-only because they are not the data.
-KEYWORD_ARRAYS = {"key", "keys", "position", "step"}
+KEYWORD_ARRAYS = {"key", "keys", "position", "step", "fraction"}
 
 
 class Import(NamedTuple):

@@ -123,7 +123,7 @@ def score_function(
         return weighted.sum(axis=tuple(range(values.ndim, z.ndim)))
 
     terms = jax.tree.leaves(jax.tree.map(surrogate, full, scores))
-    return with_gradient(values, sum(terms[1:], terms[0]))
+    return with_gradient(values, sum(terms, start=jnp.zeros_like(values)))
 
 
 def draw_samples(q: Any, key: jax.Array, samples: int) -> jax.Array:

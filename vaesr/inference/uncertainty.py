@@ -48,7 +48,7 @@ def predict_split(
     bank: data.Bank,
     split: str,
     *,
-    batch_size: int = 250,
+    batch_size: int = 500,
     limit: int | None = None,
 ) -> Members:
     """Predicts the classes of every image of a split.
@@ -78,7 +78,7 @@ def predict_split(
     return Members(np.concatenate(parts, axis=1), np.concatenate(labels))
 
 
-def predict_images(predict: Predict, params: Any, images: np.ndarray, *, batch_size: int = 250) -> Members:
+def predict_images(predict: Predict, params: Any, images: np.ndarray, *, batch_size: int = 500) -> Members:
     """Predicts the classes of images that are in memory.
 
     Args:

@@ -79,7 +79,7 @@ def estimated_elbo(
             return -likelihood.nll(decode(params[player], z), images)
 
         values = estimate(log_likelihood, Normal(mean_q, log_var_q), keys, samples=samples)
-        if average is not None:
+        if average is not None and baseline_decay is not None:
             updated = average.update(values, decay=baseline_decay)
             variables = {**variables, player: {**variables[player], "baseline": updated}}
         kl = kl_standard_normal(Normal(mean_q, log_var_q)).reshape(images.shape[0], -1).sum(axis=1)

@@ -116,6 +116,24 @@ def posterior_noise(keys: jax.Array, indices: jax.Array, shape: tuple[int, ...])
     return jax.vmap(lambda index: example_normal(fold(keys, index), shape))(indices)
 
 
+def draw_latents(
+    mean_q: jax.Array, log_var_q: jax.Array, keys: jax.Array, indices: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Draw reparameterised samples of q(z | x).
+
+    Args:
+        mean_q: `[B, latent...]`.
+        log_var_q: same shape.
+        keys: random keys `[B]`, from `example_keys`.
+        indices: `[S]` int32, the samples' numbers.
+
+    Returns:
+        `z` and the standard normal noise that it was made of, both `[S, B, latent...]`.
+    """
+    noise = posterior_noise(keys, indices, mean_q.shape[1:])
+    return mean_q[None] + jnp.exp(0.5 * log_var_q)[None] * noise, noise
+
+
 def one_layer(encode: Encode, decode: Decode, *, path_only: bool = False) -> tuple[EncodeFeatures, Draw]:
     """Give a model of one diagonal Gaussian layer the two callables of a hierarchical one.
 
@@ -137,15 +155,14 @@ def one_layer(encode: Encode, decode: Decode, *, path_only: bool = False) -> tup
 
     def draw(params: Any, features: Any, keys: jax.Array, indices: jax.Array) -> Draws:
         mean_q, log_var_q = features
-        noise = posterior_noise(keys, indices, mean_q.shape[1:])
-        z = mean_q[None] + jnp.exp(0.5 * log_var_q)[None] * noise
+        z, noise = draw_latents(mean_q, log_var_q, keys, indices)
         if path_only:
             log_ratio = path_log_ratio(z, noise, log_var_q)
             kl = -log_ratio.reshape(*z.shape[:2], -1)
         else:
             log_ratio = standard_log_ratio(z, noise, log_var_q)
             kl = kl_standard_normal(Normal(mean_q, log_var_q)).reshape(1, mean_q.shape[0], -1)
-        return Draws(_decode_samples(decode, params, z), _sum_latents(log_ratio), kl)
+        return Draws(_decode_samples(decode, params, z), sum_latents(log_ratio), kl)
 
     return features, draw
 
@@ -176,25 +193,11 @@ def path_log_ratio(z: jax.Array, noise: jax.Array, log_var_q: jax.Array) -> jax.
     Returns:
         Nats, the shape of `z`.
     """
-    value = jax.lax.stop_gradient(standard_log_ratio(z, noise, log_var_q))
-    return value + jax.lax.stop_gradient(log_ratio_slope(z, noise, log_var_q)) * (
-        z - jax.lax.stop_gradient(z)
+    value, slope = jax.lax.stop_gradient(
+        # (z - mean) / variance from the noise, because the difference loses the digits of a small scale.
+        (standard_log_ratio(z, noise, log_var_q), noise * jnp.exp(-0.5 * log_var_q)[None] - z)
     )
-
-
-def log_ratio_slope(z: jax.Array, noise: jax.Array, log_var_q: jax.Array) -> jax.Array:
-    """Differentiate `log p(z) - log q(z | x)` with respect to z, q's parameters fixed.
-
-    Args:
-        z: `[S, B, latent...]`.
-        noise: what z was made of, same shape.
-        log_var_q: `[B, latent...]`.
-
-    Returns:
-        The shape of `z`.
-    """
-    # (z - mean) / variance from the noise, because the difference loses the digits of a small scale.
-    return noise * jnp.exp(-0.5 * log_var_q)[None] - z
+    return value + slope * (z - jax.lax.stop_gradient(z))
 
 
 def draw_checked(draw: Draw, params: Any, features: Any, keys: jax.Array, indices: jax.Array) -> Draws:
@@ -273,6 +276,13 @@ def _decode_samples(decode: Decode, params: Any, z: jax.Array) -> Any:
     return decode(params, z.reshape(z.shape[0] * z.shape[1], *z.shape[2:]))
 
 
-def _sum_latents(terms: jax.Array) -> jax.Array:
-    """Sum `[S, B, latent...]` to `[S, B]`."""
+def sum_latents(terms: jax.Array) -> jax.Array:
+    """Sum the terms of an example's latents.
+
+    Args:
+        terms: `[S, B, latent...]`.
+
+    Returns:
+        `[S, B]`.
+    """
     return terms.sum(axis=tuple(range(2, terms.ndim)))

@@ -1,14 +1,12 @@
 """Objectives of variational autoencoders: the ELBO and the importance-weighted bound."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from vaesr.distributions import Normal, kl_standard_normal
-from vaesr.objectives.dreg import dreg_bound
+from vaesr.distributions import Normal, doubly_reparameterised_bound, kl_standard_normal
 from vaesr.objectives.hierarchical import (
     Weighed,
     hierarchical_elbo,
@@ -17,7 +15,17 @@ from vaesr.objectives.hierarchical import (
 )
 from vaesr.objectives.likelihoods import Likelihood
 from vaesr.objectives.objective import Objective
-from vaesr.objectives.posterior import Decode, Encode, decode_nll, encode_checked, one_layer
+from vaesr.objectives.posterior import (
+    Decode,
+    Encode,
+    decode_nll,
+    draw_latents,
+    encode_checked,
+    one_layer,
+    path_log_ratio,
+    standard_log_ratio,
+    sum_latents,
+)
 
 
 def elbo(
@@ -126,15 +134,19 @@ def iwae(
         )
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}.")
-    nll_of = functools.partial(decode_nll, decode, likelihood)
 
     def weigh(params: Any, images: jax.Array, keys: jax.Array) -> Weighed:
         mean_q, log_var_q = encode_checked(encode, params, images)
-        bound, log_weights, nll = dreg_bound(
-            nll_of, params, (mean_q, log_var_q), images, keys, jnp.arange(samples)
-        )
+        z, noise = draw_latents(mean_q, log_var_q, keys, jnp.arange(samples))
+
+        def log_weight(z: jax.Array) -> jax.Array:
+            log_ratio = sum_latents(path_log_ratio(z, noise, log_var_q))
+            return log_ratio - decode_nll(decode, likelihood, params, z, images)
+
+        bound, log_weights = doubly_reparameterised_bound(log_weight, z)
+        nll = sum_latents(standard_log_ratio(z, noise, log_var_q)) - log_weights
         kl = kl_standard_normal(Normal(mean_q, log_var_q)).reshape(images.shape[0], -1)
-        return Weighed(bound, log_weights, nll, kl)
+        return Weighed(bound, log_weights.T, nll, kl)
 
     return importance_objective(weigh, player=player, binarisation=binarisation)
 

@@ -221,6 +221,7 @@ def latent_activity(
     below.set_xticks(places[::step], [f"z{latent}" for latent in order[::step]], fontsize=8)
     for axes in (above, below):
         canvas.quiet(axes)
+    below.set_xlim(-1.0, len(order))
     shown = title or f"{active.sum()} of {len(order)} latents active"
     above.set_title(shown, loc="left", fontweight="bold")
     return canvas.rasterise(figure)
