@@ -1,7 +1,6 @@
 """The Bayesian experiment: every method learns, its settings reach the objectives, the picture is right."""
 
 import dataclasses
-import math
 import subprocess
 import sys
 
@@ -48,29 +47,56 @@ def test_methods_learn_the_digits(tmp_path):
     assert figures == {"1_reliability.png", "2_extremes.png", "3_entropies.png", "4_pruning.png"}
 
 
-def test_methods_can_be_left_out(tmp_path):
-    found = run(tmp_path / "one", methods=("ensemble",), members=1, ood="none", batch_size=4)
-    assert "deterministic_ece" in found and not any(name.startswith(("bnn", "ensemble")) for name in found)
-    assert not any("ood" in name for name in found)
-    found = run(tmp_path / "bayes", methods=("bnn",), ood="none", batch_size=4)
-    assert "bnn_ece" in found and not any(name.startswith("deterministic") for name in found)
+def built(**fields):
+    """The smoke preset's experiment and its initial parameters."""
+    experiment = bnn.build(dataclasses.replace(bnn.PRESETS["smoke"], ood="none", **fields))
+    return experiment, *jax.jit(experiment.init)(jax.random.key(0))
+
+
+def test_methods_can_be_left_out():
+    experiment, params, variables = built(methods=("ensemble",), members=1)
+    found = experiment.evaluate(params, variables)
+    assert set(found) == {f"deterministic_{name}" for name in ("error_percent", "nll_nats", "ece", "brier")}
+    assert experiment.score == "-deterministic_nll_nats"
+    experiment, params, variables = built(methods=("bnn",))
+    assert all(name.startswith("bnn_") for name in experiment.evaluate(params, variables))
+    assert set(experiment.players) == set(params) == {"bnn"}
 
 
 @pytest.mark.parametrize(
-    "bayes",
+    ("architecture", "bayes"),
     [
-        {"prior": "gaussian", "how": "flipout"},
-        {"prior": "tied", "kl_warmup": 4},
-        {"prior": "mixture", "how": "weights", "kl_spread": "halving"},
+        ("lenet", {"prior": "fan_in"}),
+        ("mlp", {"prior": "gaussian", "how": "flipout"}),
+        ("mlp", {"prior": "tied", "kl_warmup": 4}),
+        ("mlp", {"prior": "mixture", "how": "weights", "kl_spread": "halving"}),
     ],
-    ids=str,
 )
-def test_every_bound_trains_a_lenet(bayes, tmp_path):
-    model = bnn.ModelConfig(architecture="lenet", hidden=(8,))
-    run(tmp_path, methods=("bnn",), ood="none", batch_size=4, model=model, bayes=bnn.BayesConfig(**bayes))
-    rows = [row for row in reports.read_metrics(tmp_path) if row["split"] == "train"]
-    assert len(rows) == 2 and all(math.isfinite(row["elbo_nats"]) for row in rows)
-    assert [row["kl_weight"] for row in rows] == ([0.0, 0.25] if "kl_warmup" in bayes else [1.0, 1.0])
+def test_every_bound_trains(architecture, bayes):
+    model = bnn.ModelConfig(architecture=architecture, hidden=(8,))
+    experiment, params, variables = built(
+        methods=("bnn",),
+        batch_size=8,
+        model=model,
+        bayes=bnn.BayesConfig(**bayes),
+        optim=training.OptimConfig(),
+    )
+    state = training.create_state(lambda key: (params, variables), experiment.players, key=jax.random.key(0))
+    step = jax.jit(training.make_train_step(experiment.players))
+    place = {"key": jax.random.key(1), "position": jnp.arange(8)}
+    rows = []
+    for number in range(2):
+        batch = experiment.sampler(experiment.sampler.source(), step=jnp.int32(number), **place)
+        state, row = step(state, batch)
+        rows.append(row)
+    assert all(np.isfinite(row["elbo_nats"]) and row["skipped_run"] == 0 for row in rows)
+    assert [float(row["kl_weight"]) for row in rows] == ([0.0, 0.25] if "kl_warmup" in bayes else [1.0, 1.0])
+    per_example = (float(rows[0]["loss"]) - float(rows[0]["nll_nats"])) / float(
+        rows[0]["kl_per_example_nats"]
+    )
+    # 4,000 examples in batches of 8: the first of 500 has half of the epoch's KL, 500 / 2 of a mean one.
+    expected = {"halving": 250.0}.get(bayes.get("kl_spread"), float(rows[0]["kl_weight"]))
+    assert per_example == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 def test_scales_follow_the_fan_in():

@@ -18,14 +18,13 @@ from vaesr.distributions.mean_field import (
     mean_field_noise,
     mean_field_scales,
     path_key,
-    prune,
     sample_mean_field,
-    signal_to_noise,
 )
 from vaesr.distributions.measure_valued import measure_valued
 from vaesr.distributions.moments import gaussian_moments
 from vaesr.distributions.normal import Normal, kl_normal, kl_standard_normal
 from vaesr.distributions.priors import GaussianPrior, ScaleMixturePrior
+from vaesr.distributions.pruning import prune, signal_to_noise
 from vaesr.distributions.weight_trees import flatten_paths, unflatten_paths
 
 __all__ = [

@@ -75,7 +75,7 @@ def mean_field_scales(posterior: Posterior) -> dict[str, Any]:
     Raises:
         ValueError: if "rho" has a leaf that "mean" lacks, or of another shape.
     """
-    means, rho = _leaves(posterior)
+    means, rho = posterior_leaves(posterior)
     return unflatten_paths(
         {
             path: jax.nn.softplus(rho[path]) if path in rho else jnp.zeros(jnp.shape(leaf), jnp.float32)
@@ -97,7 +97,7 @@ def mean_field_noise(posterior: Posterior, key: jax.Array) -> dict[str, Any]:
     Raises:
         ValueError: if "rho" has a leaf that "mean" lacks, or of another shape.
     """
-    _, rho = _leaves(posterior)
+    _, rho = posterior_leaves(posterior)
     return unflatten_paths(
         {
             path: jax.nn.softplus(leaf) * jax.random.normal(path_key(key, path), leaf.shape, jnp.float32)
@@ -153,7 +153,7 @@ def mean_field_kl(posterior: Posterior, prior: GaussianPrior) -> jax.Array:
             f"the KL to a {type(prior).__name__} has no closed form; estimate it with mean_field_log_ratio "
             f'(in objectives.bayesian: kl_form="sampled").'
         )
-    means, rho = _leaves(posterior)
+    means, rho = posterior_leaves(posterior)
     total = jnp.zeros((), jnp.float32)
     for path, leaf in rho.items():
         mean_p, log_scale_p = prior.moments(path, means[path])
@@ -183,7 +183,7 @@ def mean_field_log_ratio(
     Source:
         Blundell et al. 2015, equation 2.
     """
-    means, rho = _leaves(posterior)
+    means, rho = posterior_leaves(posterior)
     weights = flatten_paths(params)
     if weights.keys() != means.keys():
         odd = sorted(weights.keys() ^ means.keys())
@@ -195,68 +195,6 @@ def mean_field_log_ratio(
         log_q = Normal(means[path], 2.0 * log_scale).log_prob(weights[path])
         total += jnp.where(is_random, log_q - log_p[path], 0.0).reshape(-1).sum()
     return total
-
-
-def signal_to_noise(posterior: Posterior) -> dict[str, Any]:
-    """Give |mean| / sigma of every weight, by which weights are pruned.
-
-    Args:
-        posterior: `{"mean": tree, "rho": tree}`.
-
-    Returns:
-        A tree like "mean", float32: infinite where a weight is deterministic and not 0, 0 where it is 0.
-
-    Raises:
-        ValueError: if "rho" has a leaf that "mean" lacks, or of another shape.
-
-    Source:
-        Blundell et al. 2015, section 5.1.
-    """
-
-    def ratio(mean: jax.Array, scale: jax.Array) -> jax.Array:
-        size = jnp.abs(jnp.asarray(mean, jnp.float32))
-        fixed = jnp.where(size > 0.0, jnp.inf, 0.0)
-        return jnp.where(scale > 0.0, size / jnp.where(scale > 0.0, scale, 1.0), fixed)
-
-    means, scales = flatten_paths(posterior["mean"]), flatten_paths(mean_field_scales(posterior))
-    return unflatten_paths({path: ratio(leaf, scales[path]) for path, leaf in means.items()})
-
-
-def prune(posterior: Posterior, *, fraction: float | jax.Array) -> Posterior:
-    """Set the weights of lowest signal-to-noise ratio to exactly 0, without variance.
-
-    It is meant for a trained network: gradients would move the means away from 0 again.
-
-    Args:
-        posterior: `{"mean": tree, "rho": tree}`.
-        fraction: share of the random weights, counted over the whole network, in [0, 1]; may be traced.
-
-    Returns:
-        A posterior of the same structure, where `round(fraction * weights)` weights have mean 0 and rho -inf.
-        Leaves that "rho" lacks are kept.
-
-    Raises:
-        ValueError: if `fraction` is a number outside [0, 1].
-
-    Source:
-        Blundell et al. 2015, section 5.1.
-    """
-    if isinstance(fraction, (int, float)) and not 0.0 <= fraction <= 1.0:
-        raise ValueError(f"fraction must lie in [0, 1], got {fraction}.")
-    means, rho = _leaves(posterior)
-    if not rho:
-        return posterior
-    ratios = flatten_paths(signal_to_noise(posterior))
-    ordered = jnp.argsort(jnp.concatenate([ratios[path].reshape(-1) for path in rho]))
-    count = jnp.round(jnp.asarray(fraction, jnp.float32) * ordered.size)
-    dropped = jnp.zeros(ordered.size, bool).at[ordered].set(jnp.arange(ordered.size) < count)
-    new_means, new_rho, start = dict(means), {}, 0
-    for path, leaf in rho.items():
-        drop = dropped[start : start + leaf.size].reshape(leaf.shape)
-        start += leaf.size
-        new_means[path] = jnp.where(drop, 0.0, means[path])
-        new_rho[path] = jnp.where(drop, -jnp.inf, leaf)
-    return {"mean": unflatten_paths(new_means), "rho": unflatten_paths(new_rho)}
 
 
 def path_key(key: jax.Array, path: Path) -> jax.Array:
@@ -272,8 +210,18 @@ def path_key(key: jax.Array, path: Path) -> jax.Array:
     return jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
 
 
-def _leaves(posterior: Posterior) -> tuple[dict[Path, jax.Array], dict[Path, jax.Array]]:
-    """Flatten both trees, check that they fit, and cast what is random to float32."""
+def posterior_leaves(posterior: Posterior) -> tuple[dict[Path, jax.Array], dict[Path, jax.Array]]:
+    """Flatten both trees, check that they fit, and cast what is random to float32.
+
+    Args:
+        posterior: `{"mean": tree, "rho": tree}`.
+
+    Returns:
+        Means and rho by path.
+
+    Raises:
+        ValueError: if "rho" has a leaf that "mean" lacks, or of another shape.
+    """
     if not isinstance(posterior, Mapping) or set(posterior) != {"mean", "rho"}:
         names = sorted(posterior) if isinstance(posterior, Mapping) else type(posterior).__name__
         raise ValueError(f'a posterior is a dict of "mean" and "rho" (see mean_field), got {names}.')

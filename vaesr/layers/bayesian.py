@@ -22,12 +22,12 @@ from vaesr.distributions import (
     path_key,
     unflatten_paths,
 )
-from vaesr.layers.conv import Conv
+from vaesr.layers.linear import channel_axes, is_linear, variance_layer
 
 _HOW = ("local", "flipout", "weights")
-# Layers whose output is a sum over weights, each times at most one input: exact types, since a subclass may
-# do something else.
-_LINEAR = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.ConvLocal, nn.ConvTranspose, Conv)
+# More draws than these run in a loop: unrolled ones cost compile time, and gradients of convolutions inside
+# loops are slow on CPUs, where a training step seldom draws so often.
+_UNROLLED = 8
 
 
 class BayesianForward(Protocol):
@@ -58,8 +58,9 @@ def bayesian_apply(module: nn.Module, *, how: str = "local") -> BayesianForward:
 
     The last two know `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvLocal`, `nn.ConvTranspose` and
     `vaesr.layers.Conv`, anywhere in the network, provided that the first axis of the layer's input is the
-    batch. Everything else with random weights (scales of norms, embeddings, layers inside `nn.scan`, `nn.vmap`,
-    `nn.remat` or `nn.WeightNorm`) uses the draw of weights of its key, which is right but keeps the variance.
+    batch. Everything else with random weights (scales of norms, embeddings, layers inside `nn.scan`,
+    `nn.vmap`, `nn.remat` or `nn.WeightNorm`) uses its key's draw of the weights, which is right but keeps the
+    variance.
 
     A layer called several times in one pass has the same weights each time. `flipout` and `weights` do that;
     `local` would draw independent noise and refuses.
@@ -98,6 +99,7 @@ def bayesian_apply(module: nn.Module, *, how: str = "local") -> BayesianForward:
     ) -> Any:
         _check_call(inputs, keys, position, apply_kwargs)
         posterior = dict(posterior)
+        noise = flatten_paths(jax.vmap(lambda key: mean_field_noise(posterior, key))(keys))
         means = flatten_paths(posterior["mean"])
 
         def one(key: jax.Array, noise: dict) -> Any:
@@ -111,17 +113,18 @@ def bayesian_apply(module: nn.Module, *, how: str = "local") -> BayesianForward:
                     outputs = module.apply(collections, inputs, **apply_kwargs)
             return jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
 
-        noise = flatten_paths(jax.vmap(lambda key: mean_field_noise(posterior, key))(keys))
-        return _over_draws(one, keys, noise, unroll=how != "local" and _has_convolutions(noise))
+        return _over_draws(one, keys, noise, in_turn=how != "local" and _has_convolutions(noise))
 
     return forward
 
 
-def _over_draws(one: Callable[..., Any], keys: jax.Array, noise: dict, *, unroll: bool) -> Any:
-    """Run every draw of the weights, and stack what comes out."""
+def _over_draws(one: Callable[..., Any], keys: jax.Array, noise: dict, *, in_turn: bool) -> Any:
+    """Run every draw of the weights, all at once or one after the other, and stack what comes out."""
     count = keys.shape[0]
-    if count > 1 and not unroll:
+    if count > 1 and not in_turn:
         return jax.vmap(one)(keys, noise)
+    if count > _UNROLLED:
+        return jax.lax.map(lambda draw: one(*draw), (keys, noise))
     outputs = [one(keys[i], {path: leaf[i] for path, leaf in noise.items()}) for i in range(count)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
@@ -129,8 +132,8 @@ def _over_draws(one: Callable[..., Any], keys: jax.Array, noise: dict, *, unroll
 def _has_convolutions(noise: dict) -> bool:
     """Whether some kernel looks like a convolution's, from its axes and that of the draws.
 
-    `vmap` over the kernels of a convolution makes grouped convolutions, for which XLA's CPU back end takes ten
-    times as long (LeNet, four draws with gradients: 454 ms, in place of 59 ms one after the other).
+    `vmap` over the kernels of a convolution makes grouped convolutions, for which XLA's CPU back end takes
+    ten times as long (LeNet, four draws with gradients: 454 ms, in place of 59 ms one after the other).
     """
     return any(leaf.ndim >= 4 for leaf in noise.values())
 
@@ -151,7 +154,7 @@ class _RandomLayers:
 
     def __call__(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         layer = context.module
-        x = args[0] if len(args) == 1 and not kwargs else None
+        x: Any = args[0] if len(args) == 1 and not kwargs else None
         if self.inside or context.method_name != "__call__" or not self._handles(layer, x):
             return call(*args, **kwargs)
         if self.perturb is _local and layer.path in self.called:
@@ -174,10 +177,10 @@ class _RandomLayers:
 
     def _handles(self, layer: nn.Module, x: Any) -> bool:
         """Whether the layer is linear, works on the batch, and holds exactly the weights that were drawn."""
-        if type(layer) not in _LINEAR or x is None or x.shape[0] != self.keys.shape[0]:
+        if x is None or not is_linear(layer, x):
             return False
         own = [path for path in self.weights if path[:-1] == layer.path]
-        if x.ndim < _least_axes(layer) or not any(path in self.noise for path in own):
+        if x.shape[0] != self.keys.shape[0] or not any(path in self.noise for path in own):
             return False
         # Inside nn.scan, nn.vmap and nn.remat JAX traces another function, whose layers may run many times;
         # nn.WeightNorm hands its layer other arrays than we passed in.
@@ -194,7 +197,7 @@ def _local(
     # The output is a sum of weights times inputs, so the same layer maps squares to the variance; the bias's
     # own variance is added as the bias is.
     squares = {name: jnp.square(value) for name, value in scale.items()}
-    variance = _call(_variance_layer(layer), squares, jnp.square(x.astype(jnp.float32))).astype(jnp.float32)
+    variance = _call(variance_layer(layer), squares, jnp.square(x.astype(jnp.float32))).astype(jnp.float32)
     epsilon = example_normal(keys, y.shape[1:])
     return (y.astype(jnp.float32) + _sqrt(variance) * epsilon).astype(y.dtype)
 
@@ -205,7 +208,7 @@ def _flipout(
     """Add the shared perturbation of a linear layer, with random signs on each example's channels."""
     del scale
     y = _call(layer, mean, x)
-    axes_in, axes_out = _channel_axes(layer, x.ndim, y.ndim)
+    axes_in, axes_out = channel_axes(layer, x.ndim, y.ndim)
     shape_in, shape_out = _channels(x, axes_in), _channels(y, axes_out)
     count = math.prod(shape_in)
     # One draw for both: every draw costs a quarter of a second of compile time on CPUs.
@@ -216,21 +219,8 @@ def _flipout(
     return y + signs_out * _call(layer, perturbation, x * signs_in)
 
 
-def _call(layer: nn.Module, weights: dict, x: jax.Array) -> jax.Array:
+def _call(layer: nn.Module, weights: dict, x: jax.Array) -> Any:
     return layer.clone(parent=None, name=None).apply({"params": weights}, x)
-
-
-def _variance_layer(layer: nn.Module) -> nn.Module:
-    """The layer that maps squared inputs by squared scales."""
-    fields: dict[str, Any] = {}
-    if layer.dtype is not None and jnp.dtype(layer.dtype) == jnp.float16:
-        fields["dtype"] = jnp.float32  # squares of small scales would be 0
-    if getattr(layer, "mask", None) is not None:
-        fields["mask"] = jnp.square(layer.mask)
-    if isinstance(layer, Conv):
-        # Winograd's rounding errors would make variances of 0 positive or negative.
-        fields["form"] = "patches" if jax.default_backend() == "cpu" else "direct"
-    return layer.clone(parent=None, name=None, **fields)
 
 
 def _sqrt(variance: jax.Array) -> jax.Array:
@@ -244,31 +234,10 @@ def _channels(x: jax.Array, axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(x.shape[axis] if axis in axes else 1 for axis in range(1, x.ndim))
 
 
-def _channel_axes(layer: nn.Module, ndim_in: int, ndim_out: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes of a layer's input and output that its weights connect."""
-    if isinstance(layer, nn.DenseGeneral):
-        axes = layer.axis if isinstance(layer.axis, tuple | list) else (layer.axis,)
-        features = layer.features if isinstance(layer.features, tuple | list) else (layer.features,)
-        return tuple(axis % ndim_in for axis in axes), tuple(range(ndim_out - len(features), ndim_out))
-    return (ndim_in - 1,), (ndim_out - 1,)
-
-
-def _least_axes(layer: nn.Module) -> int:
-    """How many axes an input with a batch axis has at least."""
-    if isinstance(layer, nn.DenseGeneral):
-        return 99 if layer.batch_dims else 2
-    if isinstance(layer, nn.Dense):
-        return 2
-    if isinstance(layer, Conv):
-        return 4
-    sizes = layer.kernel_size
-    return 2 + (1 if isinstance(sizes, int) else len(sizes))
-
-
 def _check_call(inputs: Any, keys: jax.Array, position: jax.Array, apply_kwargs: Mapping[str, Any]) -> None:
     """Refuse inputs, keys and positions that don't belong together."""
     keys_shape = keys.shape if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys.shape[:-1]
-    if len(keys_shape) != 1:
+    if len(keys_shape) != 1 or keys_shape[0] < 1:
         raise ValueError(f"keys must be [S], one per draw of the weights, got shape {keys.shape}.")
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
     if sizes != {jnp.shape(position)}:

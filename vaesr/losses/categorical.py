@@ -24,9 +24,9 @@ def categorical_nll(logits: jax.Array, labels: jax.Array) -> jax.Array:
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels must be integers (class numbers), got {labels.dtype}.")
+    labels = labels.astype(jnp.int32)
     log_probs = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32), axis=-1)
-    classes = log_probs.shape[-1]
     # A negative index would count from the end, and pass for a class.
-    index = jnp.where(labels < 0, classes, labels)[..., None]
+    index = jnp.where(labels < 0, log_probs.shape[-1], labels)[..., None]
     chosen = jnp.take_along_axis(log_probs, index, axis=-1, mode="fill", fill_value=jnp.nan)
     return -chosen.reshape(labels.shape[0], -1).sum(axis=1)

@@ -70,9 +70,9 @@ def bayesian(
         inputs: the name of the network's input in the batch.
 
     Returns:
-        An `Objective` that reads `batch[inputs]`, what `nll` reads, and `batch["position"]`. Its metrics don't
-        contain the weights of the KL: `elbo_nats`, `nll_nats` and `kl_per_example_nats` per example, `kl_nats`
-        of all weights together, and `kl_weight`. With class logits `[S, B, K]` and an integer
+        An `Objective` that reads `batch[inputs]`, what `nll` reads, and `batch["position"]`. Its metrics
+        don't contain the weights of the KL: `elbo_nats`, `nll_nats` and `kl_per_example_nats` per example,
+        `kl_nats` of all weights together, and `kl_weight`. With class logits `[S, B, K]` and an integer
         `batch["label"]` `[B]` also `error_percent`, of the mean prediction of the S draws.
 
     Raises:
@@ -214,7 +214,7 @@ def regression_nll(outputs: Any, batch: Batch, *, log_scale: float = 0.0) -> jax
 
 
 def _terms(
-    nll: jax.Array, kl: jax.Array, weight: Any, spread: Any, dataset_size: int
+    nll: jax.Array, kl: jax.Array, weight: jax.Array, spread: jax.Array | float, dataset_size: int
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss and the metrics that don't depend on its weights."""
     per_example = kl / dataset_size
@@ -223,7 +223,7 @@ def _terms(
         "nll_nats": nll,
         "kl_nats": kl,
         "kl_per_example_nats": per_example,
-        "kl_weight": weight * jnp.ones((), jnp.float32),
+        "kl_weight": weight,
     }
     return nll + weight * spread * per_example, metrics
 
@@ -231,7 +231,7 @@ def _terms(
 def _kl(posterior: Mapping[str, Any], prior: Any, form: str, keys: jax.Array | None) -> jax.Array:
     """The KL of all weights in nats, in closed form or averaged over the draws of the keys."""
     prior = prior(posterior) if callable(prior) else prior
-    if form == "closed":
+    if form == "closed" or keys is None:
         return mean_field_kl(dict(posterior), prior)
 
     def one(key: jax.Array) -> jax.Array:

@@ -133,8 +133,8 @@ def predictive_moments(
     """Give mean and variance of a regression's prediction over draws of the weights.
 
     Args:
-        forward: `forward(posterior, inputs, keys=[S], position=[B])`, whose outputs are means `[S, B, ...]` or
-            `(mean, log_scale)`, the latter `[S]` or of the mean's shape.
+        forward: `forward(posterior, inputs, keys=[S], position=[B])`, whose outputs are means `[S, B, ...]`
+            or `(mean, log_scale)`, the latter `[S]` or of the mean's shape.
         params: the posterior (one player's tree).
         inputs: `[B, ...]`.
         key: one random key.

@@ -60,7 +60,8 @@ def reliability_diagram(
         if column == 0:
             above.set_ylabel("accuracy")
             below.set_ylabel("share, %")
-            above.legend(loc="upper left", edgecolor="none", framealpha=0.85, fontsize=8)
+    handles, words = first.get_legend_handles_labels()
+    figure.legend(handles, words, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     return canvas.rasterise(figure)
