@@ -1,5 +1,6 @@
 """Flax Linen modules that two or more models use."""
 
+from vaesr.layers.activations import ACTIVATIONS
 from vaesr.layers.bayesian import BayesianForward, bayesian_apply
 from vaesr.layers.conv import FORMS, PRECISIONS, Conv, conv2d, torch_uniform
 from vaesr.layers.mean_shift import DIV2K_MEAN, add_mean, subtract_mean
@@ -8,6 +9,7 @@ from vaesr.layers.residual import ResBlock, Trunk, stack_blocks, unstack_blocks
 from vaesr.layers.upsampler import Upsampler, upsampler_factors
 
 __all__ = [
+    "ACTIVATIONS",
     "DIV2K_MEAN",
     "FORMS",
     "PRECISIONS",

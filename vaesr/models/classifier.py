@@ -1,22 +1,17 @@
 """Small classifiers of small images, for Bayesian neural networks: perceptrons and LeNet-5."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "tanh": jnp.tanh,
-    "relu": nn.relu,
-    "silu": nn.silu,
-    "gelu": nn.gelu,
-}
+from vaesr.layers import ACTIVATIONS
+
 _CHOICES = {
     "architecture": ("mlp", "lenet"),
-    "activation": tuple(_ACTIVATIONS),
+    "activation": tuple(ACTIVATIONS),
     "precision": ("default", "high", "highest"),
 }
 # Channels of LeNet-5's two 5x5 convolutions; the second has no padding.
@@ -70,7 +65,7 @@ class Classifier(nn.Module):
         _check_fields(self)
         if inputs.shape[1:] != tuple(self.input_shape) or inputs.ndim != 1 + len(self.input_shape):
             raise ValueError(f"inputs must be [B, *{tuple(self.input_shape)}], got {inputs.shape}.")
-        activate = _ACTIVATIONS[self.activation]
+        activate = ACTIVATIONS[self.activation]
         precision = None if self.precision == "default" else self.precision
         common = {"dtype": self.dtype, "precision": precision}
         x = (inputs - self.input_shift) * self.input_scale

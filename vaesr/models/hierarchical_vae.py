@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.distributions import Normal, example_normal, kl_normal
+from vaesr.layers import ACTIVATIONS
 from vaesr.models.vae import MLP
 
 _CHOICES = {
     "inference": ("bottom_up", "top_down"),
     "likelihood": ("bernoulli", "gaussian", "gaussian_learned"),
-    "activation": ("tanh", "relu", "silu", "gelu"),
+    "activation": tuple(ACTIVATIONS),
     "precision": ("default", "high", "highest"),
 }
 

@@ -1,7 +1,6 @@
 """Variational autoencoders with one Gaussian latent layer: multi-layer perceptrons, a convolutional network
 and the linear model whose maximum likelihood is known in closed form."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,19 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.imaging import pixel_shuffle
-from vaesr.layers import conv2d
+from vaesr.layers import ACTIVATIONS, conv2d
 from vaesr.models.pixel_outputs import LIKELIHOODS, mean_of_outputs, output_channels, to_outputs
 
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "tanh": jnp.tanh,
-    "relu": nn.relu,
-    "silu": nn.silu,
-    "gelu": nn.gelu,
-}
 _CHOICES = {
     "architecture": ("mlp", "conv", "linear"),
     "likelihood": LIKELIHOODS,
-    "activation": tuple(_ACTIVATIONS),
+    "activation": tuple(ACTIVATIONS),
     "precision": ("default", "high", "highest"),
 }
 
@@ -165,7 +158,7 @@ class MLP(nn.Module):
         """Map `[B, ...]`, flattened per example, to `[B, units]`."""
         x = x.reshape(x.shape[0], -1)
         for width in self.widths:
-            x = _ACTIVATIONS[self.activation](nn.Dense(width, dtype=self.dtype, precision=self.precision)(x))
+            x = ACTIVATIONS[self.activation](nn.Dense(width, dtype=self.dtype, precision=self.precision)(x))
         if self.outputs is not None:
             x = nn.Dense(self.outputs, dtype=self.dtype, precision=self.precision)(x)
         return x
@@ -192,7 +185,7 @@ class ConvEncoder(nn.Module):
         x = 2.0 * images - 1.0
         for width in self.channels:
             conv = nn.Conv(width, (4, 4), strides=(2, 2), dtype=self.dtype, precision=self.precision)
-            x = _ACTIVATIONS[self.activation](conv(x))
+            x = ACTIVATIONS[self.activation](conv(x))
         return x.reshape(x.shape[0], -1)
 
 
@@ -219,7 +212,7 @@ class ConvDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         """Map latents `[B, latent]` to `[B, H, W, C]`."""
-        act = _ACTIVATIONS[self.activation]
+        act = ACTIVATIONS[self.activation]
         height, width, colours = self.image_shape
         factor = 2 ** len(self.channels)
         grid = (height // factor, width // factor, self.channels[-1])
