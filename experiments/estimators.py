@@ -1,6 +1,6 @@
 """Gradient estimators of E_q[f]: bias and variance measured, and VAEs trained with each of them side by side.
 
-    python -m experiments.estimators                 # 5,000 real MNIST digits, about 4 minutes on 2 CPU cores
+    python -m experiments.estimators                 # 5,000 real MNIST digits, some minutes on 2 CPU cores
     python -m experiments.estimators paper           # more samples, dimensions and steps
 
 Every VAE starts from the same weights and sees the same batches; only the gradient of its encoder differs:
@@ -22,28 +22,11 @@ import numpy as np
 from experiments import base
 from vaesr import data, distributions, inference, objectives, reports, training
 from vaesr.distributions import MovingAverage, Normal
+from vaesr.inference import estimator_study as study
 from vaesr.models.vae import VAE
 
 _EVAL_BATCH = 250
 _DECAY = 0.99
-
-_SCORE = distributions.score_function
-ESTIMATORS: dict[str, Callable[..., jax.Array]] = {
-    "pathwise": distributions.pathwise,
-    "score": _SCORE,
-    "moving_average": _SCORE,  # its baseline comes from the training state
-    "leave_one_out": functools.partial(_SCORE, baseline="leave_one_out"),
-    "optimal": functools.partial(_SCORE, baseline="optimal"),
-    "measure_valued": distributions.measure_valued,
-}
-LABELS = {
-    "pathwise": "pathwise",
-    "score": "score function",
-    "moving_average": "score, moving average",
-    "leave_one_out": "score, leave one out",
-    "optimal": "score, optimal baseline",
-    "measure_valued": "measure-valued",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,10 +72,11 @@ class Config(base.RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = set(self.estimators) - set(ESTIMATORS)
+        unknown = set(self.estimators) - set(study.ESTIMATORS)
         if unknown or not self.estimators:
             raise ValueError(
-                f"--estimators must be some of {', '.join(ESTIMATORS)}, got {' '.join(self.estimators)}."
+                f"--estimators must be some of {', '.join(study.ESTIMATORS)}, "
+                f"got {' '.join(self.estimators)}."
             )
         if self.samples < 2:
             raise ValueError(f"--samples must be at least 2, for the baselines, got {self.samples}.")
@@ -117,7 +101,7 @@ PRESETS = {
     "default": _DEFAULT,
     "paper": dataclasses.replace(
         _DEFAULT, data="tfds:mnist", steps=100_000, eval_every=5000, checkpoint_every=5000, latent=20,
-        hidden=(500,), estimators=tuple(ESTIMATORS), probe_repeats=1000,
+        hidden=(500,), estimators=tuple(study.ESTIMATORS), probe_repeats=1000,
         study=StudyConfig(
             dimensions=(1, 2, 4, 8, 16, 32, 64, 128), samples=(2, 4, 8, 16, 32, 64), repeats=100_000
         ),
@@ -150,7 +134,7 @@ def build(config: Config) -> base.Experiment:
         name: training.Player(
             objectives.estimated_elbo(
                 encode, decode, likelihood,
-                estimator=ESTIMATORS[name], player=name, samples=config.samples,
+                estimator=study.ESTIMATORS[name], player=name, samples=config.samples,
                 baseline_decay=_DECAY if name == "moving_average" else None, binarisation="dynamic",
             ),
             optimizer,
@@ -205,195 +189,6 @@ def _mean(bank: data.Bank, split: str, total: Callable[[dict[str, Any]], jax.Arr
     return value / count
 
 
-# --- the study ------------------------------------------------------------------------------------------
-
-
-def square(z: jax.Array) -> jax.Array:
-    """Σ z², whose expectation has the gradient 2 mean.
-
-    Args:
-        z: `[..., D]`.
-
-    Returns:
-        `[...]`.
-    """
-    return jnp.square(z).sum(axis=-1)
-
-
-def step(z: jax.Array) -> jax.Array:
-    """How many elements are positive: its derivative is 0 wherever it exists.
-
-    Args:
-        z: `[..., D]`.
-
-    Returns:
-        `[...]`.
-    """
-    return (z > 0.0).astype(jnp.float32).sum(axis=-1)
-
-
-def own_mean(f: Any, q: Normal, key: jax.Array, *, samples: int) -> jax.Array:
-    """The score function with the mean over all samples, the own one too, as baseline: a common mistake.
-
-    Args:
-        f: as for the estimators.
-        q: normal distributions.
-        key: one random key.
-        samples: S.
-
-    Returns:
-        As the estimators; its gradient is too small by the factor 1 - 1/S.
-    """
-    mean = distributions.pathwise(f, jax.lax.stop_gradient(q), key, samples=samples).mean(axis=0)
-    return distributions.score_function(f, q, key, samples=samples, baseline=mean)
-
-
-@functools.partial(jax.jit, static_argnames=("estimator", "f", "dimension", "samples", "repeats"))
-def gradient_moments(
-    estimator: Any, f: Any, key: jax.Array, *, dimension: int, samples: int, repeats: int
-) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance of the gradient of E[f] by one element of the mean, at mean 1 and scale 1.
-
-    Args:
-        estimator: one of `vaesr.distributions`.
-        f: as for the estimators.
-        key: one random key.
-        dimension: D; the elements are exchangeable, and all are used.
-        samples: samples a gradient.
-        repeats: independent gradients.
-
-    Returns:
-        `(mean, variance)`, scalars.
-    """
-
-    def gradient(key: jax.Array) -> jax.Array:
-        value = lambda mean: estimator(  # noqa: E731
-            f, Normal(mean, jnp.zeros(dimension)), key, samples=samples
-        ).mean()
-        return jax.grad(value)(jnp.ones(dimension))
-
-    chunk = max(1, min(repeats, 500_000 // (samples * dimension)))
-    found = jax.lax.map(gradient, jax.random.split(key, repeats), batch_size=chunk)
-    return found.mean(), found.var(axis=0).mean()
-
-
-def study(config: StudyConfig) -> list[reports.Panel]:
-    """Measure bias and variance of every estimator.
-
-    Args:
-        config: see `StudyConfig`.
-
-    Returns:
-        Panels to draw.
-    """
-    names = [name for name in ESTIMATORS if name != "moving_average"]
-
-    def measure(estimator: Any, f: Any, dimension: int, samples: int) -> tuple[float, float, float]:
-        cost = samples * dimension * (4 * dimension if estimator is distributions.measure_valued else 1)
-        repeats = int(max(100, min(config.repeats, 5e7 // cost)))
-        mean, variance = gradient_moments(
-            estimator, f, jax.random.key(0), dimension=dimension, samples=samples, repeats=repeats
-        )
-        return float(mean), float(variance), float((variance / (repeats * dimension)) ** 0.5)
-
-    few = 4
-    by_dimension = {n: [measure(ESTIMATORS[n], square, d, few) for d in config.dimensions] for n in names}
-    by_samples = {
-        n: [measure(ESTIMATORS[n], square, config.dimension, s) for s in config.samples] for n in names
-    }
-    jumps = {n: [measure(ESTIMATORS[n], step, config.dimension, s) for s in config.samples] for n in names}
-    mistake = [measure(own_mean, square, config.dimension, s) for s in config.samples]
-    d, s = np.array(config.dimensions), np.array(config.samples)
-    slope = float(np.exp(-0.5) / np.sqrt(2 * np.pi))  # of P(z > 0) at mean 1: the density at 0
-
-    def lines(x: np.ndarray, table: dict[str, Any], entry: int) -> list[reports.Line]:
-        return [reports.Line(LABELS[n], x, [row[entry] for row in rows]) for n, rows in table.items()]
-
-    def ratios(table: dict[str, Any], true: float) -> list[reports.Line]:
-        return [
-            reports.Line(name, s, [m / true for m, _, _ in rows], [2 * e / true for _, _, e in rows])
-            for name, rows in table.items()
-        ]
-
-    labelled = lambda table: {LABELS[n]: rows for n, rows in table.items()}  # noqa: E731
-    d0 = config.dimension
-    return [
-        reports.Panel(
-            f"Variance by dimension, {few} samples", "dimension D", "variance of the gradient",
-            [
-                *lines(d, by_dimension, 1),
-                reports.Line(LABELS["pathwise"], d, np.full(len(d), 4 / few), dashed=True),
-                reports.Line(LABELS["score"], d, score_variance(d) / few, dashed=True),
-            ],
-            log_x=True, log_y=True,
-        ),
-        reports.Panel(
-            f"Variance by samples, D = {d0}", "samples S", "variance of the gradient",
-            [
-                *lines(s, by_samples, 1),
-                reports.Line(LABELS["pathwise"], s, 4 / s, dashed=True),
-                reports.Line(LABELS["score"], s, score_variance(np.full(len(s), d0)) / s, dashed=True),
-            ],
-            log_x=True, log_y=True,
-        ),
-        reports.Panel(
-            f"Bias, f = Σ z², D = {d0}", "samples S", "mean gradient / true gradient",
-            ratios(labelled(by_samples) | {"score, own sample in the mean": mistake}, 2.0), log_x=True,
-        ),
-        reports.Panel(
-            f"Bias, f = number of z > 0, D = {d0}", "samples S", "mean gradient / true gradient",
-            ratios(labelled(jumps), slope), log_x=True,
-        ),
-        _importance_panel(config),
-    ]  # fmt: skip
-
-
-def score_variance(dimension: np.ndarray) -> np.ndarray:
-    """The variance of one sample's score-function gradient of E[Σ z²] by one mean, at mean 1 and scale 1.
-
-    Args:
-        dimension: D.
-
-    Returns:
-        30 + 22 (D - 1) + 4 (D - 1)².
-    """
-    return 30.0 + 22.0 * (dimension - 1) + 4.0 * (dimension - 1) ** 2
-
-
-@functools.partial(jax.jit, static_argnames=("gradient", "k", "repeats"))
-def _importance_ratio(key: jax.Array, *, gradient: str, k: int, repeats: int) -> jax.Array:
-    """Signal-to-noise ratio of q's gradient of a K-sample bound; z ~ N(0, 1), x | z ~ N(z, 1), x = 2."""
-
-    def value(q: Normal, key: jax.Array) -> jax.Array:
-        log_joint = lambda z: -0.5 * (jnp.square(z) + jnp.square(2.0 - z)).sum(axis=-1)  # noqa: E731
-        return distributions.importance_weighted(
-            log_joint, q, key, importance_samples=k, gradient=gradient
-        ).sum()
-
-    q = Normal(jnp.full(1, 1.3), jnp.full(1, -0.4))  # near the posterior N(1, 1/2)
-    batch = max(1, min(repeats, 500_000 // k))
-    found = jax.lax.map(
-        lambda key: jax.grad(value)(q, key).mean[0], jax.random.split(key, repeats), batch_size=batch
-    )
-    return jnp.abs(found.mean()) / found.std()
-
-
-def _importance_panel(config: StudyConfig) -> reports.Panel:
-    counts = (1, 4, 16, 64, 256)
-    labels = {"pathwise": "importance-weighted, plain", "dreg": "importance-weighted, doubly reparameterised"}
-    lines = []
-    for gradient, label in labels.items():
-        ratio = [
-            float(_importance_ratio(jax.random.key(0), gradient=gradient, k=k, repeats=config.repeats))
-            for k in counts
-        ]
-        lines.append(reports.Line(label, counts, ratio))
-    return reports.Panel(
-        "Gradient of q in the K-sample bound", "importance samples K", "signal-to-noise ratio", lines,
-        log_x=True, log_y=True,
-    )  # fmt: skip
-
-
 # --- figures --------------------------------------------------------------------------------------------
 
 
@@ -411,16 +206,18 @@ def _figures(config: Config, bank: data.Bank, encode: Any, decode: Any, likeliho
             reports.plot_panels([_curves(rows, config)], directory / "1_training.png", caption=_CURVES)
         held_out = next(data.evaluation_batches(bank, "validation", 64))["image"]
         ratios = {name: probe(params[config.estimators[0]], held_out) for name, probe in probes.items()}
-        words = "; ".join(f"{LABELS[name]} {float(ratio):.3g}" for name, ratio in ratios.items())
+        words = "; ".join(f"{study.LABELS[name]} {float(ratio):.3g}" for name, ratio in ratios.items())
         z = jax.random.normal(jax.random.key(1), (10, config.latent))
         grid = np.concatenate([np.asarray(jax.nn.sigmoid(decode(params[n], z))) for n in config.estimators])
         picture = reports.labelled_grid(
-            grid, columns=10, row_labels=[LABELS[name] for name in config.estimators]
+            grid, columns=10, row_labels=[study.LABELS[name] for name in config.estimators]
         )
         caption = f"Samples of the same ten codes. Signal-to-noise ratio of the encoder's gradient: {words}."
         reports.save_image(directory / "2_samples.png", picture, caption=caption)
         if not (directory / "3_study.png").exists():  # it doesn't depend on the training
-            reports.plot_panels(study(config.study), directory / "3_study.png", caption=_STUDY)
+            reports.plot_panels(
+                study.panels(**dataclasses.asdict(config.study)), directory / "3_study.png", caption=_STUDY
+            )
 
     return draw
 
@@ -434,7 +231,9 @@ _STUDY = (
 
 def _curves(rows: list[dict[str, Any]], config: Config) -> reports.Panel:
     lines = [
-        reports.Line(LABELS[n], [r["step"] for r in rows], [r.get(f"{n}/elbo_nats", np.nan) for r in rows])
+        reports.Line(
+            study.LABELS[n], [r["step"] for r in rows], [r.get(f"{n}/elbo_nats", np.nan) for r in rows]
+        )
         for n in config.estimators
     ]
     return reports.Panel(f"{config.samples} samples a step", "step", "validation ELBO, nats", lines)
@@ -452,7 +251,7 @@ def _probe(
 
         def value(q: Normal) -> jax.Array:
             f = lambda z: -likelihood.nll(decode(params, z), bits)  # noqa: E731
-            return ESTIMATORS[name](f, q, keys, samples=config.samples).mean()
+            return study.ESTIMATORS[name](f, q, keys, samples=config.samples).mean()
 
         return jax.grad(value)(q).mean
 

@@ -8,22 +8,23 @@ import pytest
 
 from experiments import estimators
 from vaesr import distributions
+from vaesr.inference import estimator_study
 
 
 def test_the_study_finds_the_known_means_and_variances():
     key = jax.random.key(0)
-    mean, variance = estimators.gradient_moments(
-        distributions.score_function, estimators.square, key, dimension=4, samples=2, repeats=50_000
+    mean, variance = estimator_study.gradient_moments(
+        distributions.score_function, estimator_study.square, key, dimension=4, samples=2, repeats=50_000
     )
     np.testing.assert_allclose(mean, 2.0, rtol=0.02)
-    np.testing.assert_allclose(variance, estimators.score_variance(np.array(4)) / 2, rtol=0.05)
+    np.testing.assert_allclose(variance, estimator_study.score_variance(np.array(4)) / 2, rtol=0.05)
     # A baseline that holds the own sample shrinks the gradient by 1 - 1/S.
-    mean, _ = estimators.gradient_moments(
-        estimators.own_mean, estimators.square, key, dimension=4, samples=4, repeats=50_000
+    mean, _ = estimator_study.gradient_moments(
+        estimator_study.own_mean, estimator_study.square, key, dimension=4, samples=4, repeats=50_000
     )
     np.testing.assert_allclose(mean, 2.0 * 3 / 4, rtol=0.02)
-    mean, _ = estimators.gradient_moments(
-        distributions.pathwise, estimators.step, key, dimension=4, samples=4, repeats=100
+    mean, _ = estimator_study.gradient_moments(
+        distributions.pathwise, estimator_study.step, key, dimension=4, samples=4, repeats=100
     )
     assert mean == 0.0
 
