@@ -11,7 +11,9 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 _CACHE = os.environ.get("VAESR_TEST_CACHE", str(pathlib.Path(__file__).parent.parent / ".cache" / "xla"))
-jax.config.update("jax_compilation_cache_dir", _CACHE)
+# Workers of pytest-xdist don't share one: an entry may be read while another process writes it.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(_CACHE) / _WORKER))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -19,6 +21,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 def key() -> jax.Array:
     """A fixed random key."""
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs():
+    """Drop what a file of tests compiled, or the process would hold gigabytes of it at the end."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

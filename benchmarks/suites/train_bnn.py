@@ -50,7 +50,7 @@ def bnn_case(options: Options, folder: pathlib.Path, *, how: str) -> timing.Case
     work = step_flops(player, "bnn", posterior, batch)
     sampler = ImageSampler(bank, "train", batch_size)
     sides = []
-    for steps in (per_dispatch, 1):
+    for steps in (per_dispatch,) if options.smoke else (per_dispatch, 1):
         runner = Runner(
             player, "bnn", posterior, sampler.source(),
             batches=sampler, batch_size=batch_size, steps_per_dispatch=steps,

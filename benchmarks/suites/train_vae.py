@@ -118,6 +118,7 @@ def _case(
     sampler = ImageSampler(bank, "train", batch_size)
     resident = sampler.source()
     sides, first = [], next(iter(players.values()))
+    dispatches = dispatches[-1:] if options.smoke else dispatches
     work = step_flops(first, "vae", params, batch)
     for name, player in players.items():
         for dispatch in dispatches:
