@@ -53,8 +53,8 @@ class ModelConfig:
 class BayesConfig:
     """Posterior, prior and the bound that the Bayesian network maximises."""
 
-    # Prior: a Gaussian of `scale` / sqrt(fan-in), of `scale`, or of `scale` around the posterior's mean;
-    # or the paper's mixture of `scale` and `narrow`.
+    # Prior: a Gaussian of `scale` / sqrt(fan-in); of `scale`; of `scale` / sqrt(fan-in) around the
+    # posterior's mean; or the paper's mixture of `scale` and `narrow`.
     prior: Literal["fan_in", "gaussian", "tied", "mixture"] = "fan_in"
     # Standard deviation of the prior.
     scale: float = 1.0
@@ -80,6 +80,12 @@ class BayesConfig:
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--bayes.{flag} must be at least {least}, got {getattr(self, name)}.")
+        for name in ("scale", "narrow", "initial_scale"):
+            if not getattr(self, name) > 0:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--bayes.{flag} must be above 0, got {getattr(self, name)}.")
+        if not 0 < self.wide_share < 1:
+            raise ValueError(f"--bayes.wide-share must lie in (0, 1), got {self.wide_share}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +129,10 @@ class Config(base.RunConfig):
             raise ValueError(
                 "--point-steps must be at least 0 and needs --point-optim.schedule cosine, "
                 f"got {self.point_steps} and {self.point_optim.schedule}."
+            )
+        if self.point_optim.clip_norm:
+            raise ValueError(
+                "--point-optim.clip-norm must be 0: one norm over all members would couple them."
             )
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise ValueError(f"--methods must name one or more different methods, got {self.methods}.")
@@ -274,6 +284,12 @@ def _model(config: Config, shape: tuple[int, ...], outputs: int) -> Classifier:
     )  # fmt: skip
 
 
+def _player(config: Config) -> dict[str, str]:
+    """Which network `load_run` gives, and how its parameters are kept."""
+    kinds = {"bnn": "posterior", "ensemble": "stacked", "dropout": "plain"}
+    return {"player": config.methods[0], "params": kinds[config.methods[0]]}
+
+
 # --- Classification of images ---
 
 
@@ -291,7 +307,7 @@ def _images(config: Config) -> base.Experiment:
     )  # fmt: skip
     shown = "deterministic" if config.methods[0] == "ensemble" else config.methods[0]
     return base.Experiment(
-        model=inference.describe_model(model) | {"player": config.methods[0]},
+        model=inference.describe_model(model) | _player(config),
         init=_init(methods, jnp.zeros((1, *shape), jnp.float32)),
         players={name: method.player for name, method in methods.items()},
         sampler=sampler,
@@ -353,7 +369,7 @@ def _curve(config: Config) -> base.Experiment:
             reports.save_image(directory / f"{number}_{name}.png", picture, caption=caption)
 
     return base.Experiment(
-        model=inference.describe_model(model) | {"player": config.methods[0]},
+        model=inference.describe_model(model) | _player(config),
         init=_init(methods, jnp.zeros((1, 1), jnp.float32)),
         players={name: method.player for name, method in methods.items()},
         sampler=sampler,

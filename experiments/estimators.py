@@ -12,7 +12,6 @@ worth at the trained network, and bias and variance on f = Σ z², where they ar
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,7 +24,6 @@ from vaesr.distributions import MovingAverage, Normal
 from vaesr.inference import estimator_study as study
 from vaesr.models.vae import VAE
 
-_EVAL_BATCH = 250
 _DECAY = 0.99
 
 
@@ -73,9 +71,9 @@ class Config(base.RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         unknown = set(self.estimators) - set(study.ESTIMATORS)
-        if unknown or not self.estimators:
+        if unknown or not self.estimators or len(set(self.estimators)) < len(self.estimators):
             raise ValueError(
-                f"--estimators must be some of {', '.join(study.ESTIMATORS)}, "
+                f"--estimators must be different ones of {', '.join(study.ESTIMATORS)}, "
                 f"got {' '.join(self.estimators)}."
             )
         if self.samples < 2:
@@ -148,13 +146,15 @@ def build(config: Config) -> base.Experiment:
         copies = {name: jax.tree.map(jnp.copy, params) for name in config.estimators}
         return copies, {name: {"baseline": MovingAverage.create()} for name in config.estimators}
 
-    bound = jax.jit(functools.partial(_bound, encode, decode, likelihood))
+    bound = functools.partial(objectives.evaluate_bound, encode, decode, likelihood)
+    measure = inference.compile_bound(bound, binarisation="dynamic")
 
     def evaluate(params: dict[str, Any], variables: Any, split: str = "validation") -> dict[str, float]:
-        found = {name: _mean(bank, split, functools.partial(bound, params[name])) for name in params}
-        return {f"{name}/elbo_nats": value for name, value in found.items()} | {
-            "elbo_nats": max(found.values())
+        found = {
+            f"{name}/elbo_nats": inference.mean_bounds(bank, measure, own, split, samples=1)["elbo_nats"]
+            for name, own in params.items()
         }
+        return found | {"elbo_nats": max(found.values())}
 
     draw = _figures(config, bank, encode, decode, likelihood)
     return base.Experiment(
@@ -167,26 +167,6 @@ def build(config: Config) -> base.Experiment:
         finish=lambda params, variables: evaluate(params, variables, "test"),
         figures=draw,
     )
-
-
-def _bound(encode: Any, decode: Any, likelihood: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    """The sum of a batch's ELBOs, binarised with the same noise every time."""
-    key = jax.random.key(1)
-    keys = distributions.example_keys(jax.random.fold_in(key, 1), batch["position"])
-    images = objectives.binarise(batch["image"], keys)
-    estimate = objectives.evaluate_bound(
-        encode, decode, likelihood, params, images, key=key, samples=1, position=batch["position"]
-    )
-    return (estimate.elbo_nats * batch["mask"]).sum()
-
-
-def _mean(bank: data.Bank, split: str, total: Callable[[dict[str, Any]], jax.Array]) -> float:
-    """The mean over a split of what `total` sums over a batch."""
-    value, count = 0.0, 0.0
-    for number, batch in enumerate(data.evaluation_batches(bank, split, _EVAL_BATCH)):
-        batch["position"] = number * _EVAL_BATCH + np.arange(_EVAL_BATCH, dtype=np.int32)
-        value, count = value + float(total(batch)), count + float(batch["mask"].sum())
-    return value / count
 
 
 # --- figures --------------------------------------------------------------------------------------------
@@ -212,7 +192,9 @@ def _figures(config: Config, bank: data.Bank, encode: Any, decode: Any, likeliho
         picture = reports.labelled_grid(
             grid, columns=10, row_labels=[study.LABELS[name] for name in config.estimators]
         )
-        caption = f"Samples of the same ten codes. Signal-to-noise ratio of the encoder's gradient: {words}."
+        caption = (
+            f"Samples of the same ten codes. Signal-to-noise ratio of the gradient by q's means: {words}."
+        )
         reports.save_image(directory / "2_samples.png", picture, caption=caption)
         if not (directory / "3_study.png").exists():  # it doesn't depend on the training
             reports.plot_panels(
@@ -242,9 +224,9 @@ def _curves(rows: list[dict[str, Any]], config: Config) -> reports.Panel:
 def _probe(
     config: Config, encode: Any, decode: Any, likelihood: Any, name: str, params: Any, images: jax.Array
 ) -> jax.Array:
-    """Norm of the mean encoder gradient over the root of its total variance, at one network and batch."""
-    q = Normal(*encode(params, images))
+    """Norm of the mean gradient by q's means over the root of its total variance, for one batch."""
     bits = (images > 0.5).astype(jnp.float32)
+    q = Normal(*encode(params, bits))
 
     def gradient(key: jax.Array) -> jax.Array:
         keys = distributions.example_keys(key, jnp.arange(images.shape[0]))
@@ -255,8 +237,12 @@ def _probe(
 
         return jax.grad(value)(q).mean
 
-    found = jax.lax.map(gradient, jax.random.split(jax.random.key(2), config.probe_repeats))
-    return jnp.linalg.norm(found.mean(axis=0)) / jnp.sqrt(found.var(axis=0).sum())
+    repeats = config.probe_repeats
+    found = jax.lax.map(gradient, jax.random.split(jax.random.key(2), repeats))
+    variance = found.var(axis=0, ddof=1).sum()
+    # The mean of R noisy gradients has itself a share 1/R of their variance.
+    signal = jnp.square(found.mean(axis=0)).sum() - variance / repeats
+    return jnp.sqrt(jnp.maximum(signal, 0.0) / variance)
 
 
 if __name__ == "__main__":

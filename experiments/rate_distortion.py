@@ -104,7 +104,7 @@ def build(config: Config) -> base.Experiment:
 
     study = _Study(config, bank, model)
     return base.Experiment(
-        model=inference.describe_model(model),
+        model=inference.describe_model(model) | {"params": "stacked"},
         init=init,
         players={
             "vaes": training.Player(

@@ -98,6 +98,13 @@ class ObjectiveConfig:
                 raise ValueError(f"--objective.{flag} must be at least {least}, got {value}.")
         if self.gradient == "dreg" and self.kind != "iwae":
             raise ValueError("--objective.gradient dreg needs --objective.kind iwae; for the ELBO it is stl.")
+        if self.kind == "iwae" and (self.beta != 1.0 or self.kl_warmup or self.free_bits):
+            raise ValueError(
+                "--objective.beta, --objective.kl-warmup and --objective.free-bits need --objective.kind "
+                "elbo: the importance-weighted bound has no KL of its own."
+            )
+        if self.free_bits and self.gradient == "stl":
+            raise ValueError("--objective.free-bits needs --objective.gradient pathwise: stl samples the KL.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +134,10 @@ class Config(base.RunConfig):
             )
         if self.model.upper_latents and self.model.architecture != "mlp":
             raise ValueError("--model.upper-latents needs --model.architecture mlp.")
+        if self.model.inference != "bottom_up" and not self.model.upper_latents:
+            raise ValueError(f"--model.inference {self.model.inference} needs --model.upper-latents.")
+        if self.model.upper_latents and self.objective.free_bits and self.model.inference == "bottom_up":
+            raise ValueError("--objective.free-bits needs --model.inference top_down: bottom_up samples KLs.")
         if self.model.upper_latents and self.objective.gradient != "pathwise":
             raise ValueError("--model.upper-latents needs --objective.gradient pathwise.")
 

@@ -9,6 +9,8 @@ import pytest
 
 from vaesr.distributions import (
     Bernoulli,
+    DiscretisedLogistic,
+    Logistic,
     MovingAverage,
     Normal,
     doubly_reparameterised_bound,
@@ -329,3 +331,22 @@ def test_bad_input_is_refused_with_a_sentence(key):
         importance_weighted(square, q, key, gradient="double")
     with pytest.raises(ValueError, match="importance_samples must be at least 1, got 0"):
         importance_weighted(square, q, key, importance_samples=0)
+
+
+def test_logistics_are_reparameterised_and_their_levels_are_not(key):
+    q = Logistic(jnp.ones((2, 3)), jnp.zeros((2, 3)))
+    found = jax.grad(lambda q: pathwise(square, q, key, samples=20_000).mean(axis=0).sum())(q)
+    np.testing.assert_allclose(found.mean, 2.0, atol=0.1)  # 4.5 standard errors of 2 * pi / sqrt(3 * 20000)
+    levels = DiscretisedLogistic(q.mean, q.log_scale)
+    with pytest.raises(ValueError, match="got DiscretisedLogistic; use score_function"):
+        pathwise(square, levels, key)
+    with pytest.raises(ValueError, match="DiscretisedLogistic is drawn with one key per example"):
+        score_function(square, levels, key)
+    keys = example_keys(key, jnp.arange(2))
+    assert score_function(square, levels, keys, samples=2).shape == (2, 2)
+
+
+def test_importance_weights_need_one_value_per_example(key):
+    q = Normal(jnp.ones((4, 2)), jnp.zeros((4, 2)))
+    with pytest.raises(ValueError, match="f must map values"):
+        importance_weighted(lambda z: z.mean(axis=0), q, key)

@@ -380,3 +380,9 @@ def test_errors_say_what_is_wrong(key):
         gaussian_moments(jnp.zeros(2), jnp.zeros(2), activation="gelu")
     with pytest.raises(ValueError, match="nodes"):
         gaussian_moments(jnp.zeros(2), jnp.zeros(2), activation=jnp.tanh, nodes=0)
+
+
+def test_a_prior_scale_that_is_not_positive_is_refused():
+    posterior = mean_field({"kernel": jnp.ones((2, 2))})
+    with pytest.raises(ValueError, match="the prior's scale must be above 0"):
+        mean_field_kl(posterior, GaussianPrior(lambda path, leaf: -1.0))

@@ -138,7 +138,7 @@ def test_the_regressions_error_bars_grow_away_from_the_data(tmp_path):
         steps_per_dispatch=50,
     )  # fmt: skip
     assert found["bnn_epistemic_away"] > 1.5 * found["bnn_epistemic_inside"]
-    assert found["bnn_rmse"] < 0.2
+    assert found["bnn_rmse"] < 0.1  # the targets' own standard deviation is 0.17
     figures = {path.name for path in (tmp_path / "figures").iterdir()}
     assert figures == {"1_bnn.png", "2_ensemble.png", "3_dropout.png"}
 

@@ -4,8 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from vaesr.layers import dropout_apply, ensemble_apply
+from vaesr.objectives import predictive
 
 
 class Net(nn.Module):
@@ -66,3 +68,14 @@ def test_the_mean_over_masks_is_the_plain_network():
     assert (np.abs(error) < 5 * np.asarray(draws.std(0)) / np.sqrt(4000)).all()
     half = dropout_apply(Net(0.0))(params, INPUTS.astype(jnp.bfloat16), keys=keys[:1], position=POSITION)
     assert half.dtype == jnp.float32
+
+
+def test_an_ensemble_is_averaged_only_with_one_key_per_member():
+    net, x = nn.Dense(3), jnp.ones((2, 4))
+    params = jax.vmap(net.init, (0, None))(jax.random.split(jax.random.key(0), 5), x)["params"]
+    forward = ensemble_apply(net)
+    log_probs = predictive(forward, params, x, key=jax.random.key(1), samples=5, chunk=5)
+    members = jax.nn.softmax(forward(params, x, keys=jnp.zeros(1), position=jnp.arange(2)))
+    np.testing.assert_allclose(jnp.exp(log_probs), members.mean(axis=0), rtol=1e-5)
+    with pytest.raises(ValueError, match="got 5 for 1 keys; of an ensemble"):
+        predictive(forward, params, x, key=jax.random.key(1), samples=1)

@@ -308,3 +308,8 @@ def test_signal_to_noise_falls_for_the_plain_gradient_and_rises_for_dreg():
 def test_wrong_knobs_are_refused_when_built(factory, knobs, message):
     with pytest.raises(ValueError, match=message):
         factory(_encode, _decode, BernoulliLikelihood(), **knobs)
+
+
+def test_free_bits_are_refused_where_the_kl_is_sampled():
+    with pytest.raises(ValueError, match='free_bits_nats must be 0 with gradient "stl"'):
+        elbo(None, None, None, gradient="stl", free_bits_nats=0.5)

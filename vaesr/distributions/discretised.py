@@ -5,6 +5,7 @@ Parameters live on the papers' scale, on which the levels span [-1, 1]; images l
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ class DiscretisedLogistic:
 
     mean: jax.Array
     log_scale: jax.Array
+    reparameterised: ClassVar[bool] = False
     bits: int = dataclasses.field(default=8, metadata={"static": True})
     edges: str = dataclasses.field(default="exact", metadata={"static": True})
     min_log_scale: float = dataclasses.field(default=-7.0, metadata={"static": True})
@@ -89,6 +91,7 @@ class DiscretisedNormal:
 
     mean: jax.Array
     log_scale: jax.Array
+    reparameterised: ClassVar[bool] = False
     bits: int = dataclasses.field(default=8, metadata={"static": True})
     min_log_scale: float = dataclasses.field(default=-7.0, metadata={"static": True})
 

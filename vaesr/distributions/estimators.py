@@ -139,12 +139,16 @@ def draw_samples(q: Any, key: jax.Array, samples: int) -> jax.Array:
         reparameterised.
 
     Raises:
-        ValueError: if `samples` is below 1.
+        ValueError: if `samples` is below 1, or `q` needs one key per example.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}.")
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     per_example = key.ndim == (1 if typed else 2)
+    if not per_example and not hasattr(q, "sample"):
+        raise ValueError(
+            f"{type(q).__name__} is drawn with one key per example: give keys [B], from example_keys."
+        )
 
     def one(index: jax.Array) -> jax.Array:
         if per_example:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vaesr.distributions.estimators import Function, draw_samples
+from vaesr.distributions.estimators import Function, draw_samples, evaluate_samples
 
 _GRADIENTS = ("pathwise", "stl", "dreg")
 
@@ -38,7 +38,8 @@ def importance_weighted(
         and to what `f` holds as usual.
 
     Raises:
-        ValueError: if `gradient` is unknown, `q` can't be reparameterised, or a number is below 1.
+        ValueError: if `gradient` is unknown, `q` can't be reparameterised, a number is below 1, or `f`'s
+            result doesn't fit `q`.
 
     Source:
         Burda et al. 2016, equation 8; Roeder et al. 2017 (stl); Tucker et al. 2019, equation 8 (dreg);
@@ -53,7 +54,7 @@ def importance_weighted(
     density = q if gradient == "pathwise" else jax.lax.stop_gradient(q)
 
     def log_weight(z: jax.Array) -> jax.Array:
-        log_p = jax.vmap(f)(z).astype(jnp.float32)
+        log_p = evaluate_samples(f, z)
         log_q = jax.vmap(density.log_prob)(z)
         return log_p - log_q.sum(axis=tuple(range(log_p.ndim, z.ndim)))
 

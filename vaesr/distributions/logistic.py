@@ -1,6 +1,7 @@
 """The logistic distribution, parameterised by mean and log-scale."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ class Logistic:
 
     mean: jax.Array
     log_scale: jax.Array
+    reparameterised: ClassVar[bool] = True
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Give the log-density of every element.

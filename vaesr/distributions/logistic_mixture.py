@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,7 @@ class LogisticMixture:
     """
 
     parameters: jax.Array
+    reparameterised: ClassVar[bool] = False
     mixtures: int = dataclasses.field(default=10, metadata={"static": True})
     bits: int = dataclasses.field(default=8, metadata={"static": True})
     edges: str = dataclasses.field(default="exact", metadata={"static": True})

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vaesr.distributions.normal import Normal
 from vaesr.distributions.weight_trees import Path, flatten_paths, unflatten_paths
@@ -41,7 +42,7 @@ class GaussianPrior:
             Two float32 arrays of the leaf's shape.
 
         Raises:
-            ValueError: if `mean` or `scale` doesn't fit the leaf.
+            ValueError: if `mean` or `scale` doesn't fit the leaf, or `scale` is not positive.
         """
         mean: Any = self.mean
         if isinstance(mean, Mapping):
@@ -50,6 +51,8 @@ class GaussianPrior:
                     raise ValueError(f"the prior's mean has no leaf {path}.")
                 mean = mean[name]
         scale = self.scale(path, leaf) if callable(self.scale) else self.scale
+        if not isinstance(scale, jax.core.Tracer) and not np.all(np.asarray(scale) > 0):
+            raise ValueError(f"the prior's scale must be above 0, got {scale} for {path}.")
         mean, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32)
         for name, value in (("mean", mean), ("scale", scale)):
             if value.shape not in ((), jnp.shape(leaf)):

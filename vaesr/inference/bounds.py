@@ -1,4 +1,4 @@
-"""The bounds and posteriors of a VAE over a split of a bank; an example's noise is the same every time."""
+"""The bounds and posteriors of a VAE over a split of a bank, with the same noise at every call."""
 
 import functools
 import math

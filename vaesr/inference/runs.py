@@ -49,9 +49,15 @@ class Run:
 
     @property
     def collections(self) -> dict[str, PyTree]:
-        """What `model.apply` takes first."""
+        """What `model.apply` takes first; of a posterior over weights, its means."""
         own = self.variables.get(self.player, {}) if isinstance(self.variables, dict) else {}
-        return {"params": self.params[self.player], **own}
+        params, kind = self.params[self.player], self.config.get("model", {}).get("params", "plain")
+        if kind == "stacked":
+            raise ValueError(
+                f"{self.path} holds several networks, stacked along a first axis; take one out of "
+                f"run.params[{self.player!r}] with jax.tree.map and give it to run.model.apply"
+            )
+        return {"params": params["mean"] if kind == "posterior" else params, **own}
 
     def apply(self, *inputs: Any, method: str | None = None, **static: Any) -> Any:
         """Runs the model, compiled; one compilation per shape of the inputs.

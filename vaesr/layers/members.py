@@ -20,8 +20,8 @@ def ensemble_apply(module: nn.Module) -> BayesianForward:
         `forward(posterior, inputs, *, keys, position, variables=None, **apply_kwargs)` with outputs
         `[M, B, ...]`, float32, where every leaf of `posterior` has a leading axis of M members, such as
         `jax.vmap(module.init, (0, None))(keys, inputs)["params"]`. There is no noise: `keys` and `position`
-        are there so that it fits wherever a Bayesian network's forward pass does, and the number of keys
-        doesn't matter.
+        are there so that it is called like a Bayesian network's forward pass; but the outputs are M, however
+        many keys are given (`objectives.predictive` wants M of them).
 
     Source: Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using Deep
       Ensembles", 2017.

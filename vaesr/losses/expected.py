@@ -65,8 +65,10 @@ def _linear(mean: jax.Array, second: jax.Array, layer: _Layer) -> tuple[jax.Arra
     """Mean and variance of a linear layer, from mean `E[h]` and second moment `E[h²]` of what it reads."""
     kernel, kernel_variance, bias, bias_variance = layer
     # Var[Σ w h] = Σ σ² E[h²] + w̄² Var[h]
+    # The difference of moments is 0 but for rounding where a unit hardly varies.
+    unit_variance = jnp.maximum(second - jnp.square(mean), 0.0)
     variance = jnp.dot(second, kernel_variance, precision="highest") + jnp.dot(
-        second - jnp.square(mean), jnp.square(kernel), precision="highest"
+        unit_variance, jnp.square(kernel), precision="highest"
     )
     return jnp.dot(mean, kernel, precision="highest") + bias, variance + bias_variance
 

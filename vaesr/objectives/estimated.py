@@ -45,7 +45,9 @@ def estimated_elbo(
         samples: Monte Carlo samples of the posterior per example, at least 1.
         baseline_decay: decay of a moving average of the expectation, in (0, 1), which is given to
             `score_function` as its baseline and lives in `variables[player]["baseline"]`, a
-            `MovingAverage`; None for estimators that need none.
+            `MovingAverage`; None for estimators that need none. It is a state of the run: with gradient
+            accumulation it moves from micro-batch to micro-batch, and under `pmap` each device keeps that of
+            its own examples. The gradient is unbiased either way, but not the same to the last digit.
         binarisation: "none", "dynamic", "fixed" or "threshold", see `binarise_batch`.
 
     Returns:

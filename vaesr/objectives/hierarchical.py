@@ -61,7 +61,8 @@ def hierarchical_elbo(
         beta: weight of the KL, at least 0: a float, or a function of the step (an optax schedule) for a
             warm-up.
         samples: Monte Carlo samples of the posterior per example, at least 1.
-        free_bits_nats: floor per KL term; 0 switches it off.
+        free_bits_nats: floor per KL term; 0 switches it off. Terms that `draw` samples, for want of a closed
+            form, are floored draw by draw, which is biased: use it with closed forms.
         free_bits_groups: number of equal groups of neighbouring KL terms that share a floor; None gives
             every term its own.
         free_bits_over: "example" or "batch", see `vaesr.losses.free_bits`.

@@ -202,8 +202,15 @@ def _over_draws(
     def outputs_of(first: jax.Array) -> tuple[Any, jax.Array]:
         indices = first + jnp.arange(chunk)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+        outputs = forward(params, inputs, keys=keys, position=position)
+        draws = jax.tree.leaves(outputs)[0].shape[0]
+        if draws != chunk:
+            raise ValueError(
+                f"forward must give one output per key, got {draws} for {chunk} keys; of an ensemble of M "
+                "members, give samples=M and chunk=M."
+            )
         # The last chunk may be longer than what is left.
-        return forward(params, inputs, keys=keys, position=position), indices < samples
+        return outputs, indices < samples
 
     def body(carry: Any, first: jax.Array) -> tuple[Any, None]:
         return add(carry, *outputs_of(first)), None

@@ -19,8 +19,8 @@ def supervised(
 ) -> Objective:
     """Build the mean negative log-likelihood of a batch, summed over the members of an ensemble.
 
-    The sum gives every member the gradient that it would have alone. Weight decay, where wanted, is the
-    optimizer's.
+    The sum gives every member the gradient that it would have alone (an optimizer that clips one norm over
+    all would couple them). Weight decay, where wanted, is the optimizer's.
 
     Args:
         forward: `forward(params, inputs, keys=[1], position=[B]) -> [M, B, ...]`, from

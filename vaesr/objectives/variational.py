@@ -75,6 +75,11 @@ def elbo(
         (free bits); Roeder, Wu and Duvenaud 2017, equation 8 ("stl").
     """
     _check_gradient(gradient, ("pathwise", "stl"))
+    if gradient == "stl" and free_bits_nats > 0:
+        raise ValueError(
+            f'free_bits_nats must be 0 with gradient "stl", got {free_bits_nats}: the KL is sampled there, '
+            "and a floor under samples is a biased one."
+        )
     return hierarchical_elbo(
         *one_layer(encode, decode, path_only=gradient == "stl"),
         likelihood,
@@ -114,7 +119,8 @@ def iwae(
     Returns:
         An `Objective` that reads `batch["image"]` and `batch["position"]`. Its loss is in nats per example.
         Its metrics: `bound_nats`, `elbo_nats`, `kl_nats`, `reconstruction_nats`, `bits_per_dim` (of the
-        bound), `active_dimensions`, `kl_per_active_dimension_nats` and `effective_samples`.
+        bound), `active_dimensions`, `kl_per_active_dimension_nats` and `effective_samples`. With "stl" those
+        of the KL are of the sampled one.
 
     Raises:
         ValueError: if `samples` is below 1 or `gradient` unknown; when called, if shapes don't fit.
