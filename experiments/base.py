@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -64,6 +65,37 @@ class Experiment:
 
 class UserError(Exception):
     """A mistake in what the user asked for; shown as one line, without a traceback."""
+
+
+def open_images(config: RunConfig) -> data.Bank:
+    """Open the run's data as images of one size.
+
+    Args:
+        config: says which data.
+
+    Returns:
+        The bank.
+
+    Raises:
+        UserError: if it holds photos of many sizes.
+    """
+    bank = data.open_bank(config.data, strict=config.strict)
+    if bank.kind != "fixed":
+        raise UserError(f"--data must hold images of one size; {config.data} holds photos of many sizes.")
+    return bank
+
+
+def bind(model: nn.Module, method: str) -> Callable[..., Any]:
+    """One of a network's methods as a function of its parameters.
+
+    Args:
+        model: a Linen network whose only variables are parameters.
+        method: its name.
+
+    Returns:
+        `(params, *inputs) -> outputs`.
+    """
+    return lambda params, *inputs: model.apply({"params": params}, *inputs, method=method)
 
 
 def main(experiment: str, presets: Mapping[str, ConfigT], build: Callable[[ConfigT], Experiment]) -> None:

@@ -11,19 +11,16 @@ detection of foreign images, and shows what a pruned Bayesian network still know
 """
 
 import dataclasses
-import functools
 import math
-import pathlib
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from experiments import base
-from vaesr import data, distributions, inference, layers, objectives, reports, training
+from vaesr import data, distributions, inference, layers, objectives, training
 from vaesr.models.classifier import Classifier
 
 # Every evaluation draws the same weights, so that the numbers of two checkpoints compare.
@@ -284,19 +281,38 @@ def _model(config: Config, shape: tuple[int, ...], outputs: int) -> Classifier:
     )  # fmt: skip
 
 
-def _player(config: Config) -> dict[str, str]:
-    """Which network `load_run` gives, and how its parameters are kept."""
-    kinds = {"bnn": "posterior", "ensemble": "stacked", "dropout": "plain"}
-    return {"player": config.methods[0], "params": kinds[config.methods[0]]}
+def _experiment(
+    config: Config,
+    model: Classifier,
+    methods: dict[str, _Method],
+    shape: tuple[int, ...],
+    sampler: Any,
+    study: inference.ImageStudy | inference.CurveStudy,
+    *,
+    shown: str,
+) -> base.Experiment:
+    """The methods and their study; `shown` names the method whose likelihood chooses the checkpoint."""
+    # Which network `load_run` gives, and how its parameters are kept.
+    kept = {"bnn": "posterior", "ensemble": "stacked", "dropout": "plain"}[config.methods[0]]
+    return base.Experiment(
+        model=inference.describe_model(model) | {"player": config.methods[0], "params": kept},
+        init=_init(methods, jnp.zeros((1, *shape), jnp.float32)),
+        players={name: method.player for name, method in methods.items()},
+        sampler=sampler,
+        evaluate=study.evaluate,
+        score=f"-{shown}_nll_nats",
+        finish=study.finish,
+        figures=study.figures,
+    )
 
 
 # --- Classification of images ---
 
 
 def _images(config: Config) -> base.Experiment:
-    bank = data.open_bank(config.data, strict=config.strict)
-    if bank.kind != "fixed" or bank.labels is None:
-        raise base.UserError(f"classification needs labelled images of one size; {config.data} has none.")
+    bank = base.open_images(config)
+    if bank.labels is None:
+        raise base.UserError(f"--data must have labels for classification; {config.data} has none.")
     shape = bank.pixels.shape[1:]
     sampler = data.ImageSampler(bank, "train", config.batch_size)
     model = _model(config, shape, int(bank.labels.max()) + 1)
@@ -306,16 +322,7 @@ def _images(config: Config) -> base.Experiment:
         limit=config.eval_limit, foreign=_foreign_source(config),
     )  # fmt: skip
     shown = "deterministic" if config.methods[0] == "ensemble" else config.methods[0]
-    return base.Experiment(
-        model=inference.describe_model(model) | _player(config),
-        init=_init(methods, jnp.zeros((1, *shape), jnp.float32)),
-        players={name: method.player for name, method in methods.items()},
-        sampler=sampler,
-        evaluate=study.evaluate,
-        score=f"-{shown}_nll_nats",
-        finish=study.finish,
-        figures=study.figures,
-    )
+    return _experiment(config, model, methods, shape, sampler, study, shown=shown)
 
 
 def _predict(method: _Method) -> inference.Predict:
@@ -338,76 +345,18 @@ def _foreign_source(config: Config) -> str | None:
 
 def _curve(config: Config) -> base.Experiment:
     points = data.blundell_curve(config.points, seed=config.seed)
-    held_out = {
-        split: data.blundell_curve(1000, seed=config.seed + shift)
-        for split, shift in (("validation", 10_000), ("test", 20_000))
-    }
     sampler = data.ArraySampler(points, config.batch_size)
     model = _model(config, (1,), 2)
     nll = objectives.regression_nll
     methods = _methods(config, model, nll, sampler.size, inputs="x", outputs=_mean_and_log_scale)
-
-    def evaluate(params: dict[str, Any], split: str) -> dict[str, float]:
-        scores: dict[str, float] = {}
-        for name, method in methods.items():
-            scores |= {
-                f"{name}_{metric}": value
-                for metric, value in _score_curve(method, params[name], held_out[split]).items()
-            }
-        return scores
-
-    def figures(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
-        line = data.blundell_curve(400, seed=0, low=-0.4, high=1.0, noise=0.0)
-        for number, (name, method) in enumerate(methods.items(), 1):
-            moments = _moments(method, params[name], line["x"])
-            picture = reports.regression_bands(
-                line["x"][:, 0], moments.mean, np.sqrt(moments.aleatoric), np.sqrt(moments.epistemic),
-                data=(points["x"][:, 0], points["target"]), truth=line["target"],
-                title=inference.METHOD_TITLES[name],
-            )  # fmt: skip
-            caption = "The mean of the prediction and its error bars; training points lie in [0, 0.5]."
-            reports.save_image(directory / f"{number}_{name}.png", picture, caption=caption)
-
-    return base.Experiment(
-        model=inference.describe_model(model) | _player(config),
-        init=_init(methods, jnp.zeros((1, 1), jnp.float32)),
-        players={name: method.player for name, method in methods.items()},
-        sampler=sampler,
-        evaluate=lambda params, variables: evaluate(params, "validation"),
-        score=f"-{config.methods[0]}_nll_nats",
-        finish=lambda params, variables: evaluate(params, "test"),
-        figures=figures,
-    )
+    forwards = {name: (method.forward, method.draws) for name, method in methods.items()}
+    study = inference.CurveStudy(points, forwards, seed=config.seed)
+    return _experiment(config, model, methods, (1,), sampler, study, shown=config.methods[0])
 
 
 def _mean_and_log_scale(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What two numbers an example mean; the scale of the noise is bounded, else it explodes off the data."""
     return outputs[..., 0], jnp.log(0.01 + 0.2 * jax.nn.sigmoid(outputs[..., 1]))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _moments(method: _Method, params: Any, x: jax.Array) -> objectives.PredictiveMoments:
-    key, draws = jax.random.key(_EVAL_SEED), method.draws
-    return objectives.predictive_moments(method.forward, params, x, key=key, samples=draws, chunk=draws)
-
-
-def _score_curve(method: _Method, params: Any, points: dict[str, np.ndarray]) -> dict[str, float]:
-    """Error and likelihood where the data lie, and how much wider the epistemic bars are away from them."""
-    key = jax.random.key(_EVAL_SEED)
-    log_prob = objectives.predictive_log_prob(
-        method.forward, objectives.regression_nll, params, points,
-        key=key, samples=method.draws, chunk=method.draws, inputs="x",
-    )  # fmt: skip
-    moments = _moments(method, params, points["x"])
-    away = np.array([[-0.3], [0.8]], np.float32)
-    inside = float(jnp.sqrt(moments.epistemic).mean())
-    outside = float(jnp.sqrt(_moments(method, params, away).epistemic).mean())
-    return {
-        "nll_nats": -float(log_prob.mean()),
-        "rmse": float(jnp.sqrt(jnp.square(moments.mean - points["target"]).mean())),
-        "epistemic_inside": inside,
-        "epistemic_away": outside,
-    }
 
 
 if __name__ == "__main__":

@@ -116,16 +116,13 @@ def build(config: Config) -> base.Experiment:
     Returns:
         The experiment.
     """
-    bank = data.open_bank(config.data, strict=config.strict)
-    if bank.kind != "fixed":
-        raise base.UserError(f"a VAE needs images of one size; {config.data} holds photos of many sizes.")
+    bank = base.open_images(config)
     image_shape = bank.pixels.shape[1:]
     model = VAE(
         latent=config.latent, hidden=config.hidden, image_shape=image_shape, activation="silu",
         dtype=jnp.dtype(config.compute_dtype),
     )  # fmt: skip
-    encode = lambda params, x: model.apply({"params": params}, x, method="encode")  # noqa: E731
-    decode = lambda params, z: model.apply({"params": params}, z, method="decode")  # noqa: E731
+    encode, decode = base.bind(model, "encode"), base.bind(model, "decode")
     likelihood = objectives.BernoulliLikelihood()
     optimizer = training.make_optimizer(config.optim, steps=config.steps)
     players = {

@@ -87,9 +87,7 @@ def build(config: Config) -> base.Experiment:
     Returns:
         The experiment.
     """
-    bank = data.open_bank(config.data, strict=config.strict)
-    if bank.kind != "fixed":
-        raise base.UserError(f"a VAE needs images of one size; {config.data} holds photos of many sizes.")
+    bank = base.open_images(config)
     model = VAE(
         latent=config.latent, hidden=config.hidden, image_shape=bank.pixels.shape[1:], activation="silu",
         dtype=jnp.dtype(config.compute_dtype),
@@ -133,7 +131,7 @@ def stacked_objective(model: VAE, betas: tuple[float, ...], *, player: str = "va
     Returns:
         An `Objective`. Its metrics: `elbo_nats`, the mean over the VAEs.
     """
-    encode, decode = _method(model, "encode"), _method(model, "decode")
+    encode, decode = base.bind(model, "encode"), base.bind(model, "decode")
 
     def one(params: Any, beta: jax.Array, batch: Any, key: jax.Array, step: jax.Array) -> Any:
         objective = objectives.elbo(
@@ -160,16 +158,16 @@ class _Study:
         self.config, self.bank, self.model = config, bank, model
         bound = functools.partial(
             objectives.evaluate_bound,
-            _method(model, "encode"),
-            _method(model, "decode"),
+            base.bind(model, "encode"),
+            base.bind(model, "decode"),
             objectives.BernoulliLikelihood(),
         )
         measure = inference.compile_bound(bound, binarisation="dynamic")
         self._measure = functools.partial(_map_over_vaes, measure)
-        mean_image = _method(model, "mean_image")
+        mean_image = base.bind(model, "mean_image")
         self._decode = jax.jit(jax.vmap(mean_image, in_axes=(0, None)))
         self._reconstruct = jax.jit(
-            jax.vmap(lambda p, x: mean_image(p, _method(model, "encode")(p, x)[0]), in_axes=(0, None))
+            jax.vmap(lambda p, x: mean_image(p, base.bind(model, "encode")(p, x)[0]), in_axes=(0, None))
         )
         self.points, self.split = np.zeros((len(config.betas), 2)), "validation"
 
@@ -227,11 +225,6 @@ class _Study:
             caption="Validation images and what each VAE makes of them: the higher beta, the less of the "
             "image is in the code.",
         )
-
-
-def _method(model: VAE, name: str) -> Any:
-    """One of the model's methods as a function of the parameters."""
-    return lambda params, x: model.apply({"params": params}, x, method=name)
 
 
 @functools.partial(jax.jit, static_argnames=("measure", "samples"))

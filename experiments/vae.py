@@ -213,14 +213,12 @@ def build(config: Config) -> base.Experiment:
     Returns:
         The experiment.
     """
-    bank = data.open_bank(config.data, strict=config.strict)
-    if bank.kind != "fixed":
-        raise base.UserError(f"a VAE needs images of one size; {config.data} holds photos of many sizes.")
+    bank = base.open_images(config)
     image_shape = bank.pixels.shape[1:]
     sampler = data.ImageSampler(bank, "train", config.batch_size)
     model = _model(config, image_shape)
     hierarchical = isinstance(model, HierarchicalVAE)
-    encode, decode = _method(model, "encode"), _method(model, "draw" if hierarchical else "decode")
+    encode, decode = base.bind(model, "encode"), base.bind(model, "draw" if hierarchical else "decode")
     likelihood = _likelihood(config.model)
     binarisation = _binarisation(config)
     objective = _objective(config, encode, decode, likelihood, binarisation)
@@ -280,11 +278,6 @@ def _model(config: Config, image_shape: tuple[int, int, int]) -> VAE | Hierarchi
     return VAE(**own, **common)
 
 
-def _method(model: Any, name: str) -> Any:
-    """One of the model's methods as a function of the parameters."""
-    return lambda params, *inputs: model.apply({"params": params}, *inputs, method=name)
-
-
 def _objective(
     config: Config, encode: Any, decode: Any, likelihood: objectives.Likelihood, binarisation: str
 ) -> objectives.Objective:
@@ -340,9 +333,9 @@ def _figures(bank: data.Bank, model: Any, config: Config, posteriors: Any) -> An
     """The function that draws samples and reconstructions, of a plain VAE its latents too."""
     binarisation = _binarisation(config)
     hierarchical = isinstance(model, HierarchicalVAE)
-    mean_image, reconstruct = _method(model, "mean_image"), _method(model, "reconstruct")
+    mean_image, reconstruct = base.bind(model, "mean_image"), base.bind(model, "reconstruct")
     to_image = jax.jit(lambda params, z: jnp.clip(mean_image(params, z), 0.0, 1.0))
-    decode, likelihood = _method(model, "decode"), _likelihood(config.model)
+    decode, likelihood = base.bind(model, "decode"), _likelihood(config.model)
     draw_pixels = jax.jit(lambda params, z, keys: likelihood.sample(decode(params, z), keys))
     of_images = f"validation images ({_BINARISED[binarisation]})"
 

@@ -170,5 +170,5 @@ def test_wrong_settings_are_sentences(tmp_path):
             dataclasses.replace(smoke, **fields)
     with pytest.raises(ValueError, match=r"--bayes\.kl-weight must be at least 0, got -1"):
         bnn.BayesConfig(kl_weight=-1)
-    with pytest.raises(base.UserError, match="classification needs labelled images of one size"):
+    with pytest.raises(base.UserError, match="--data must hold images of one size"):
         bnn.build(dataclasses.replace(smoke, data="embedded:photos"))

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vaesr.distributions.keys import keys_shape
+
 Function = Callable[[jax.Array], jax.Array]
 """`f(z [..., event...]) -> [...]`: one number per element of the leading axes of `z`."""
 
@@ -143,8 +145,7 @@ def draw_samples(q: Any, key: jax.Array, samples: int) -> jax.Array:
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}.")
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    per_example = key.ndim == (1 if typed else 2)
+    per_example = len(keys_shape(key)) == 1
     if not per_example and not hasattr(q, "sample"):
         raise ValueError(
             f"{type(q).__name__} is drawn with one key per example: give keys [B], from example_keys."

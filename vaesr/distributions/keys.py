@@ -31,6 +31,18 @@ def example_keys(key: jax.Array, position: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
 
 
+def keys_shape(keys: jax.Array) -> tuple[int, ...]:
+    """Tell one random key from an array of them.
+
+    Args:
+        keys: a random key or keys, typed or raw uint32 ones.
+
+    Returns:
+        `()` for one key, `(B,)` for keys `[B]`.
+    """
+    return keys.shape if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys.shape[:-1]
+
+
 def example_normal(keys: jax.Array, shape: Sequence[int]) -> jax.Array:
     """Draw standard normal noise for each example from its own key.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.distributions.estimators import Function, draw_samples, evaluate_samples, with_gradient
+from vaesr.distributions.keys import keys_shape
 from vaesr.distributions.normal import Normal
 
 
@@ -72,8 +73,7 @@ def measure_valued(
 def _noise(key: jax.Array, q: Normal, samples: int, coupled: bool) -> tuple[jax.Array, ...]:
     """Two Rayleigh variables, a double-sided Maxwell one and a Gaussian, each `[S, ...]`."""
     standard = Normal(jnp.zeros_like(q.mean), jnp.zeros(()))
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    per_example = key.ndim == (1 if typed else 2)
+    per_example = len(keys_shape(key)) == 1
 
     def normal(stream: int) -> jax.Array:
         # Streams of their own, which sample numbers (below 2^31) never reach.

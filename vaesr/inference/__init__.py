@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         split_batches,
         split_labels,
     )
+    from vaesr.inference.curve_study import CurveStudy
     from vaesr.inference.describe import build_model, describe_model
     from vaesr.inference.evaluation import (
         PhotoPair,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHOD_TITLES",
+    "CurveStudy",
     "ImageFileError",
     "ImageStudy",
     "Members",
@@ -97,6 +99,7 @@ _HOMES = {
         "split_batches",
         "split_labels",
     ),
+    "curve_study": ("CurveStudy",),
     "describe": ("build_model", "describe_model"),
     "evaluation": (
         "PhotoPair",

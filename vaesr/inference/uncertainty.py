@@ -28,7 +28,7 @@ class Members(NamedTuple):
     @property
     def mean(self) -> np.ndarray:
         """`[N, K]` logarithms of the averaged probabilities."""
-        return np.asarray(jax.nn.logsumexp(self.log_probs, axis=0) - np.log(np.float32(len(self.log_probs))))
+        return np.asarray(metrics.average_prediction(self.log_probs))
 
     def only(self, count: int) -> "Members":
         """The first members.

@@ -22,6 +22,7 @@ from vaesr.distributions import (
     path_key,
     unflatten_paths,
 )
+from vaesr.distributions.keys import keys_shape
 from vaesr.layers.linear import channel_axes, is_linear, variance_layer
 
 _HOW = ("local", "flipout", "weights")
@@ -236,8 +237,7 @@ def _channels(x: jax.Array, axes: tuple[int, ...]) -> tuple[int, ...]:
 
 def _check_call(inputs: Any, keys: jax.Array, position: jax.Array, apply_kwargs: Mapping[str, Any]) -> None:
     """Refuse inputs, keys and positions that don't belong together."""
-    keys_shape = keys.shape if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys.shape[:-1]
-    if len(keys_shape) != 1 or keys_shape[0] < 1:
+    if len(keys_shape(keys)) != 1 or keys_shape(keys)[0] < 1:
         raise ValueError(f"keys must be [S], one per draw of the weights, got shape {keys.shape}.")
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
     if sizes != {jnp.shape(position)}:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.distributions import DiscretisedLogistic, DiscretisedNormal, LogisticMixture
-from vaesr.losses.variational import _flat, _float_targets, _same_shape
+from vaesr.losses.checks import flat, float_targets, same_shape
 
 
 def discretised_logistic_nll(
@@ -106,7 +106,7 @@ def logistic_mixture_nll(
     Source:
         Salimans et al. 2017 (PixelCNN++), equations 1 to 3.
     """
-    _float_targets(targets)
+    float_targets(targets)
     parameters, targets = jnp.asarray(parameters), jnp.asarray(targets)
     if parameters.ndim < 2 or parameters.shape[:-1] != targets.shape[:-1]:
         raise ValueError(
@@ -123,11 +123,11 @@ def _checked(
     mean: jax.Array, log_scale: jax.Array | float, targets: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Check the shapes and flatten each example."""
-    _same_shape("mean", mean, "targets", targets)
-    _float_targets(targets)
+    same_shape("mean", mean, "targets", targets)
+    float_targets(targets)
     log_scale = jnp.asarray(log_scale, jnp.float32)
     if log_scale.shape not in ((), jnp.shape(mean)):
         raise ValueError(
             f"log_scale must be a scalar or have the shape of mean {jnp.shape(mean)}, got {log_scale.shape}."
         )
-    return _flat(mean), _flat(log_scale) if log_scale.ndim else log_scale, _flat(targets)
+    return flat(mean), flat(log_scale) if log_scale.ndim else log_scale, flat(targets)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.distributions import Bernoulli, Normal, kl_normal, kl_standard_normal
+from vaesr.losses.checks import flat, float_targets, same_shape
 
 
 def gaussian_kl_standard(mean_q: jax.Array, log_var_q: jax.Array) -> jax.Array:
@@ -24,8 +25,8 @@ def gaussian_kl_standard(mean_q: jax.Array, log_var_q: jax.Array) -> jax.Array:
     Source:
         Kingma and Welling 2014, appendix B.
     """
-    _same_shape("mean_q", mean_q, "log_var_q", log_var_q)
-    return kl_standard_normal(Normal(_flat(mean_q), _flat(log_var_q))).sum(axis=1)
+    same_shape("mean_q", mean_q, "log_var_q", log_var_q)
+    return kl_standard_normal(Normal(flat(mean_q), flat(log_var_q))).sum(axis=1)
 
 
 def gaussian_kl(
@@ -48,10 +49,10 @@ def gaussian_kl(
     Source:
         Kullback-Leibler divergence of two univariate normals, e.g. Bishop 2006, exercise 1.30.
     """
-    _same_shape("mean_q", mean_q, "log_var_q", log_var_q)
-    _same_shape("mean_q", mean_q, "mean_p", mean_p)
-    _same_shape("mean_p", mean_p, "log_var_p", log_var_p)
-    q, p = Normal(_flat(mean_q), _flat(log_var_q)), Normal(_flat(mean_p), _flat(log_var_p))
+    same_shape("mean_q", mean_q, "log_var_q", log_var_q)
+    same_shape("mean_q", mean_q, "mean_p", mean_p)
+    same_shape("mean_p", mean_p, "log_var_p", log_var_p)
+    q, p = Normal(flat(mean_q), flat(log_var_q)), Normal(flat(mean_p), flat(log_var_p))
     return kl_normal(q, p).sum(axis=1)
 
 
@@ -72,9 +73,9 @@ def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Source:
         Kingma and Welling 2014, appendix C.1, in the form `softplus(l) - x·l`.
     """
-    _same_shape("logits", logits, "targets", targets)
-    _float_targets(targets)
-    return -Bernoulli(_flat(logits)).log_prob(_flat(targets)).sum(axis=1)
+    same_shape("logits", logits, "targets", targets)
+    float_targets(targets)
+    return -Bernoulli(flat(logits)).log_prob(flat(targets)).sum(axis=1)
 
 
 def gaussian_nll(mean: jax.Array, targets: jax.Array, *, log_scale: jax.Array | float = 0.0) -> jax.Array:
@@ -96,15 +97,15 @@ def gaussian_nll(mean: jax.Array, targets: jax.Array, *, log_scale: jax.Array | 
     Source:
         Kingma and Welling 2014, appendix C.2.
     """
-    _same_shape("mean", mean, "targets", targets)
-    _float_targets(targets)
+    same_shape("mean", mean, "targets", targets)
+    float_targets(targets)
     log_scale = jnp.asarray(log_scale, jnp.float32)
     if log_scale.shape not in ((), jnp.shape(mean)):
         raise ValueError(
             f"log_scale must be a scalar or have the shape of mean {jnp.shape(mean)}, got {log_scale.shape}."
         )
-    log_var = 2.0 * (_flat(log_scale) if log_scale.ndim else log_scale)
-    return -Normal(_flat(mean), log_var).log_prob(_flat(targets)).sum(axis=1)
+    log_var = 2.0 * (flat(log_scale) if log_scale.ndim else log_scale)
+    return -Normal(flat(mean), log_var).log_prob(flat(targets)).sum(axis=1)
 
 
 def free_bits(kl: jax.Array, *, nats: float, over: str = "example") -> jax.Array:
@@ -156,7 +157,7 @@ def negative_elbo(reconstruction: jax.Array, kl: jax.Array, *, beta: jax.Array |
     Source:
         Kingma and Welling 2014, equation 3; Higgins et al. 2017 (beta-VAE), equation 4.
     """
-    _same_shape("reconstruction", reconstruction, "kl", kl)
+    same_shape("reconstruction", reconstruction, "kl", kl)
     if jnp.ndim(kl) != 1:
         raise ValueError(f"kl must have one value per example [B], got shape {jnp.shape(kl)}.")
     if jnp.ndim(beta) != 0 or (isinstance(beta, (int, float)) and beta < 0):
@@ -205,34 +206,8 @@ def importance_weighted_bound(
     Source:
         Burda, Grosse and Salakhutdinov 2016, equation 8.
     """
-    _same_shape("log_likelihood", log_likelihood, "log_prior", log_prior)
-    _same_shape("log_likelihood", log_likelihood, "log_posterior", log_posterior)
+    same_shape("log_likelihood", log_likelihood, "log_prior", log_prior)
+    same_shape("log_likelihood", log_likelihood, "log_posterior", log_posterior)
     terms = (jnp.asarray(term, jnp.float32) for term in (log_likelihood, log_prior, log_posterior))
     likelihood, prior, posterior = terms
     return iwae_bound(likelihood + (prior - posterior))
-
-
-def _same_shape(name: str, array: jax.Array, other_name: str, other: jax.Array) -> None:
-    """Refuse arrays without a batch axis or of different shapes."""
-    shape, other_shape = jnp.shape(array), jnp.shape(other)
-    if shape != other_shape:
-        raise ValueError(f"{name} and {other_name} must have the same shape, got {shape} and {other_shape}.")
-    if not shape:
-        raise ValueError(f"{name} and {other_name} must have a leading batch axis, got shape {shape}.")
-
-
-def _float_targets(targets: jax.Array) -> None:
-    """Refuse integer images, which are usually bytes that somebody forgot to divide by 255."""
-    dtype = jnp.asarray(targets).dtype
-    if not (jnp.issubdtype(dtype, jnp.floating) or dtype == jnp.bool_):
-        raise ValueError(f"targets must be float or bool, got {dtype}; divide 8-bit images by 255.")
-
-
-def _flat(array: jax.Array) -> jax.Array:
-    """Give `[B, ...]` as `[B, n]`.
-
-    Flattening before the arithmetic matters: XLA's CPU back end takes up to 40 times as long for an
-    elementwise function fused with a sum over several axes.
-    """
-    array = jnp.asarray(array)
-    return array.reshape(array.shape[0], math.prod(array.shape[1:]))

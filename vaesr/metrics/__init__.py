@@ -3,6 +3,7 @@
 from vaesr.metrics.calibration import (
     ReliabilityBins,
     auroc,
+    average_prediction,
     brier_score,
     classification_error,
     expected_calibration_error,
@@ -23,6 +24,7 @@ __all__ = [
     "ReliabilityBins",
     "active_units",
     "auroc",
+    "average_prediction",
     "brier_score",
     "classification_error",
     "expected_calibration_error",

@@ -198,6 +198,22 @@ def predictive_entropy(log_probs: ArrayLike) -> Array:
     return -jnp.where(jnp.isneginf(log_probs), 0.0, jnp.exp(finite) * finite).sum(axis=-1)
 
 
+def average_prediction(member_log_probs: ArrayLike) -> Array:
+    """Averages the probabilities that members predict.
+
+    Args:
+        member_log_probs: `[R, ...]` floating-point log-probabilities of R members.
+
+    Returns:
+        `[...]` logarithms of the mean probabilities, float32.
+
+    Raises:
+        TypeError: if the log-probabilities are not floating point.
+    """
+    members = _checked_floating(member_log_probs, "average_prediction")
+    return jax.nn.logsumexp(members, axis=0) - jnp.log(float(members.shape[0]))
+
+
 def mutual_information(member_log_probs: ArrayLike) -> Array:
     """Returns how much the members disagree: the epistemic part of the predictive entropy.
 
@@ -220,8 +236,7 @@ def mutual_information(member_log_probs: ArrayLike) -> Array:
     members = _checked_floating(member_log_probs, "mutual_information")
     if members.ndim != 3:
         raise ValueError(f"mutual_information: member_log_probs must be [R, B, K], got {members.shape}.")
-    mean = jax.nn.logsumexp(members, axis=0) - jnp.log(float(members.shape[0]))
-    return predictive_entropy(mean) - predictive_entropy(members).mean(axis=0)
+    return predictive_entropy(average_prediction(members)) - predictive_entropy(members).mean(axis=0)
 
 
 def _bin_sums(

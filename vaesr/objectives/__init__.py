@@ -1,6 +1,7 @@
 """Factories that bind an apply function and losses into an `Objective`."""
 
 from vaesr.objectives.bayesian import (
+    Forward,
     bayesian,
     bayesian_exact,
     blundell_weights,
@@ -43,6 +44,7 @@ __all__ = [
     "Encode",
     "EncodeFeatures",
     "Estimator",
+    "Forward",
     "GaussianLikelihood",
     "LearnedGaussianLikelihood",
     "Likelihood",

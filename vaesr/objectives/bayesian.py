@@ -89,7 +89,7 @@ def bayesian(
         params: Params, variables: Any, batch: Batch, *, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
         posterior = _posterior(params, player)
-        x, position = _inputs(batch, inputs)
+        x, position = read_inputs(batch, inputs)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(samples))
         outputs = forward(posterior, x, keys=keys, position=position)
         losses = jax.vmap(lambda one: nll(one, batch))(outputs)
@@ -257,7 +257,19 @@ def _posterior(params: Params, player: str) -> Mapping[str, Any]:
     return params[player]
 
 
-def _inputs(batch: Batch, name: str) -> tuple[jax.Array, jax.Array]:
+def read_inputs(batch: Batch, name: str) -> tuple[jax.Array, jax.Array]:
+    """Take a network's inputs and the examples' positions from a batch.
+
+    Args:
+        batch: holds `name`, `[B, ...]`, and perhaps "position".
+        name: of the inputs.
+
+    Returns:
+        The inputs, and the positions `[B]`, `arange(B)` if absent.
+
+    Raises:
+        ValueError: if the batch has no such entry.
+    """
     x = _entry(batch, name)
     return x, batch.get("position", jnp.arange(x.shape[0], dtype=jnp.int32))
 

@@ -1,6 +1,8 @@
 """Likelihoods of images as grey levels, whose bits per dimension compare with published figures."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 
@@ -11,8 +13,51 @@ from vaesr.losses import discretised_gaussian_nll, discretised_logistic_nll, log
 _Pair = tuple[jax.Array, jax.Array]
 
 
+class _PairLikelihood:
+    """What the likelihoods share whose outputs are `(mean, log_scale)` and whose fields are knobs of both."""
+
+    _distribution: ClassVar[Callable[..., Any]]
+    _nll: ClassVar[Callable[..., jax.Array]]
+
+    def nll(self, outputs: _Pair, x: jax.Array) -> jax.Array:
+        """Compute the negative log-likelihood per example.
+
+        Args:
+            outputs: `(mean, log_scale)`: `[B, ...]`, and a scalar or `[B, ...]`.
+            x: images in [0, 1], the shape of `mean`; rounded to the nearest level.
+
+        Returns:
+            `[B]` nats, at least 0, float32.
+        """
+        mean, log_scale = outputs
+        return self._nll(mean, log_scale, x, **vars(self))
+
+    def mean(self, outputs: _Pair) -> jax.Array:
+        """Give the mean image, but for the rounding and clipping of its noise.
+
+        Args:
+            outputs: `(mean, log_scale)`.
+
+        Returns:
+            `[B, ...]` in [0, 1], float32.
+        """
+        return self._distribution(*outputs).mean_image
+
+    def sample(self, outputs: _Pair, keys: jax.Array) -> jax.Array:
+        """Draw images.
+
+        Args:
+            outputs: `(mean, log_scale)`.
+            keys: random keys `[B]`.
+
+        Returns:
+            Levels in [0, 1], `[B, ...]`, float32.
+        """
+        return self._distribution(*outputs, **vars(self)).sample_examples(keys)
+
+
 @dataclasses.dataclass(frozen=True)
-class DiscretisedLogisticLikelihood:
+class DiscretisedLogisticLikelihood(_PairLikelihood):
     """Images of 2^bits grey levels; the decoder's outputs are `(mean, log_scale)` of logistics.
 
     Both lie on the papers' scale, -1 for black to 1 for white; `log_scale` is a scalar or has the shape of
@@ -27,49 +72,15 @@ class DiscretisedLogisticLikelihood:
     bits: int = 8
     edges: str = "exact"
     min_log_scale: float = -7.0
+    _distribution = DiscretisedLogistic
+    _nll = staticmethod(discretised_logistic_nll)
 
     def __post_init__(self) -> None:
         check_bins(self.bits, self.edges)
 
-    def nll(self, outputs: _Pair, x: jax.Array) -> jax.Array:
-        """Compute the negative log-likelihood per example.
-
-        Args:
-            outputs: `(mean, log_scale)`: `[B, ...]`, and a scalar or `[B, ...]`.
-            x: images in [0, 1], the shape of `mean`; rounded to the nearest level.
-
-        Returns:
-            `[B]` nats, at least 0, float32.
-        """
-        mean, log_scale = outputs
-        return discretised_logistic_nll(mean, log_scale, x, **dataclasses.asdict(self))
-
-    def mean(self, outputs: _Pair) -> jax.Array:
-        """Give the mean image, but for the rounding and clipping of its noise.
-
-        Args:
-            outputs: `(mean, log_scale)`.
-
-        Returns:
-            `[B, ...]` in [0, 1], float32.
-        """
-        return DiscretisedLogistic(*outputs).mean_image
-
-    def sample(self, outputs: _Pair, keys: jax.Array) -> jax.Array:
-        """Draw images.
-
-        Args:
-            outputs: `(mean, log_scale)`.
-            keys: random keys `[B]`.
-
-        Returns:
-            Levels in [0, 1], `[B, ...]`, float32.
-        """
-        return DiscretisedLogistic(*outputs, **dataclasses.asdict(self)).sample_examples(keys)
-
 
 @dataclasses.dataclass(frozen=True)
-class DiscretisedGaussianLikelihood:
+class DiscretisedGaussianLikelihood(_PairLikelihood):
     """Images of 2^bits grey levels; the decoder's outputs are `(mean, log_scale)` of Gaussians.
 
     Both lie on the papers' scale, -1 for black to 1 for white; `log_scale`, the logarithm of the standard
@@ -82,45 +93,11 @@ class DiscretisedGaussianLikelihood:
 
     bits: int = 8
     min_log_scale: float = -7.0
+    _distribution = DiscretisedNormal
+    _nll = staticmethod(discretised_gaussian_nll)
 
     def __post_init__(self) -> None:
         check_bins(self.bits)
-
-    def nll(self, outputs: _Pair, x: jax.Array) -> jax.Array:
-        """Compute the negative log-likelihood per example.
-
-        Args:
-            outputs: `(mean, log_scale)`: `[B, ...]`, and a scalar or `[B, ...]`.
-            x: images in [0, 1], the shape of `mean`; rounded to the nearest level.
-
-        Returns:
-            `[B]` nats, at least 0, float32.
-        """
-        mean, log_scale = outputs
-        return discretised_gaussian_nll(mean, log_scale, x, **dataclasses.asdict(self))
-
-    def mean(self, outputs: _Pair) -> jax.Array:
-        """Give the mean image, but for the rounding and clipping of its noise.
-
-        Args:
-            outputs: `(mean, log_scale)`.
-
-        Returns:
-            `[B, ...]` in [0, 1], float32.
-        """
-        return DiscretisedNormal(*outputs).mean_image
-
-    def sample(self, outputs: _Pair, keys: jax.Array) -> jax.Array:
-        """Draw images.
-
-        Args:
-            outputs: `(mean, log_scale)`.
-            keys: random keys `[B]`.
-
-        Returns:
-            Levels in [0, 1], `[B, ...]`, float32.
-        """
-        return DiscretisedNormal(*outputs, **dataclasses.asdict(self)).sample_examples(keys)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from vaesr.objectives.bayesian import Forward
+from vaesr.objectives.bayesian import Forward, read_inputs
 from vaesr.objectives.objective import Aux, Batch, Objective, Params
 
 
@@ -44,15 +43,12 @@ def supervised(
         params: Params, variables: Any, batch: Batch, *, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
         del step
-        if inputs not in batch:
-            raise ValueError(f"the batch must hold {inputs!r}, got the names {sorted(batch)}.")
-        size = batch[inputs].shape[0]
-        position = batch.get("position", jnp.arange(size, dtype=jnp.int32))
-        outputs = forward(params[player], batch[inputs], keys=key[None], position=position)
+        x, position = read_inputs(batch, inputs)
+        outputs = forward(params[player], x, keys=key[None], position=position)
         losses = jax.vmap(lambda one: nll(one, batch))(outputs)
-        if losses.ndim != 2 or losses.shape[1] != size:
+        if losses.ndim != 2 or losses.shape[1:] != position.shape:
             raise ValueError(
-                f"nll must give one value per example ({size},), got {losses.shape[1:]} per member."
+                f"nll must give one value per example {position.shape}, got {losses.shape[1:]} per member."
             )
         return losses.mean(axis=1).sum(), Aux({"nll_nats": losses.mean()}, variables)
 
