@@ -28,7 +28,7 @@ Evaluate = Callable[[dict[str, PyTree], PyTree], dict[str, float]]
 _FREE_FIELDS = {
     "workdir", "resume", "overwrite", "steps", "eval_every", "checkpoint_every", "log_every", "parallel",
     "fsdp", "data_on", "steps_per_dispatch", "strict", "debug", "distributed", "coordinator",
-    "num_processes", "process_id",
+    "num_processes", "process_id", "only_autoencoder", "samples", "temperature",
 }  # fmt: skip
 # A dispatch longer than this brings nothing more, and makes stopping and logging coarse.
 _MAX_STEPS_PER_DISPATCH = 50
@@ -98,7 +98,13 @@ def bind(model: nn.Module, method: str) -> Callable[..., Any]:
     return lambda params, *inputs: model.apply({"params": params}, *inputs, method=method)
 
 
-def main(experiment: str, presets: Mapping[str, ConfigT], build: Callable[[ConfigT], Experiment]) -> None:
+def main(
+    experiment: str,
+    presets: Mapping[str, ConfigT],
+    build: Callable[[ConfigT], Any],
+    *,
+    runner: Callable[[str, str, ConfigT, Callable[[ConfigT], Any]], bool] | None = None,
+) -> None:
     """The command line of an experiment module.
 
     Exits with 0 when finished, 2 with one line on a mistake, 130 when a signal ended the training early.
@@ -106,14 +112,15 @@ def main(experiment: str, presets: Mapping[str, ConfigT], build: Callable[[Confi
     Args:
         experiment: the module's name, as "experiments.vae".
         presets: its named configurations.
-        build: makes the `Experiment` of a configuration.
+        build: makes the `Experiment` of a configuration, or what `runner` wants.
+        runner: carries it out; `run` by default, or `stages.run` for several trainings.
     """
     arguments = sys.argv[1:]
     presets, stored = with_stored(experiment, presets, arguments)
     preset, config = cli(presets, arguments)
     preset = stored or preset
     try:
-        finished = run(experiment, preset, config, build)
+        finished = (runner or run)(experiment, preset, config, build)
     except (UserError, training.NonFiniteError) as error:
         if config.debug:
             raise
@@ -144,11 +151,25 @@ def run(experiment: str, preset: str, config: ConfigT, build: Callable[[ConfigT]
         detect=config.distributed,
     )
     training.enable_compile_cache(data.cache_root() / "xla")
-    workdir = config.workdir or pathlib.Path("runs") / experiment.rpartition(".")[2] / preset
+    workdir = run_folder(experiment, preset, config)
     _check_devices(config)
     _prepare_folder(workdir, config)
     with training.stop_on_signals() as stop:
         return _run(experiment, preset, config, build, workdir, stop)
+
+
+def run_folder(experiment: str, preset: str, config: RunConfig) -> pathlib.Path:
+    """Where a run's results go.
+
+    Args:
+        experiment: the module's name, as "experiments.vae".
+        preset: the preset's name.
+        config: the configuration.
+
+    Returns:
+        `config.workdir`, or runs/EXPERIMENT/PRESET.
+    """
+    return config.workdir or pathlib.Path("runs") / experiment.rpartition(".")[2] / preset
 
 
 def _run(

@@ -1,6 +1,7 @@
 """Real data: sources by name, packed uint8 banks, sampling on the device or from the host."""
 
 from vaesr.data.bank import Bank, Entry, cache_root, load_bank
+from vaesr.data.codes import CodeBank, read_codes, smallest_integers, write_codes
 from vaesr.data.decode import UnusableImage, decode_image
 from vaesr.data.embedded import EMBEDDED
 from vaesr.data.evaluation import evaluation_batches, photos
@@ -12,11 +13,13 @@ from vaesr.data.shuffle import epoch_and_offset, shuffle_index
 from vaesr.data.sources import Source, find_source, open_bank
 from vaesr.data.splits import assign_splits, content_hash, split_name
 from vaesr.data.tables import ArraySampler, blundell_curve
+from vaesr.data.tiles import tile_photos
 
 __all__ = [
     "EMBEDDED",
     "ArraySampler",
     "Bank",
+    "CodeBank",
     "Entry",
     "HostLoader",
     "ImageSampler",
@@ -37,6 +40,10 @@ __all__ = [
     "load_bank",
     "open_bank",
     "photos",
+    "read_codes",
     "shuffle_index",
+    "smallest_integers",
     "split_name",
+    "tile_photos",
+    "write_codes",
 ]

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vaesr.inference.autoregressive import sample_codes
     from vaesr.inference.bounds import (
         compile_bound,
         exact_pca_log_likelihood,
@@ -15,6 +16,25 @@ if TYPE_CHECKING:
         posteriors,
         split_batches,
         split_labels,
+    )
+    from vaesr.inference.code_bits import CodeBits, pixel_bits, prior_inputs, unigram_bits
+    from vaesr.inference.code_sampling import (
+        choose_labels,
+        decode_maps,
+        encode_maps,
+        load_priors,
+        prior_folders,
+        reject_samples,
+        sample_code_maps,
+        sample_images,
+    )
+    from vaesr.inference.code_study import (
+        CodeStudy,
+        code_statistics,
+        encode_splits,
+        level_names,
+        pca_errors,
+        water_filling,
     )
     from vaesr.inference.curve_study import CurveStudy
     from vaesr.inference.describe import build_model, describe_model
@@ -47,6 +67,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHOD_TITLES",
+    "CodeBits",
+    "CodeStudy",
     "CurveStudy",
     "ImageFileError",
     "ImageStudy",
@@ -59,25 +81,40 @@ __all__ = [
     "Run",
     "UpscaleOne",
     "build_model",
+    "choose_labels",
+    "code_statistics",
     "compare_pair",
     "compile_bound",
     "decode",
+    "decode_maps",
     "describe_model",
     "detect_foreign",
     "encode",
+    "encode_maps",
+    "encode_splits",
     "exact_pca_log_likelihood",
     "foreign_images",
+    "level_names",
+    "load_priors",
     "load_run",
     "mean_bounds",
     "measured_images",
     "name_by_scale",
     "network_of",
+    "pca_errors",
     "photo_pairs",
+    "pixel_bits",
     "posteriors",
     "predict_images",
     "predict_split",
+    "prior_folders",
+    "prior_inputs",
     "read_photo",
+    "reject_samples",
     "sample",
+    "sample_code_maps",
+    "sample_codes",
+    "sample_images",
     "save_latent_figures",
     "score_members",
     "score_pair",
@@ -85,7 +122,9 @@ __all__ = [
     "split_batches",
     "split_labels",
     "tiled_upscaler",
+    "unigram_bits",
     "upscale",
+    "water_filling",
     "write_photo",
 ]
 
@@ -98,6 +137,31 @@ _HOMES = {
         "posteriors",
         "split_batches",
         "split_labels",
+    ),
+    "autoregressive": ("sample_codes",),
+    "code_bits": (
+        "CodeBits",
+        "pixel_bits",
+        "prior_inputs",
+        "unigram_bits",
+    ),
+    "code_sampling": (
+        "choose_labels",
+        "decode_maps",
+        "encode_maps",
+        "load_priors",
+        "prior_folders",
+        "reject_samples",
+        "sample_code_maps",
+        "sample_images",
+    ),
+    "code_study": (
+        "CodeStudy",
+        "code_statistics",
+        "encode_splits",
+        "level_names",
+        "pca_errors",
+        "water_filling",
     ),
     "curve_study": ("CurveStudy",),
     "describe": ("build_model", "describe_model"),

@@ -19,14 +19,19 @@ examples:
 Any size; grey, transparency, 16-bit PNG and colour profiles are kept, EXIF orientation is applied; other EXIF
 entries (camera, date) are dropped.
 A file that fails is named at the end (exit code 1); the others are done and nothing is half-written."""
-_SAMPLE = "example:\n  vaesr sample --run runs/vae -n 64 -o samples.png"
+_SAMPLE = """\
+examples:
+  vaesr sample --run runs/vae -n 64 -o samples.png
+  vaesr sample --run runs/vqvae -n 30 --label 3 --temperature 0.9 -o threes.png
+  vaesr sample --run runs/vqvae --classifier runs/bnn --keep 0.2 -o clear.png"""
 _ENCODE = """\
 examples:
   vaesr encode --run runs/vae --data embedded:digits -o codes.npz
   vaesr encode --run runs/vae -i 'digits/*.png' -o codes.npz
   vaesr encode --run runs/vae --decode codes.npz -o back.png
 
-codes.npz holds mean_q and log_var_q [N, latent], name [N], and label [N] where the data has any."""
+codes.npz holds mean_q and log_var_q [N, latent], name [N], and label [N] where the data has any. Of a VQ-VAE
+it holds codes_0 (the coarsest map), codes_1, ... [N, h, w] in place of mean_q and log_var_q."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
         The parser; each subcommand sets `command`.
     """
     parser = _Parser(
-        prog="vaesr", description="Use trained runs: upscale photos, sample and encode with VAEs."
+        prog="vaesr", description="Use trained runs: upscale photos, sample and encode with VAEs and VQ-VAEs."
     )
     parser.add_argument("--version", action="version", version=f"vaesr {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
@@ -113,7 +118,7 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
 
 
 def _add_sample(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    command = _new(commands, "sample", "draw images from a VAE run", _SAMPLE)
+    command = _new(commands, "sample", "draw images from a VAE's or VQ-VAE's run", _SAMPLE)
     add = command.add_argument
     add("-o", "--output", required=True, metavar="OUT", help="grid as .png/.jpg/.webp, or all images as .npy")
     add("-n", "--count", type=_count, default=64, metavar="N", help="how many (default: 64)")
@@ -123,10 +128,20 @@ def _add_sample(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--temperature", type=_not_negative, default=1.0, metavar="T", help="spread of the codes (default: 1)"
     )
     add("--columns", type=_count, metavar="N", help="images in a row (default: about a square)")
+    add("--label", type=_whole, metavar="CLASS", help="VQ-VAE runs: one class (default: all in turn)")
+    add("--top-k", type=_whole, default=0, metavar="K", help="VQ-VAE runs: of the K likeliest codes only")
+    add(
+        "--classifier",
+        metavar="FOLDER",
+        help="VQ-VAE runs: draw more, and keep those of which this classifier's run is surest (with --keep)",
+    )
+    add("--keep", type=_share, default=0.5, metavar="F", help="share that --classifier keeps (default: 0.5)")
 
 
 def _add_encode(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    command = _new(commands, "encode", "turn images into a VAE's codes, or codes into images", _ENCODE)
+    command = _new(
+        commands, "encode", "turn images into a VAE's or VQ-VAE's codes, or codes into images", _ENCODE
+    )
     add = command.add_argument
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("-i", "--input", metavar="IN", help="image file, folder, or glob pattern in quotes")
@@ -156,6 +171,13 @@ def _positive(text: str) -> float:
 
 def _not_negative(text: str) -> float:
     return _number(text, float, 0, False, "a number of at least 0")
+
+
+def _share(text: str) -> float:
+    value = _number(text, float, 0, True, "a number in (0, 1]")
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"must be a number in (0, 1], got {text!r}")
+    return value
 
 
 def _whole(text: str) -> int:

@@ -7,12 +7,12 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
+import jax
 import numpy as np
 
 from vaesr.imaging import imresize
-from vaesr.inference import files, latents
+from vaesr.inference import code_sampling, files, latents
 from vaesr.inference.cli import output_path
 from vaesr.inference.images import ImageFileError, read_photo
 from vaesr.inference.runs import Run, load_run
@@ -75,11 +75,32 @@ def sample(args: argparse.Namespace) -> int:
     output = output_path(args.output, (*_PICTURES, ".npy"))
     array = output_path(args.npy, (".npy",)) if args.npy else None
     run = load_run(args.run, args.which)
-    pictures = latents.sample(run, args.count, seed=args.seed, temperature=args.temperature)
+    if hasattr(run.model, "code_shapes"):
+        pictures = _sample_codes(run, args)
+    elif args.label is not None or args.top_k or args.classifier:
+        raise ValueError(f"--label, --top-k and --classifier need the run of a VQ-VAE; {run.path} is none")
+    else:
+        pictures = latents.sample(run, args.count, seed=args.seed, temperature=args.temperature)
     if array is not None:
         _save_npy(array, pictures)
     _save_images(output, pictures, args.columns)
     return 0
+
+
+def _sample_codes(run: Run, args: argparse.Namespace) -> np.ndarray:
+    """Images from a run's priors, those that a classifier rejects left out."""
+    knobs = {"seed": args.seed, "label": args.label, "temperature": args.temperature, "top_k": args.top_k}
+    if not args.classifier:
+        return code_sampling.sample_images(run, args.count, **knobs)[0]
+    classifier = load_run(args.classifier)
+    more = int(np.ceil(args.count / args.keep))
+    pictures, labels = code_sampling.sample_images(run, more, **knobs)
+    if labels is None:
+        raise ValueError(f"--classifier needs priors that know classes; those of {run.path} don't")
+    kept = code_sampling.reject_samples(
+        pictures, labels, lambda images: np.asarray(jax.nn.log_softmax(classifier.apply(images))), args.keep
+    )
+    return pictures[kept][: args.count]
 
 
 def encode(args: argparse.Namespace) -> int:
@@ -93,8 +114,11 @@ def encode(args: argparse.Namespace) -> int:
     """
     if args.decode:
         output = output_path(args.output, (*_PICTURES, ".npy"))
-        codes = _read_codes(pathlib.Path(args.decode).expanduser())
-        _save_images(output, latents.decode(load_run(args.run, args.which), codes), args.columns)
+        run = load_run(args.run, args.which)
+        discrete = hasattr(run.model, "code_shapes")
+        codes = _read_codes(pathlib.Path(args.decode).expanduser(), discrete)
+        decoded = code_sampling.decode_maps(run, codes) if discrete else latents.decode(run, codes[0])
+        _save_images(output, decoded, args.columns)
         return 0
     output = output_path(args.output, (".npz",))
     run = load_run(args.run, args.which)
@@ -106,8 +130,9 @@ def encode(args: argparse.Namespace) -> int:
         pictures, names, failed, total = _from_files(args.input, run, args.resize)
         labels = None
     if names:
-        mean_q, log_var_q = latents.encode(run, pictures)
-        content: dict[str, Any] = {"mean_q": mean_q, "log_var_q": log_var_q, "name": np.array(names)}
+        content = _encoded(run, pictures)
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in content.items())
+        content["name"] = np.array(names)
         if labels is not None:
             content["label"] = labels
         origin = {"run": str(run.path), "step": run.step, "data": args.data or args.input}
@@ -115,8 +140,16 @@ def encode(args: argparse.Namespace) -> int:
         content["origin"] = np.array(json.dumps(origin))
         np.savez_compressed(buffer, **content)
         write_atomically(output, buffer.getvalue())
-        print(f"{len(names)} images -> {output}: mean_q and log_var_q {list(mean_q.shape)}")
+        print(f"{len(names)} images -> {output}: {shapes}")
     return _report(args.command, failed, total)
+
+
+def _encoded(run: Run, pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Posteriors of a VAE, code maps of a VQ-VAE."""
+    if hasattr(run.model, "code_shapes"):
+        return {f"codes_{i}": level for i, level in enumerate(code_sampling.encode_maps(run, pictures))}
+    mean_q, log_var_q = latents.encode(run, pictures)
+    return {"mean_q": mean_q, "log_var_q": log_var_q}
 
 
 def _from_source(spec: str, split: str) -> tuple[np.ndarray, list[str], np.ndarray | None]:
@@ -162,14 +195,21 @@ def _fit(pixels: np.ndarray, shape: tuple[int, ...], resize: bool) -> np.ndarray
     return values
 
 
-def _read_codes(path: pathlib.Path) -> np.ndarray:
+def _read_codes(path: pathlib.Path, discrete: bool) -> tuple[np.ndarray, ...]:
+    """The means of a VAE's posteriors, or a VQ-VAE's code maps."""
+    wanted = "codes_0" if discrete else "mean_q"
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return archive["mean_q"]
+            if not discrete:
+                return (archive[wanted],)
+            levels = sum(name.startswith("codes_") for name in archive.files)
+            return tuple(archive[f"codes_{level}"] for level in range(max(levels, 1)))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no {str(path)!r}") from None
     except Exception as error:  # numpy raises nearly anything on a file that is no .npz
-        raise ValueError(f"{str(path)!r} holds no codes from `vaesr encode` (mean_q is missing)") from error
+        raise ValueError(
+            f"{str(path)!r} holds no codes of such a run from `vaesr encode` ({wanted} is missing)"
+        ) from error
 
 
 def _save_images(path: pathlib.Path, pictures: np.ndarray, columns: int | None) -> None:

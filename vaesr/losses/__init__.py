@@ -4,6 +4,7 @@ from vaesr.losses.categorical import categorical_nll
 from vaesr.losses.discretised import discretised_gaussian_nll, discretised_logistic_nll, logistic_mixture_nll
 from vaesr.losses.expected import expected_squared_error
 from vaesr.losses.pixel import charbonnier, l1, mse
+from vaesr.losses.quantisation import codebook_loss, commitment_loss
 from vaesr.losses.variational import (
     bernoulli_nll,
     free_bits,
@@ -19,6 +20,8 @@ __all__ = [
     "bernoulli_nll",
     "categorical_nll",
     "charbonnier",
+    "codebook_loss",
+    "commitment_loss",
     "discretised_gaussian_nll",
     "discretised_logistic_nll",
     "expected_squared_error",

@@ -48,6 +48,8 @@ def initialize_distributed(
     Raises:
         ValueError: if only some of the three are given.
     """
+    if jax.distributed.is_initialized():  # by an earlier stage of this run
+        return True
     given = [coordinator is not None, num_processes is not None, process_id is not None]
     if any(given) and not all(given):
         raise ValueError(

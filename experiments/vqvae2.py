@@ -1,0 +1,70 @@
+"""VQ-VAE-2 (Razavi et al. 2019): a hierarchy of code maps, and priors drawn from the top down.
+
+    python -m experiments.vqvae2                       # tiles of the embedded photos, 2 CPU cores
+    python -m experiments.vqvae2 --data npy:FILE       # any small colour images, or folder:FOLDER of photos
+    python -m experiments.vqvae2 digits                # MNIST digits with their classes
+    python -m experiments.vqvae2 three                 # three levels
+    python -m experiments.vqvae2 paper --data folder:FFHQ
+    vaesr sample --run runs/vqvae2/default -o samples.png
+
+The top map is coarse and holds what an image is like as a whole; the bottom map, given the top, holds its
+details. Each has a prior of its own: the top one knows the class where the data has classes, the bottom one
+sees the whole top map. The report shows reconstructions from the top map alone and from both, and samples.
+"""
+
+import dataclasses
+
+from experiments import stages, vq
+from vaesr import training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(vq.Config):
+    """A VQ-VAE-2 and the priors of its code maps."""
+
+
+_DEFAULT = Config(
+    data="embedded:photos",
+    steps=4000,
+    batch_size=32,
+    optim=training.OptimConfig(lr=5e-4, schedule="cosine"),
+    model=vq.ModelConfig(levels=2, factor=4, codes=256, code_dim=32, channels=48, revive_below=0.1),
+    prior=vq.PriorConfig(steps=2000, batch_size=32, channels=48, layers=6),
+)
+_PAPER = dataclasses.replace(
+    _DEFAULT, data="folder:photos", steps=2_200_000, batch_size=128, tile=256, tile_stride=256,
+    eval_every=5000, checkpoint_every=5000, optim=training.OptimConfig(lr=3e-4),
+    model=vq.ModelConfig(levels=2, channels=128, res_channels=64, codes=512, code_dim=64, initial="uniform"),
+    prior=vq.PriorConfig(
+        kind="pixelsnail", steps=1_600_000, batch_size=1024, channels=512, layers=5, blocks=4, kernel=5,
+        condition_blocks=20, eval_every=5000, optim=training.OptimConfig(lr=3e-4),
+    ),
+)  # fmt: skip
+PRESETS = {
+    "smoke": dataclasses.replace(
+        _DEFAULT, data="embedded:digits", steps=20, batch_size=16, eval_every=20, checkpoint_every=20,
+        log_every=10, eval_limit=64, samples=10,
+        model=vq.ModelConfig(
+            levels=2, factor=2, codes=16, code_dim=4, channels=8, res_channels=8, res_blocks=1
+        ),
+        prior=vq.PriorConfig(
+            steps=20, batch_size=16, channels=8, layers=2, condition_blocks=1, eval_every=20
+        ),
+    ),
+    "default": _DEFAULT,
+    "digits": dataclasses.replace(
+        _DEFAULT, data="embedded:digits", batch_size=64, steps=2000,
+        model=dataclasses.replace(_DEFAULT.model, factor=2, codes=64, code_dim=8, channels=32),
+    ),
+    "three": dataclasses.replace(_DEFAULT, model=dataclasses.replace(_DEFAULT.model, levels=3)),
+    # Razavi et al. 2019, appendix A, at 256 x 256: maps of 64 x 64 and 32 x 32.
+    "paper": _PAPER,
+    # 1024 x 1024 faces: maps of 128 x 128, 64 x 64 and 32 x 32.
+    "paper_faces": dataclasses.replace(
+        _PAPER, tile=1024, tile_stride=1024, model=dataclasses.replace(_PAPER.model, levels=3, factor=8)
+    ),
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    stages.main("experiments.vqvae2", PRESETS, vq.plan)

@@ -1,0 +1,108 @@
+"""The codes of a data set, encoded once and kept beside the run that made them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+_INDEX = "codes.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeBank:
+    """Code maps of every split, memory-mapped.
+
+    Attributes:
+        splits: `{split: {name: [n, ...]}}`: "codes_0" (the coarsest level), "codes_1", ... `[n, h, w]`,
+            "index" `[n]`, the examples' places in the bank of images, and "label" `[n]` if there are labels.
+        origin: what made them, as JSON holds it.
+        path: the folder.
+    """
+
+    splits: dict[str, dict[str, np.ndarray]]
+    origin: dict[str, Any]
+    path: pathlib.Path
+
+    @property
+    def levels(self) -> int:
+        """The number of code maps per example."""
+        return sum(name.startswith("codes_") for name in next(iter(self.splits.values())))
+
+
+def write_codes(
+    path: pathlib.Path, splits: Mapping[str, Mapping[str, np.ndarray]], origin: Mapping[str, Any]
+) -> CodeBank:
+    """Keep codes in a folder, whole or not at all; an earlier folder is replaced.
+
+    Args:
+        path: the folder to be.
+        splits: as `CodeBank.splits`; all splits have the same names.
+        origin: what made them, ready for JSON.
+
+    Returns:
+        The codes as `read_codes` gives them.
+
+    Raises:
+        ValueError: if a split lacks codes, or the arrays of a split have different lengths.
+    """
+    for split, arrays in splits.items():
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if "codes_0" not in arrays or len(set(lengths.values())) != 1:
+            raise ValueError(f"split {split!r} must hold codes_0 and arrays of one length, got {lengths}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for split, arrays in splits.items():
+        for name, array in arrays.items():
+            np.save(temporary / f"{split}-{name}.npy", array)
+    index = {"origin": dict(origin), "splits": {split: sorted(arrays) for split, arrays in splits.items()}}
+    (temporary / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.rename(path)
+    written = read_codes(path)
+    assert written is not None
+    return written
+
+
+def read_codes(path: pathlib.Path) -> CodeBank | None:
+    """Open a folder of codes if it is there and whole.
+
+    Args:
+        path: the folder that `write_codes` made.
+
+    Returns:
+        The codes, or None if the folder is missing or damaged (then they are to be made again).
+    """
+    try:
+        index = json.loads((path / _INDEX).read_text())
+        splits = {
+            split: {name: np.load(path / f"{split}-{name}.npy", mmap_mode="r") for name in names}
+            for split, names in index["splits"].items()
+        }
+        return CodeBank(splits, index["origin"], path)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def smallest_integers(count: int) -> np.dtype:
+    """The smallest unsigned type that holds the numbers 0 to `count` - 1.
+
+    Args:
+        count: at least 1.
+
+    Returns:
+        uint8, uint16 or int32.
+
+    Raises:
+        ValueError: if `count` is below 1 or above 2^31.
+    """
+    if not 1 <= count <= 2**31:
+        raise ValueError(f"count must lie in [1, 2^31], got {count}")
+    return np.dtype(np.uint8 if count <= 256 else np.uint16 if count <= 65_536 else np.int32)

@@ -1,0 +1,122 @@
+"""Which code is nearest, and what it looks like: exact in float32, in bounded memory."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Elements of the distance matrix that are alive at once: 64 MB of float32.
+_CELLS = 1 << 24
+# Above this many codes the sorted segment sum is cheaper than the one-hot matmul.
+_ONE_HOT_CODES = 2048
+
+
+def nearest_codes(z: jax.Array, codebook: jax.Array, *, chunk: int = 0) -> jax.Array:
+    """Find the nearest code of every vector by Euclidean distance.
+
+    Exact in float32 whatever the type of the inputs: bfloat16 products pick another code for up to half of
+    the vectors whose mean is far from 0. Both sides are centred by the codebook's mean first, which costs
+    nothing and takes most of what float32 would lose.
+
+    Args:
+        z: vectors `[..., D]`, floating point.
+        codebook: codes `[K, D]`, floating point.
+        chunk: vectors whose K distances are in memory at once; 0 chooses.
+
+    Returns:
+        Indices `[...]`, int32; of equally near codes the first. No gradient flows.
+
+    Raises:
+        ValueError: if the shapes don't fit or `chunk` is negative.
+    """
+    if z.ndim < 1 or codebook.ndim != 2 or z.shape[-1] != codebook.shape[1]:
+        raise ValueError(f"z and codebook must be [..., D] and [K, D], got {z.shape} and {codebook.shape}.")
+    if chunk < 0:
+        raise ValueError(f"chunk must be at least 0, got {chunk}.")
+    z, codebook = lax.stop_gradient((z.astype(jnp.float32), codebook.astype(jnp.float32)))
+    centre = codebook.mean(axis=0, keepdims=True)
+    codes = codebook - centre
+    flat = z.reshape(-1, z.shape[-1]) - centre
+    half_norms = 0.5 * jnp.square(codes).sum(axis=1)[None]
+
+    def nearest(part: jax.Array) -> jax.Array:
+        # |z|² is the same for all codes: the least |e|²/2 - z·e is the nearest.
+        scores = half_norms - jnp.matmul(part, codes.T, precision=lax.Precision.HIGHEST)
+        return jnp.argmin(scores, axis=1).astype(jnp.int32)
+
+    count = flat.shape[0]
+    chunk = chunk or max(_CELLS // codes.shape[0], 1)
+    if count <= chunk:
+        return nearest(flat).reshape(z.shape[:-1])
+    pieces = math.ceil(count / chunk)
+    chunk = math.ceil(count / pieces)
+    padded = jnp.pad(flat, ((0, pieces * chunk - count), (0, 0)))
+    found = lax.map(nearest, padded.reshape(pieces, chunk, -1))
+    return found.reshape(-1)[:count].reshape(z.shape[:-1])
+
+
+@jax.custom_vjp
+def lookup_codes(codebook: jax.Array, codes: jax.Array) -> jax.Array:
+    """Read the vectors of codes; the gradient for the codebook is deterministic.
+
+    Args:
+        codebook: codes `[K, D]`.
+        codes: integers `[...]` in [0, K).
+
+    Returns:
+        `[..., D]` in the codebook's type.
+    """
+    return jnp.take(codebook, codes, axis=0, mode="clip")
+
+
+def _lookup_forward(codebook: jax.Array, codes: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return lookup_codes(codebook, codes), (codebook, codes)
+
+
+def _lookup_backward(kept: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, None]:
+    codebook, codes = kept
+    _, sums = code_statistics(g, codes, codebook.shape[0])
+    return sums.astype(codebook.dtype), None
+
+
+lookup_codes.defvjp(_lookup_forward, _lookup_backward)
+
+
+def code_statistics(
+    z: jax.Array, codes: jax.Array, count: int, *, axis_name: str | None = None, form: str = "auto"
+) -> tuple[jax.Array, jax.Array]:
+    """Count how often each code occurs and sum the vectors that chose it, in an order that never changes.
+
+    Args:
+        z: vectors `[..., D]`.
+        codes: the code of each, `[...]` integers in [0, K).
+        count: K, the number of codes.
+        axis_name: of a mapped axis (`pmap`) to add up over.
+        form: "one_hot" is a matmul, fast for up to some thousands of codes; "segment" sorts and adds up runs;
+            "auto" chooses by K.
+
+    Returns:
+        Counts `[K]` and sums `[K, D]`, float32.
+
+    Raises:
+        ValueError: if the shapes don't fit or the form is unknown.
+    """
+    if z.shape[:-1] != codes.shape:
+        raise ValueError(f"z and codes must be [..., D] and [...], got {z.shape} and {codes.shape}.")
+    if form not in ("auto", "one_hot", "segment"):
+        raise ValueError(f'form must be "auto", "one_hot" or "segment", got {form!r}.')
+    z, codes = lax.stop_gradient(z.astype(jnp.float32)).reshape(-1, z.shape[-1]), codes.reshape(-1)
+    # A column of ones makes the count one more sum.
+    vectors = jnp.concatenate([z, jnp.ones((z.shape[0], 1), jnp.float32)], axis=1)
+    if form == "one_hot" or (form == "auto" and count <= _ONE_HOT_CODES):
+        chosen = jax.nn.one_hot(codes, count, dtype=jnp.float32)
+        totals = lax.dot_general(chosen, vectors, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
+    else:
+        order = jnp.argsort(codes, stable=True)
+        totals = jax.ops.segment_sum(
+            vectors[order], codes[order], num_segments=count, indices_are_sorted=True
+        )
+    if axis_name is not None:
+        totals = lax.psum(totals, axis_name)
+    return totals[:, -1], totals[:, :-1]
