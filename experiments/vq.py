@@ -9,12 +9,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from vaesr.models.pixelcnn import PixelCNN
-from vaesr.models.pixelsnail import PixelSNAIL
-from vaesr.models.vqvae import VQVAE
 
 from experiments import base, stages
 from vaesr import data, inference, objectives, reports, training
+from vaesr.models.pixelcnn import PixelCNN
+from vaesr.models.pixelsnail import PixelSNAIL
+from vaesr.models.vqvae import VQVAE
 
 _PLAYER, _PRIOR = "vqvae", "prior"
 _SAMPLES_SEED = 1
@@ -251,16 +251,15 @@ def _build_prior(autoencoder: VQVAE, codes: data.CodeBank, level: int, config: C
     arrays = {split: _level_arrays(codes, level, split, config) for split in codes.splits}
     model = _prior_model(autoencoder, codes, level, config)
 
-    def apply(params: Any, maps: jax.Array, key: jax.Array | None, **given: Any) -> jax.Array:
-        rngs = {} if key is None else {"dropout": key}
-        return model.apply({"params": params}, maps, train=key is not None, rngs=rngs, **given)
+    def apply(params: Any, maps: jax.Array, **given: Any) -> jax.Array:
+        return model.apply({"params": params}, maps, **given)
 
     def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
         one = {name: jnp.asarray(array[:1], jnp.int32) for name, array in arrays["train"].items()}
-        given = inference.prior_inputs(one)
+        given = objectives.conditions(one)
         return {_PRIOR: model.init(key, one["codes"], **given)["params"]}, {}
 
-    bits = inference.CodeBits(functools.partial(apply, key=None))
+    bits = inference.CodeBits(apply)
     unigram = inference.unigram_bits(arrays["train"]["codes"], autoencoder.code_count)
 
     def measure(params: Any, split: str, limit: int | None) -> dict[str, float]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         split_batches,
         split_labels,
     )
-    from vaesr.inference.code_bits import CodeBits, pixel_bits, prior_inputs, unigram_bits
+    from vaesr.inference.code_bits import CodeBits, pixel_bits, unigram_bits
     from vaesr.inference.code_sampling import (
         choose_labels,
         decode_maps,
@@ -108,7 +108,6 @@ __all__ = [
     "predict_images",
     "predict_split",
     "prior_folders",
-    "prior_inputs",
     "read_photo",
     "reject_samples",
     "sample",
@@ -142,7 +141,6 @@ _HOMES = {
     "code_bits": (
         "CodeBits",
         "pixel_bits",
-        "prior_inputs",
         "unigram_bits",
     ),
     "code_sampling": (

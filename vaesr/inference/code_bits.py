@@ -8,22 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaesr import data, losses
+from vaesr import data, losses, objectives
 
 _BATCH = 250
-
-
-def prior_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What a prior is given beside the codes it predicts.
-
-    Args:
-        batch: may hold "label" `[B]` and the code maps above, "condition_0" (the coarsest), ... `[B, h, w]`.
-
-    Returns:
-        `{"label": [B] or None, "condition": tuple of maps}`, the keywords of the priors' `__call__`.
-    """
-    maps = sorted((name for name in batch if name.startswith("condition_")), key=lambda n: int(n[10:]))
-    return {"label": batch.get("label"), "condition": tuple(batch[name] for name in maps)}
 
 
 class CodeBits:
@@ -36,7 +23,7 @@ class CodeBits:
     def __init__(self, apply: Callable[..., jax.Array]) -> None:
         def nats(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
             batch = {name: jnp.asarray(array, jnp.int32) for name, array in batch.items()}
-            logits = apply(params, batch["codes"], **prior_inputs(batch))
+            logits = apply(params, batch["codes"], **objectives.conditions(batch))
             return losses.categorical_nll(logits, batch["codes"])
 
         self._nats = jax.jit(nats)
@@ -46,7 +33,7 @@ class CodeBits:
 
         Args:
             params: the prior's.
-            arrays: `{"codes": [n, h, w], ...}`, see `prior_inputs`.
+            arrays: `{"codes": [n, h, w], ...}`, see `objectives.conditions`.
             limit: at most so many examples, spread evenly; None is all.
 
         Returns:

@@ -125,7 +125,7 @@ class VectorQuantiser(nn.Module):
             `[B, ..., D]` float32.
         """
         if self.update == "ema":
-            values = self.get_variable(COLLECTION, "state").codes
+            values = self.get_variable(COLLECTION, "codes")
         else:
             values = self.get_variable("params", "codes")
         values = normalise(values) if self.cosine else values
@@ -143,12 +143,15 @@ class VectorQuantiser(nn.Module):
         if self.update == "loss":
             codes = self.param("codes", self._first_codes, shape)
             return (normalise(codes) if self.cosine else codes), None
-        variable = self.variable(
-            COLLECTION,
-            "state",
-            lambda: q.CodebookState.create(self._first_codes(self.make_rng("params"), shape)),
-        )
-        state = variable.value
+        # Arrays by name, as checkpoints keep them.
+        first = lambda: self._first_codes(self.make_rng("params"), shape)  # noqa: E731
+        codes = self.variable(COLLECTION, "codes", first).value
+        fresh = q.CodebookState.create(codes)
+        averages = [
+            self.variable(COLLECTION, name, lambda name=name: getattr(fresh, name)).value
+            for name in fresh._fields[1:]
+        ]
+        state = q.CodebookState(codes, *averages)
         if self.initial == "kmeans" and train and not self.is_initializing():
             # The weight of the averages is 0 until the first update: the flag for the first batch.
             # Enough vectors for good codes; more would make the step that compiles this a slow one.
@@ -176,7 +179,8 @@ class VectorQuantiser(nn.Module):
             new, _ = q.revive_codes(
                 new, flat, jax.random.fold_in(key, 2), threshold=self.revive_below, axis_name=self.axis_name
             )
-        self.put_variable(COLLECTION, "state", new)
+        for name, value in new._asdict().items():
+            self.put_variable(COLLECTION, name, value)
 
     def _first_codes(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         if self.initial == "normal":

@@ -83,13 +83,13 @@ def _with_own_gradients(x: jax.Array, kernel: jax.Array, precision: str) -> jax.
     return _direct(x, kernel, precision)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, precision: str) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(
+    x: jax.Array, kernel: jax.Array, precision: str
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _direct(x, kernel, precision), (x, kernel)
 
 
-def _backward(
-    precision: str, kept: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _backward(precision: str, kept: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The sum of y · g is linear in the kernel, and equals the sum of x · halve(g)."""
     x, kernel = kept
     dx, of_kernel = jax.vjp(lambda k: _halve(g, k, precision), kernel)

@@ -191,9 +191,7 @@ class VQVAE(nn.Module):
         self.upsamplers = [ConvTranspose(self.code_dim * (n + 1), **common) for n in range(self.levels - 1)]
         self.decoder = Decoder(halvings, self.image_shape[2], **size)
 
-    def __call__(
-        self, images: jax.Array, *, train: bool = False, key: jax.Array | None = None
-    ) -> VQOutput:
+    def __call__(self, images: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> VQOutput:
         """Encode, quantise and reconstruct.
 
         Args:
@@ -223,8 +221,7 @@ class VQVAE(nn.Module):
         """
         quantised, _ = self._quantise(images, False, None)
         return tuple(
-            level.codes.reshape(-1, *shape)
-            for level, shape in zip(quantised, self.code_shapes, strict=True)
+            level.codes.reshape(-1, *shape) for level, shape in zip(quantised, self.code_shapes, strict=True)
         )
 
     def decode(self, codes: tuple[jax.Array, ...], *, keep: int | None = None) -> jax.Array:

@@ -1,5 +1,6 @@
 """Factories that bind an apply function and losses into an `Objective`."""
 
+from vaesr.objectives.autoregressive import autoregressive, conditions
 from vaesr.objectives.bayesian import (
     Forward,
     bayesian,
@@ -29,6 +30,7 @@ from vaesr.objectives.predictive import PredictiveMoments, predictive, predictiv
 from vaesr.objectives.super_resolution import multi_scale_pixel, pixel
 from vaesr.objectives.supervised import supervised
 from vaesr.objectives.variational import elbo, iwae
+from vaesr.objectives.vq import vq_autoencoder
 
 __all__ = [
     "BINARISATIONS",
@@ -52,12 +54,14 @@ __all__ = [
     "Objective",
     "Params",
     "PredictiveMoments",
+    "autoregressive",
     "bayesian",
     "bayesian_exact",
     "binarise",
     "binarise_batch",
     "blundell_weights",
     "classification_nll",
+    "conditions",
     "elbo",
     "estimated_elbo",
     "evaluate_bound",
@@ -72,4 +76,5 @@ __all__ = [
     "predictive_moments",
     "regression_nll",
     "supervised",
+    "vq_autoencoder",
 ]
