@@ -1,8 +1,8 @@
 """VQ-VAE (van den Oord et al. 2017) and the autoregressive prior of its codes, in one command.
 
     python -m experiments.vqvae                        # 5,000 real MNIST digits, some minutes on 2 CPU cores
-    python -m experiments.vqvae fashion --data idx:FOLDER   # full Fashion-MNIST or any MNIST-family files
-    python -m experiments.vqvae paper --data tfds:cifar10   # the paper's network
+    python -m experiments.vqvae --data idx:FOLDER      # full Fashion-MNIST or any MNIST-family files
+    python -m experiments.vqvae paper                  # the paper's network, CIFAR-10
     vaesr sample --run runs/vqvae/default -o samples.png
 
 First the autoencoder is trained; then every image is encoded once, the prior is trained on the codes, and
@@ -24,11 +24,13 @@ class Config(vq.Config):
 
 _DEFAULT = Config(
     data="embedded:digits",
-    steps=3000,
+    steps=6000,
     batch_size=64,
+    eval_every=2000,
+    checkpoint_every=2000,
     optim=training.OptimConfig(lr=1e-3, schedule="cosine"),
-    model=vq.ModelConfig(codes=128, code_dim=16, channels=32, revive_below=0.1),
-    prior=vq.PriorConfig(steps=2000, batch_size=64, channels=48, layers=6),
+    model=vq.ModelConfig(codes=256, code_dim=32, channels=64, revive_below=0.05),
+    prior=vq.PriorConfig(steps=6000, batch_size=64, channels=64, layers=8, eval_every=1000),
 )
 PRESETS = {
     "smoke": dataclasses.replace(
@@ -37,12 +39,6 @@ PRESETS = {
         prior=vq.PriorConfig(steps=20, batch_size=16, channels=8, layers=2, eval_every=20),
     ),
     "default": _DEFAULT,
-    # 54,000 images want a larger codebook.
-    "fashion": dataclasses.replace(
-        _DEFAULT, steps=8000, eval_every=2000, checkpoint_every=2000,
-        model=dataclasses.replace(_DEFAULT.model, codes=512, code_dim=32, channels=48),
-        prior=vq.PriorConfig(steps=8000, batch_size=64, channels=64, layers=8, eval_every=2000),
-    ),
     # van den Oord et al. 2017, section 4.1: 8 x 8 codes of 32 x 32 images, two residual blocks of 256 units,
     # 250,000 steps.
     "paper": dataclasses.replace(
