@@ -16,8 +16,8 @@ from typing import Any
 
 from vaesr.allocator import keep_freed_memory
 
-SUITES = ("train", "input")
-MODELS = ("vae", "iwae", "bnn", "edsr", "edsr_paper")
+SUITES = ("train", "input", "vq", "sample")
+MODELS = ("vae", "iwae", "bnn", "vqvae", "vqvae2", "pixelsnail", "edsr", "edsr_paper")
 PEERS = ("torch",)
 # Set for the pinned child: the core it may use. XLA makes its threads once, when the backend starts, so
 # the core has to be chosen before JAX is imported.
@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--suite", type=_names(SUITES), default=SUITES, help="comma-separated: train, input")
+    p.add_argument(
+        "--suite", type=_names(SUITES), default=SUITES, help="comma-separated: " + ", ".join(SUITES)
+    )
     p.add_argument("--model", type=_names(MODELS), default=(), help="comma-separated: " + ", ".join(MODELS))
     p.add_argument("--peer", type=_names(PEERS), default=(), help="compare with: torch")
     p.add_argument("--json", metavar="FILE", help="write the result with raw samples and environment")

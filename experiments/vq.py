@@ -184,6 +184,7 @@ def build_autoencoder(config: Config) -> base.Experiment:
         found = dict(model.init(key, jnp.zeros((1, *shape), jnp.float32)))
         return {_PLAYER: found.pop("params")}, {_PLAYER: found}
 
+    jax.eval_shape(init, jax.random.key(0))  # sizes that don't fit are refused here, in one line
     objective = objectives.vq_autoencoder(
         apply, beta=config.beta, data_variance=_variance(bank), player=_PLAYER
     )

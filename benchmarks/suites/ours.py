@@ -22,16 +22,18 @@ class Runner:
         params: its parameters; copied, since the state is donated.
         source: what each call is given: a batch, or the resident data.
         seed: of the run's key.
+        variables: what gradients don't touch, `{player: ...}`; none by default.
         **how: `batches`, `batch_size`, `steps_per_dispatch` of `compile_step`.
     """
 
     def __init__(
-        self, player: Player, name: str, params: Any, source: Any, *, seed: int = 0, **how: Any
-    ) -> None:
+        self, player: Player, name: str, params: Any, source: Any, *, seed: int = 0, variables: Any = None,
+        **how: Any,
+    ) -> None:  # fmt: skip
         self.steps_per_call = how.get("steps_per_dispatch", 1)
         mesh = make_mesh(devices=jax.devices()[:1])
         players = {name: player}
-        state = create_state(lambda _: ({name: params}, {}), players, key=jax.random.key(seed))
+        state = create_state(lambda _: ({name: params}, variables or {}), players, key=jax.random.key(seed))
         self.initial = jax.tree.map(jax.numpy.copy, state)
         self.source = source
         step: Any = compile_step(make_train_step(players), mesh, state=state, **how)
@@ -121,7 +123,7 @@ class Runner:
         )  # fmt: skip
 
 
-def step_flops(player: Player, name: str, params: Any, batch: Any) -> float:
+def step_flops(player: Player, name: str, params: Any, batch: Any, *, variables: Any = None) -> float:
     """Operations of one training step, counted on its jaxpr.
 
     Args:
@@ -130,6 +132,7 @@ def step_flops(player: Player, name: str, params: Any, batch: Any) -> float:
         name: the player's name.
         params: its parameters, arrays or shapes.
         batch: one batch, arrays or shapes.
+        variables: what gradients don't touch; none by default.
 
     Returns:
         Operations.
@@ -140,7 +143,7 @@ def step_flops(player: Player, name: str, params: Any, batch: Any) -> float:
 
     def one(params: Any, batch: Any) -> Any:
         players = {name: player}
-        state = create_state(lambda _: ({name: params}, {}), players, key=jax.random.key(0))
+        state = create_state(lambda _: ({name: params}, variables or {}), players, key=jax.random.key(0))
         return make_train_step(players)(state, batch)
 
     counted = flops.count(one, params, batch)

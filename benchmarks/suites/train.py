@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import timing
 from benchmarks.options import Options
-from benchmarks.suites import train_bnn, train_edsr, train_vae
+from benchmarks.suites import train_bnn, train_edsr, train_pixelsnail, train_vae, train_vqvae
 
 
 def cases(options: Options) -> Iterator[timing.Case]:
@@ -17,7 +17,8 @@ def cases(options: Options) -> Iterator[timing.Case]:
         options: the run's settings.
 
     Yields:
-        VAE, IWAE, Bayesian net, EDSR baseline and, on an accelerator, EDSR as in the paper.
+        VAE, IWAE, Bayesian net, VQ-VAE, VQ-VAE-2, PixelSNAIL, EDSR baseline and, on an accelerator, EDSR as
+        in the paper.
     """
     builders: list[tuple[str, Callable[[Options, pathlib.Path], timing.Case]]] = [
         ("vae", train_vae.vae_case),
@@ -29,6 +30,11 @@ def cases(options: Options) -> Iterator[timing.Case]:
         if options.wants(model):
             with tempfile.TemporaryDirectory() as folder:
                 yield build(options, pathlib.Path(folder))
+    for name, levels in (("vqvae", 1), ("vqvae2", 2)):
+        if options.wants(name):
+            yield train_vqvae.vqvae_case(options, levels=levels)
+    if options.wants("pixelsnail"):
+        yield train_pixelsnail.pixelsnail_case(options)
     if options.wants("edsr"):
         yield train_edsr.edsr_case(options, paper=False)
     if "edsr_paper" in options.models or (options.accelerator and not options.models):

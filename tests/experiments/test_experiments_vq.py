@@ -34,7 +34,7 @@ def run(module, folder, **fields):
     return stages.run(module.__name__, "smoke", config, vq.plan)
 
 
-def tested(folder):
+def metrics_of(folder):
     return [row for row in reports.read_metrics(folder) if row["split"] == "test"]
 
 
@@ -55,11 +55,11 @@ def test_a_run_leaves_every_stage(finished):
     assert codes.splits["train"]["codes_1"].shape[1:] == (14, 14) and codes.levels == 2
     figures = {path.name for path in (finished / "figures").iterdir()}
     assert figures == {"1_reconstructions.png", "2_usage.png", "3_samples.png", "4_samples.png"}
-    last = tested(finished)[-1]
+    last = metrics_of(finished)[-1]
     assert {"bits_per_code_top", "bits_per_code_bottom", "code_bits_with_prior", "bits_per_dim"} <= set(last)
-    first = tested(finished)[0]
+    first = metrics_of(finished)[0]
     assert {"mse", "pca_mse", "epoch_usage_top_percent", "perplexity_bottom"} <= set(first)
-    prior = tested(finished / "prior_bottom")[-1]
+    prior = metrics_of(finished / "prior_bottom")[-1]
     assert prior["uniform_bits_per_code"] == 4 and 0 < prior["unigram_bits_per_code"] < 4.1
     # The bound counts all codes and all pixels.
     bits = 49 * last["bits_per_code_top"] + 196 * last["bits_per_code_bottom"]
@@ -90,7 +90,7 @@ def test_a_run_killed_in_any_stage_ends_as_if_it_had_not_been(tmp_path, monkeypa
         whole = training.restore_params(tmp_path / "whole" / stage, "latest")
         parts = training.restore_params(tmp_path / "parts" / stage, "latest")
         jax.tree.map(np.testing.assert_array_equal, whole[:2], parts[:2])
-    ends = [tested(tmp_path / name)[-1] for name in ("whole", "parts")]
+    ends = [metrics_of(tmp_path / name)[-1] for name in ("whole", "parts")]
     assert {**ends[0], "time": 0} == {**ends[1], "time": 0}
 
 

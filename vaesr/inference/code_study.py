@@ -218,8 +218,9 @@ class CodeStudy:
         for name, codes in zip(self.names, self._codes, strict=True):
             counts = np.sort(np.bincount(codes.ravel(), minlength=self.model.code_count))[::-1]
             share = counts / counts.sum() * self.model.code_count
-            line = reports.Line("used", np.arange(len(share)), share)
-            even = reports.Line("evenly", np.arange(len(share)), np.ones(len(share)))
+            # Hundreds of points: lines without markers.
+            line = reports.Line("used", np.arange(len(share)), share, dashed=True)
+            even = reports.Line("evenly", np.arange(len(share)), np.ones(len(share)), dashed=True)
             panels.append(reports.Panel(name, "code, by frequency", "times its even share", [line, even]))
         return panels
 
