@@ -50,6 +50,8 @@ class ModelConfig:
     revive_below: float = 0.0
     # Compare directions only.
     cosine: bool = False
+    # Share of training images that are decoded from the coarsest map alone, so that it says what it can.
+    drop_finer: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,10 +177,13 @@ def build_autoencoder(config: Config) -> base.Experiment:
         **dataclasses.asdict(config.model),
     )  # fmt: skip
 
-    def apply(params: Any, variables: Any, images: jax.Array, key: jax.Array) -> tuple[Any, Any]:
+    def apply(
+        params: Any, variables: Any, images: jax.Array, key: jax.Array, position: jax.Array
+    ) -> tuple[Any, Any]:
         return model.apply(
-            {"params": params, **variables}, images, train=True, key=key, mutable=list(variables)
-        )
+            {"params": params, **variables}, images,
+            train=True, key=key, position=position, mutable=list(variables),
+        )  # fmt: skip
 
     def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
         found = dict(model.init(key, jnp.zeros((1, *shape), jnp.float32)))

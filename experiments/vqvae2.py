@@ -28,7 +28,9 @@ _DEFAULT = Config(
     steps=4000,
     batch_size=32,
     optim=training.OptimConfig(lr=5e-4, schedule="cosine"),
-    model=vq.ModelConfig(levels=2, factor=4, codes=256, code_dim=32, channels=48, revive_below=0.1),
+    model=vq.ModelConfig(
+        levels=2, factor=4, codes=256, code_dim=32, channels=48, revive_below=0.1, drop_finer=0.1
+    ),
     prior=vq.PriorConfig(steps=2000, batch_size=32, channels=48, layers=6),
 )
 _PAPER = dataclasses.replace(

@@ -19,11 +19,12 @@ CORE_PACKAGES = {"jax", "flax", "optax", "orbax", "chex", "numpy", "vaesr"}
 ALLOWED_ROOMS = {
     "imaging": set(),
     "distributions": set(),
+    "quantisation": {"distributions"},
     "losses": {"imaging", "distributions"},
     "metrics": {"imaging", "distributions"},
-    "layers": {"imaging", "distributions"},
+    "layers": {"imaging", "distributions", "quantisation"},
     "models": {"layers", "imaging", "distributions"},
-    "objectives": {"losses", "distributions", "imaging"},
+    "objectives": {"losses", "distributions", "quantisation", "imaging"},
     "training": {"imaging", "metrics"},
     "data": {"imaging", "metrics"},
     "reports": {"imaging", "metrics"},
@@ -33,9 +34,9 @@ ALLOWED_ROOMS = {
     "allocator": set(),
     "__main__": {"inference"},
 }
-EXPERIMENT_ENGINE = ("base", "flags")
+EXPERIMENT_ENGINE = ("base", "flags", "stages", "vq")
 
-DOCUMENTED_ROOMS = ["imaging", "metrics", "distributions", "losses", "objectives"]
+DOCUMENTED_ROOMS = ["imaging", "metrics", "distributions", "quantisation", "losses", "objectives"]
 # Knobs with a default that may be positional, each with its reason.
 POSITIONAL_KNOBS = {
     ("vaesr.imaging", "imresize", "scale")

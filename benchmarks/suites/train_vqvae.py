@@ -64,9 +64,14 @@ def vqvae_player(model: VQVAE) -> Player:
         The player; its parameters are named "vqvae".
     """
 
-    def apply(params: Any, variables: Any, images: jax.Array, key: jax.Array) -> Any:
+    def apply(params: Any, variables: Any, images: jax.Array, key: jax.Array, position: Any) -> Any:
         return model.apply(
-            {"params": params, **variables}, images, train=True, key=key, mutable=list(variables)
+            {"params": params, **variables},
+            images,
+            train=True,
+            key=key,
+            position=position,
+            mutable=list(variables),
         )
 
     return Player(vq_autoencoder(apply, data_variance=DATA_VARIANCE), optax.adam(LEARNING_RATE))

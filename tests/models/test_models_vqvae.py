@@ -62,10 +62,32 @@ def test_levels_halve_and_every_level_matters():
     assert (new_bottom != bottom).any()
 
 
+def test_some_examples_are_decoded_from_the_coarsest_map_alone():
+    model, x = small(levels=2, drop_finer=0.5), images(32)
+    variables = model.init(jax.random.key(0), x)
+    train = lambda x, **more: model.apply(variables, x, train=True, **more).reconstruction
+    found = train(x, key=jax.random.key(1))
+    codes = model.apply(variables, x, method="encode")
+    alone = model.apply(variables, codes, keep=1, method="decode")
+    whole = model.apply(variables, codes, method="decode")
+    dropped = np.abs(found - alone).max((1, 2, 3)) < 1e-6
+    kept = np.abs(found - whole).max((1, 2, 3)) < 1e-6
+    assert (dropped ^ kept).all() and 5 < dropped.sum() < 27
+    part = train(x[8:12], key=jax.random.key(1), position=jnp.arange(8, 12))
+    np.testing.assert_allclose(part, found[8:12], atol=1e-6)
+    with pytest.raises(ValueError, match="key is needed in training with drop_finer"):
+        train(x)
+
+
 def objective_of(model, **knobs):
-    def apply(params, variables, batch, key):
+    def apply(params, variables, batch, key, position):
         return model.apply(
-            {"params": params, **variables}, batch, train=True, key=key, mutable=list(variables)
+            {"params": params, **variables},
+            batch,
+            train=True,
+            key=key,
+            position=position,
+            mutable=list(variables),
         )
 
     return objectives.vq_autoencoder(apply, **knobs)
@@ -102,7 +124,7 @@ def test_one_and_many_devices_learn_the_same(parallel):
     ends = []
     for count in (1, jax.device_count()):
         axis = "data" if parallel == "pmap" and count > 1 else None
-        model = small(levels=2, initial="kmeans", revive_below=0.5, axis_name=axis)
+        model = small(levels=2, initial="kmeans", revive_below=0.5, drop_finer=0.3, axis_name=axis)
         # Plain gradient descent: Adam would enlarge rounding where a gradient is nearly 0.
         state, players = start(model.clone(axis_name=None), x, optax.sgd(1e-2))
         _, players = start(model, x, optax.sgd(1e-2)) if axis is None else (None, {
@@ -173,6 +195,7 @@ def test_presets_have_the_papers_sizes(name, count):
 def test_wrong_fields_are_sentences():
     for fields, words in (
         ({"quantiser": "pq"}, "quantiser must be vector, fsq or residual, got 'pq'"),
+        ({"drop_finer": 0.1}, r"drop_finer must lie in \[0, 1\) and needs several levels, got 0.1 with 1"),
         ({"factor": 3}, "factor a power of 2 of at least 2"),
         ({"levels": 0}, "levels must be at least 1"),
         ({"levels": 3}, r"images of 16 x 24 pixels can't be divided into codes of 16 x 16"),

@@ -93,7 +93,9 @@ def sample_code_maps(
         held = min(size, count - first)
         maps: tuple[jax.Array, ...] = ()
         for number, prior in enumerate(priors):
-            keys = example_keys(jax.random.fold_in(jax.random.key(seed), _LEVEL_TAG + number), index)
+            keys = example_keys(
+                jax.random.fold_in(jax.random.key(seed), _LEVEL_TAG + number), jnp.asarray(index)
+            )
             label = jnp.asarray(labels[index], jnp.int32) if labels is not None else None
             label = label if getattr(prior.model, "classes", None) else None
             drawn = sample_codes(

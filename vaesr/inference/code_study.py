@@ -54,10 +54,10 @@ def code_statistics(
     names = level_names(len(codes)) if names is None else names
     found = {}
     for name, level in zip(names, codes, strict=True):
-        counts = np.bincount(np.asarray(level).ravel(), minlength=count).astype(np.float32)
+        counts = np.bincount(np.asarray(level).ravel(), minlength=count)
         suffix = f"_{name}" if len(codes) > 1 else ""
-        found[f"perplexity{suffix}"] = float(quantisation.perplexity(counts))
-        found[f"usage{suffix}_percent"] = 100 * float(quantisation.usage(counts))
+        found[f"perplexity{suffix}"] = float(quantisation.perplexity(jnp.asarray(counts)))
+        found[f"usage{suffix}_percent"] = 100 * float(quantisation.usage(jnp.asarray(counts)))
     return found
 
 
@@ -284,7 +284,7 @@ def _encoded(
 ) -> Iterator[dict[str, np.ndarray]]:
     for batch in data.evaluation_batches(bank, split, _BATCH):
         held = batch["mask"] > 0
-        part = {name: batch[name][held] for name in ("index", "label") if name in batch}
+        part: dict[str, np.ndarray] = {n: batch[n][held] for n in ("index", "label") if n in batch}
         for number, level in enumerate(encode(batch["image"])):
             part[f"codes_{number}"] = np.asarray(level)[held]
         yield part

@@ -7,6 +7,7 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -130,7 +131,7 @@ def encode(args: argparse.Namespace) -> int:
         pictures, names, failed, total = _from_files(args.input, run, args.resize)
         labels = None
     if names:
-        content = _encoded(run, pictures)
+        content: dict[str, Any] = dict(_encoded(run, pictures))
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in content.items())
         content["name"] = np.array(names)
         if labels is not None:

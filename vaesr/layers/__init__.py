@@ -2,9 +2,17 @@
 
 from vaesr.layers.activations import ACTIVATIONS
 from vaesr.layers.bayesian import BayesianForward, bayesian_apply
+from vaesr.layers.causal import CausalAttention, CausalConv
 from vaesr.layers.conv import FORMS, PRECISIONS, Conv, conv2d, torch_uniform
 from vaesr.layers.mean_shift import DIV2K_MEAN, add_mean, subtract_mean
 from vaesr.layers.members import dropout_apply, ensemble_apply
+from vaesr.layers.quantisers import (
+    FiniteScalarQuantiser,
+    Quantised,
+    ResidualQuantiser,
+    VectorQuantiser,
+)
+from vaesr.layers.resampling import ConvTranspose, DownConv, conv_transpose2d
 from vaesr.layers.residual import ResBlock, Trunk, stack_blocks, unstack_blocks
 from vaesr.layers.upsampler import Upsampler, upsampler_factors
 
@@ -14,13 +22,22 @@ __all__ = [
     "FORMS",
     "PRECISIONS",
     "BayesianForward",
+    "CausalAttention",
+    "CausalConv",
     "Conv",
+    "ConvTranspose",
+    "DownConv",
+    "FiniteScalarQuantiser",
+    "Quantised",
     "ResBlock",
+    "ResidualQuantiser",
     "Trunk",
     "Upsampler",
+    "VectorQuantiser",
     "add_mean",
     "bayesian_apply",
     "conv2d",
+    "conv_transpose2d",
     "dropout_apply",
     "ensemble_apply",
     "stack_blocks",

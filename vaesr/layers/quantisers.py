@@ -125,7 +125,7 @@ class VectorQuantiser(nn.Module):
             `[B, ..., D]` float32.
         """
         if self.update == "ema":
-            values = self.get_variable(COLLECTION, "codes")
+            values: jax.Array = self.get_variable(COLLECTION, "codes")
         else:
             values = self.get_variable("params", "codes")
         values = normalise(values) if self.cosine else values
@@ -314,7 +314,8 @@ class ResidualQuantiser(nn.Module):
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """Give what the decoder gets for codes `[B, ..., Q]`: `[B, ..., D]` float32."""
-        return sum(level.lookup(codes[..., number]) for number, level in enumerate(self.levels))
+        found = [level.lookup(codes[..., number]) for number, level in enumerate(self.levels)]
+        return jnp.stack(found).sum(axis=0)
 
 
 def normalise(x: jax.Array) -> jax.Array:

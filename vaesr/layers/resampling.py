@@ -53,7 +53,7 @@ def conv_transpose2d(
         )
     if form == "auto":
         form = "vjp" if jax.default_backend() == "cpu" else "direct"
-    forms = {"direct": _direct, "vjp": _with_own_gradients, "subpixel": _subpixel}
+    forms: dict[str, Any] = {"direct": _direct, "vjp": _with_own_gradients, "subpixel": _subpixel}
     return forms[form](x, kernel, precision)
 
 

@@ -113,7 +113,8 @@ class PixelCNN(nn.Module):
         common = {"dtype": self.dtype, "precision": self.precision}
         self.embed = nn.Embed(self.codes, self.channels, dtype=self.dtype)
         self.conditioner = MapConditioner(
-            tuple(self.shape), self.channels, self.classes, tuple(map(tuple, self.condition)),
+            (self.shape[0], self.shape[1]), self.channels, self.classes,
+            tuple((h, w, k) for h, w, k in self.condition),
             self.condition_blocks, **common,
         )  # fmt: skip
         layer = nn.remat(GatedLayer, static_argnums=()) if self.remat else GatedLayer

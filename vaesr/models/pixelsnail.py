@@ -218,10 +218,10 @@ class PixelSNAIL(nn.Module):
 
     def setup(self) -> None:
         common = {"dtype": self.dtype, "precision": self.precision}
-        shape, hidden = tuple(self.shape), self.hidden or self.channels
+        shape, hidden = (self.shape[0], self.shape[1]), self.hidden or self.channels
         self.embed = nn.Embed(self.codes, self.channels, dtype=self.dtype)
         self.conditioner = MapConditioner(
-            shape, self.channels, self.classes, tuple(map(tuple, self.condition)),
+            shape, self.channels, self.classes, tuple((h, w, k) for h, w, k in self.condition),
             self.condition_blocks, **common,
         )  # fmt: skip
         self.first = FirstLayer(self.channels, shape[1], self.kernel, **common)

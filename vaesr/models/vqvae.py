@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vaesr.distributions import example_keys
 from vaesr.layers.conv import Conv
 from vaesr.layers.quantisers import (
     FiniteScalarQuantiser,
@@ -19,6 +20,8 @@ from vaesr.layers.quantisers import (
     VectorQuantiser,
 )
 from vaesr.layers.resampling import ConvTranspose, DownConv
+
+_DROP_TAG = 0xD30B
 
 
 class VQOutput(NamedTuple):
@@ -138,6 +141,8 @@ class VQVAE(nn.Module):
         initial: first codes.
         revive_below: replaces codes that are used less often per batch.
         cosine: compares directions.
+        drop_finer: share of training examples that the decoder sees the coarsest map of alone, so that this
+            map says by itself what it can; needs several levels.
         axis_name: of the axis that `pmap` maps.
         dtype: compute type; quantisers are float32 always.
         precision: of float32 multiplications on accelerators: "default", "high" or "highest".
@@ -159,6 +164,7 @@ class VQVAE(nn.Module):
     initial: str = "uniform"
     revive_below: float = 0.0
     cosine: bool = False
+    drop_finer: float = 0.0
     axis_name: str | None = None
     dtype: Any = jnp.float32
     precision: str = "default"
@@ -191,13 +197,21 @@ class VQVAE(nn.Module):
         self.upsamplers = [ConvTranspose(self.code_dim * (n + 1), **common) for n in range(self.levels - 1)]
         self.decoder = Decoder(halvings, self.image_shape[2], **size)
 
-    def __call__(self, images: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> VQOutput:
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        train: bool = False,
+        key: jax.Array | None = None,
+        position: jax.Array | None = None,
+    ) -> VQOutput:
         """Encode, quantise and reconstruct.
 
         Args:
             images: `[B, H, W, C]` in [0, 1].
             train: let the codebooks learn, if their collection is mutable.
-            key: one random key; needed in training by k-means and revival.
+            key: one random key; needed in training by k-means, revival and `drop_finer`.
+            position: `[B]` int32, each example's index in the global batch; `arange(B)` if absent.
 
         Returns:
             See `VQOutput`.
@@ -208,7 +222,20 @@ class VQVAE(nn.Module):
         if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape):
             raise ValueError(f"images must be [B, {self.image_shape}], got {images.shape}.")
         quantised, values = self._quantise(images, train, key)
+        if train and self.drop_finer:
+            values = self._drop(values, key, position)
         return VQOutput(self._reconstruct(values), quantised)
+
+    def _drop(
+        self, values: tuple[jax.Array, ...], key: jax.Array | None, position: jax.Array | None
+    ) -> tuple[jax.Array, ...]:
+        """Zeros for all levels but the coarsest, in some of the examples."""
+        if key is None:
+            raise ValueError("key is needed in training with drop_finer.")
+        position = jnp.arange(values[0].shape[0]) if position is None else position
+        keys = example_keys(jax.random.fold_in(key, _DROP_TAG), position)
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.drop_finer))(keys)
+        return (values[0], *(jnp.where(kept.reshape(-1, 1, 1, 1), level, 0.0) for level in values[1:]))
 
     def encode(self, images: jax.Array) -> tuple[jax.Array, ...]:
         """Give the code maps of images.
@@ -277,13 +304,13 @@ class VQVAE(nn.Module):
         return jnp.concatenate([self.upsamplers[number - 1](above), values], axis=-1)
 
     def _reconstruct(self, values: tuple[jax.Array, ...]) -> jax.Array:
-        joined = None
-        for number, level in enumerate(values):
+        joined = self._join(None, values[0], 0)
+        for number, level in enumerate(values[1:], 1):
             joined = self._join(joined, level, number)
         return 0.5 * self.decoder(joined).astype(jnp.float32) + 0.5
 
     def _quantiser(self) -> Any:
-        common = {
+        common: dict[str, Any] = {
             "codes": self.codes, "update": self.update, "decay": self.decay, "initial": self.initial,
             "revive_below": self.revive_below, "axis_name": self.axis_name,
         }  # fmt: skip
@@ -294,6 +321,11 @@ class VQVAE(nn.Module):
         return ResidualQuantiser(self.depth, **common)
 
     def _check(self) -> None:
+        if not 0 <= self.drop_finer < 1 or (self.drop_finer and self.levels < 2):
+            raise ValueError(
+                f"drop_finer must lie in [0, 1) and needs several levels, got {self.drop_finer} with "
+                f"{self.levels}."
+            )
         if self.quantiser not in ("vector", "fsq", "residual"):
             raise ValueError(f"quantiser must be vector, fsq or residual, got {self.quantiser!r}.")
         if self.levels < 1 or self.factor < 2 or self.factor & (self.factor - 1):

@@ -11,7 +11,7 @@ from vaesr.objectives.objective import Aux, Batch, Objective, Params
 
 
 def vq_autoencoder(
-    apply: Callable[[Any, Any, jax.Array, jax.Array], tuple[Any, Any]],
+    apply: Callable[[Any, Any, jax.Array, jax.Array, jax.Array], tuple[Any, Any]],
     *,
     beta: float = 0.25,
     data_variance: float = 1.0,
@@ -21,8 +21,9 @@ def vq_autoencoder(
     """Build the loss: squared error in units of the data's variance, commitment, and the codebook's own.
 
     Args:
-        apply: `apply(params, variables, images, key) -> (output, new variables)` in training mode, for one
-            player; the output has `reconstruction` `[B, H, W, C]` and `quantised`, per level with
+        apply: `apply(params, variables, images, key, position) -> (output, new variables)` in training mode,
+            for one player; `position` `[B]` are the examples' places in the global batch. The output
+            has `reconstruction` `[B, H, W, C]` and `quantised`, per level with
             `commitment` `[B]`, `codebook` `[B]` and `counts` `[K]`.
         beta: weight of the commitment, at least 0.
         data_variance: of the training images' values in [0, 1], above 0; makes the weights independent of
@@ -51,7 +52,8 @@ def vq_autoencoder(
         params: Params, variables: Any, batch: Batch, *, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
         images = batch["image"]
-        output, new = apply(params[player], variables.get(player, {}), images, key)
+        position = batch.get("position", jnp.arange(images.shape[0], dtype=jnp.int32))
+        output, new = apply(params[player], variables.get(player, {}), images, key, position)
         difference = (output.reconstruction - images).reshape(images.shape[0], -1)
         mse = jnp.square(difference).mean(axis=1)
         commitment = sum(level.commitment for level in output.quantised)
