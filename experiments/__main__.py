@@ -19,8 +19,10 @@ def main() -> None:
         )
         sys.exit(2)
     for module in pkgutil.iter_modules(experiments.__path__):
-        if module.name not in ("base", "flags", "__main__"):
-            loaded = importlib.import_module(f"experiments.{module.name}")
+        if module.name == "__main__":
+            continue
+        loaded = importlib.import_module(f"experiments.{module.name}")
+        if hasattr(loaded, "PRESETS"):
             print(f"python -m {loaded.__name__} [{'|'.join(loaded.PRESETS)}]")
             print(f"    {(loaded.__doc__ or '').strip().splitlines()[0]}")
     print("--help after any of them explains its fields.")

@@ -1,4 +1,4 @@
-"""The quantiser alone: how exact the nearest code is, by type, and what assignment and statistics cost.
+"""The quantiser alone, and the transposed convolution of its decoder, in all their forms.
 
 Exactness is the share of vectors whose code is not that of float64. The rows named "bfloat16 product" do what
 a quantiser inside a bfloat16 network would do without care; they are here to be compared with.
@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks import timing
 from benchmarks.options import Options
 from vaesr import quantisation
+from vaesr.layers import conv_transpose2d
 
 _EXACT = 4096  # vectors that float64 is asked about
 
@@ -26,7 +27,8 @@ def cases(options: Options) -> Iterator[timing.Case]:
         options: the run's settings.
 
     Yields:
-        Assignment by number and dimension of codes, and the statistics in both forms.
+        Assignment by number and dimension of codes, the statistics in both forms, and the transposed
+        convolution with its gradients in all of them.
     """
     count = 1 << (17 if options.accelerator else 14)
     sizes = [(512, 64, 0.0), (512, 64, 4.0), (4096, 32, 4.0), (16384, 8, 4.0)]
@@ -36,6 +38,7 @@ def cases(options: Options) -> Iterator[timing.Case]:
         yield _assignment(count, codes, dim, offset)
     for codes in sorted({size[0] for size in sizes}):
         yield _statistics(count, codes, 32 if not options.smoke else 4)
+    yield _transposed(*((32, 8, 128, 64) if not options.smoke else (2, 4, 8, 4)))
 
 
 def _vectors(count: int, dim: int, offset: float, seed: int) -> jax.Array:
@@ -108,6 +111,24 @@ def _statistics(count: int, codes: int, dim: int) -> timing.Case:
             )
         )
     return timing.Case("vq", f"counts and sums of {codes} codes, D={dim}, {count} vectors", sides)
+
+
+def _transposed(batch: int, side: int, channels: int, features: int) -> timing.Case:
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(size=(batch, side, side, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(4, 4, channels, features)), jnp.float32)
+    sides = []
+    for form in ("auto", "direct", "vjp", "subpixel"):
+
+        def loss(x: jax.Array, kernel: jax.Array, form: str = form) -> jax.Array:
+            return jnp.square(conv_transpose2d(x, kernel, form=form)).mean()
+
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        run = functools.partial(_run, compiled, x, kernel)
+        sides.append(timing.Side(f"vaesr {form}", "vaesr", run, images_per_step=batch))
+    return timing.Case(
+        "vq", f"transposed conv {channels}->{features}, {batch}x{side}x{side}, gradients", sides
+    )
 
 
 def _run(compiled: Any, first: jax.Array, second: jax.Array, calls: int) -> None:

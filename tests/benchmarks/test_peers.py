@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.options import Options
-from benchmarks.suites import banks, input, train, train_edsr, train_vae
+from benchmarks.suites import banks, input, sample, train, train_edsr, train_vae, vq
 from vaesr.models.edsr import EDSR
 
 torch = pytest.importorskip("torch")
@@ -29,7 +29,7 @@ def test_edsr_outputs_agree(scale):
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
-@pytest.mark.parametrize("model", ["vae", "iwae", "bnn", "edsr"])
+@pytest.mark.parametrize("model", ["vae", "iwae", "bnn", "vqvae", "vqvae2", "pixelsnail", "edsr"])
 def test_training_agrees(model):
     count = 0
     for case in train.cases(Options(smoke=True, peers=("torch",), threads=1, models=(model,))):
@@ -40,6 +40,15 @@ def test_training_agrees(model):
             side.run(1)
             assert all(side.check().values())
     assert count == (2 if model == "bnn" else 1)
+
+
+@pytest.mark.parametrize("suite", [vq, sample])
+def test_suites_without_peers_run(suite):
+    for case in suite.cases(Options(smoke=True, threads=1)):
+        assert case.parity is None or case.parity["passed"]
+        for side in case.sides:
+            side.run(2)
+            assert side.check is None or all(side.check().values())
 
 
 def test_inputs_agree():
