@@ -83,6 +83,28 @@ def test_statistics_in_both_forms_and_over_devices():
         np.testing.assert_array_equal(mine[0], mine[3])
 
 
+def test_many_vectors_are_cut_into_pieces(monkeypatch):
+    """Pieces of 100 distances: with 103 and 120 vectors, filled up and not, on one device and on shards."""
+    from vaesr.quantisation import assign
+
+    whole = {}
+    for size in (103, 120):
+        z, codebook = jnp.asarray(vectors(size, 4)), jnp.asarray(vectors(9, 4, seed=1))
+        codes = quantisation.nearest_codes(z, codebook)
+        whole[size] = codes, *quantisation.code_statistics(z, codes, 9, form="one_hot")
+    monkeypatch.setattr(assign, "_CELLS", 100)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    for size, (codes, counts, sums) in whole.items():
+        z, codebook = jnp.asarray(vectors(size, 4)), jnp.asarray(vectors(9, 4, seed=1))
+        z = jax.device_put(z, sharding) if size % jax.device_count() == 0 else z
+        assert assign._pieces(size, 100 // 9) == {103: 10, 120: 12}[size]
+        np.testing.assert_array_equal(jax.jit(quantisation.nearest_codes)(z, codebook), codes)
+        found = jax.jit(lambda z, c: quantisation.code_statistics(z, c, 9, form="one_hot"))(z, codes)
+        np.testing.assert_array_equal(found[0], counts)
+        np.testing.assert_allclose(found[1], sums, atol=1e-5)
+
+
 def test_looking_up_has_the_gradient_of_take():
     codebook = jnp.asarray(vectors(6, 3))
     codes = jnp.asarray(np.random.default_rng(0).integers(0, 5, (4, 5)))  # code 5 is never used

@@ -34,8 +34,9 @@ class VectorQuantiser(nn.Module):
     """Every vector becomes the nearest of K codes.
 
     With `update="ema"` codes and averages live in the variable collection "codebook" and change in training
-    only, after they were used. Under one program for all devices the statistics are those of the global
-    batch; under `pmap` give `axis_name`. Everything is float32, whatever comes in.
+    only, after they were used; with gradient accumulation they move from micro-batch to micro-batch. Under
+    one program for all devices the statistics are those of the global batch; under `pmap` give `axis_name`.
+    Everything is float32, whatever comes in.
 
     Attributes:
         codes: K, codes in the codebook.

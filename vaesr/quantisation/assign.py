@@ -46,14 +46,24 @@ def nearest_codes(z: jax.Array, codebook: jax.Array, *, chunk: int = 0) -> jax.A
         return jnp.argmin(scores, axis=1).astype(jnp.int32)
 
     count = flat.shape[0]
-    chunk = chunk or max(_CELLS // codes.shape[0], 1)
-    if count <= chunk:
+    pieces = _pieces(count, chunk or max(_CELLS // codes.shape[0], 1))
+    if pieces == 1:
         return nearest(flat).reshape(z.shape[:-1])
-    pieces = math.ceil(count / chunk)
-    chunk = math.ceil(count / pieces)
-    padded = jnp.pad(flat, ((0, pieces * chunk - count), (0, 0)))
-    found = lax.map(nearest, padded.reshape(pieces, chunk, -1))
-    return found.reshape(-1)[:count].reshape(z.shape[:-1])
+    found = lax.map(nearest, _cut(flat, pieces))
+    return found.T.reshape(-1)[:count].reshape(z.shape[:-1])
+
+
+def _pieces(count: int, chunk: int) -> int:
+    """How many pieces of at most `chunk` to cut into: if possible so many that none is filled up."""
+    least = max(math.ceil(count / chunk), 1)
+    return next((pieces for pieces in range(least, min(4 * least, count) + 1) if count % pieces == 0), least)
+
+
+def _cut(x: jax.Array, pieces: int) -> jax.Array:
+    """`[N, D]` as `[pieces, n, D]`, filled up with zeros; strided, so that no device's vectors move."""
+    size = math.ceil(x.shape[0] / pieces)
+    padded = jnp.pad(x, ((0, size * pieces - x.shape[0]), (0, 0)))
+    return padded.reshape(size, pieces, -1).swapaxes(0, 1)
 
 
 @jax.custom_vjp
@@ -110,8 +120,7 @@ def code_statistics(
     # A column of ones makes the count one more sum.
     vectors = jnp.concatenate([z, jnp.ones((z.shape[0], 1), jnp.float32)], axis=1)
     if form == "one_hot" or (form == "auto" and count <= _ONE_HOT_CODES):
-        chosen = jax.nn.one_hot(codes, count, dtype=jnp.float32)
-        totals = lax.dot_general(chosen, vectors, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
+        totals = _one_hot_sums(vectors, codes, count)
     else:
         order = jnp.argsort(codes, stable=True)
         totals = jax.ops.segment_sum(
@@ -120,3 +129,20 @@ def code_statistics(
     if axis_name is not None:
         totals = lax.psum(totals, axis_name)
     return totals[:, -1], totals[:, :-1]
+
+
+def _one_hot_sums(vectors: jax.Array, codes: jax.Array, count: int) -> jax.Array:
+    """Sums `[K, D]` of the vectors of each code as matrix products, of pieces whose one-hot codes fit."""
+
+    def sums(part: jax.Array) -> jax.Array:
+        chosen = jax.nn.one_hot(part[:, 0].astype(jnp.int32), count, dtype=jnp.float32)
+        return lax.dot_general(chosen, part[:, 1:], (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
+
+    # One array, so that it is cut once; float32 holds the number of any code that a one-hot matrix is for.
+    both = jnp.concatenate([codes[:, None].astype(jnp.float32), vectors], axis=1)
+    pieces = _pieces(both.shape[0], max(_CELLS // count, 1))
+    if pieces == 1:
+        return sums(both)
+    start = jnp.zeros((count, vectors.shape[1]), jnp.float32)
+    # Vectors that fill up the last piece are zeros, the column of ones too: they count for nothing.
+    return lax.scan(lambda total, part: (total + sums(part), None), start, _cut(both, pieces))[0]
