@@ -21,6 +21,22 @@ from vaesr.reports import read_metrics
 
 KILLS = int(os.environ.get("VAESR_KILLS", "2"))
 COMMANDS = {
+    "edsr": ["--steps", "120", "--checkpoint-every", "5", "--eval-every", "40", "--log-every", "5"],
+    # Two stages, the second in a folder of its own.
+    "vqvae": [
+        "--steps",
+        "200",
+        "--prior.steps",
+        "200",
+        "--steps-per-dispatch",
+        "5",
+        "--checkpoint-every",
+        "20",
+        "--eval-every",
+        "100",
+        "--prior.eval-every",
+        "20",
+    ],
     "vae": [
         "--steps",
         "6000",
@@ -31,8 +47,8 @@ COMMANDS = {
         "--eval-every",
         "1000",
     ],
-    "edsr": ["--steps", "120", "--checkpoint-every", "5", "--eval-every", "40", "--log-every", "5"],
 }
+STEPS = {"edsr": 120, "vqvae": 400, "vae": 6000}
 CASES = list(itertools.islice(itertools.cycle(COMMANDS), KILLS))
 
 
@@ -78,13 +94,18 @@ def uninterrupted(environment, tmp_path_factory):
     return folder
 
 
+def folders(workdir):
+    """The run folders of all stages that have begun."""
+    return [path.parent for path in sorted(workdir.glob("**/config.json"))]
+
+
 def steps_done(workdir):
-    return max((row["step"] for row in read_metrics(workdir)), default=0)
+    return sum(max((row["step"] for row in read_metrics(folder)), default=0) for folder in folders(workdir))
 
 
 def kill_somewhere(process, workdir, generator):
     """Wait until the run has passed a random step (or a random part of its start), then kill it."""
-    target = generator.uniform(-0.1, 0.95) * int(COMMANDS[process.args[2].split(".")[1]][1])
+    target = generator.uniform(-0.1, 0.95) * STEPS[process.args[2].split(".")[1]]
     if target < 0:
         time.sleep(generator.uniform(0, 4))
     while steps_done(workdir) < target and process.poll() is None:
@@ -104,9 +125,14 @@ def test_killed_and_resumed_ends_with_the_same_bits(number, name, environment, u
     started = (workdir / "config.json").exists()
     killed_at = steps_done(workdir)
     finish(start(name, workdir, environment, *(["--resume"] if started else [])), workdir)
-    (step, expected), (end, state) = final_state(uninterrupted / name), final_state(workdir)
-    assert step == end
-    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    whole = folders(uninterrupted / name)
+    assert [f.relative_to(workdir) for f in folders(workdir)] == [
+        f.relative_to(uninterrupted / name) for f in whole
+    ]
     rows = lambda folder: [{k: v for k, v in r.items() if k != "time"} for r in read_metrics(folder)]
-    assert rows(workdir) == rows(uninterrupted / name)
-    print(f"killed {name} after step {killed_at} of {step}: same bits")
+    for ours, theirs in zip(folders(workdir), whole, strict=True):
+        (end, state), (step, expected) = final_state(ours), final_state(theirs)
+        assert step == end
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
+        assert rows(ours) == rows(theirs)
+    print(f"killed {name} after step {killed_at} of {STEPS[name]}: same bits")

@@ -19,6 +19,8 @@ from vaesr.layers.conv import torch_uniform
 
 CACHE = "cache"
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# Sites of a map that attend at once: at least so many, and at most so many pieces of a map.
+_PIECE, _PIECES = 64, 8
 
 
 class Row(NamedTuple):
@@ -207,20 +209,40 @@ class CausalAttention(nn.Module):
         value = dense(sizes[1], "value")(context).reshape(batch, -1, *sizes[1])
         count = self.shape[0] * self.shape[1]
         if site is None:
-            allowed = jnp.tril(jnp.ones((count, count), bool), -1)
+            found = self._all_before(query, key, value)
+        elif isinstance(site, Row):
+            return jnp.zeros((batch, 1, 1, self.features), self.dtype)
         else:
-            if isinstance(site, Row):
-                return jnp.zeros((batch, 1, 1, self.features), self.dtype)
             place = site.row * self.shape[1] + site.column
             key = self._remember("keys", key, place, count)
             value = self._remember("values", value, place, count)
-            allowed = jnp.arange(count)[None] < place
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-        scores = jnp.where(allowed[None, None], scores / math.sqrt(self.key_size), -1e30)
-        # A row without any allowed key would be uniform; it gives nothing.
-        weights = jnp.where(allowed[None, None], jax.nn.softmax(scores, axis=-1), 0.0)
-        found = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value)
+            found = self._attend(query, key, value, jnp.arange(count)[None] < place)
         return found.reshape(*queries.shape[:3], self.features)
+
+    def _all_before(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        """Every site of a map; a piece of them at a time is spared most of the scores that don't count."""
+        count = query.shape[1]
+        size = max(_PIECE, math.ceil(count / _PIECES))
+        found = []
+        for first in range(0, count, size):
+            last = min(first + size, count)
+            allowed = jnp.arange(last)[None] < jnp.arange(first, last)[:, None]
+            found.append(self._attend(query[:, first:last], key[:, :last], value[:, :last], allowed))
+        return jnp.concatenate(found, axis=1)
+
+    def _attend(self, query: jax.Array, key: jax.Array, value: jax.Array, allowed: jax.Array) -> jax.Array:
+        """Attention `[B, Q, heads, F]` of Q sites to those of N that `allowed [Q, N]` lets them see."""
+        query = query / math.sqrt(self.key_size)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+        scores = jnp.where(allowed, scores, -1e30)
+        weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+        total = weights.sum(axis=-1, keepdims=True)
+        found = jnp.einsum(
+            "bhqk,bkhd->bhqd", weights.astype(self.dtype), value, preferred_element_type=jnp.float32
+        )
+        # A site that may see nothing would see all alike; it gets nothing.
+        found = jnp.where(allowed.any(axis=-1, keepdims=True), found / total, 0.0)
+        return found.swapaxes(1, 2).astype(self.dtype)
 
     def _remember(self, name: str, new: jax.Array, place: jax.Array, count: int) -> jax.Array:
         """Keep what the pixel before `place` offers."""
