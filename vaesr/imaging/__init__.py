@@ -1,7 +1,7 @@
 """Image maths without parameters: resize, colour, 8-bit grids, pixel shuffle, patches, symmetries, tiles."""
 
 from vaesr.imaging.bits import quantise, to_float, to_uint8
-from vaesr.imaging.colour import rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
+from vaesr.imaging.colour import rgb_to_grey, rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
 from vaesr.imaging.rearrange import (
     dihedral,
     dihedral_inverse,
@@ -22,6 +22,7 @@ __all__ = [
     "pixel_unshuffle",
     "plan_tiles",
     "quantise",
+    "rgb_to_grey",
     "rgb_to_y",
     "rgb_to_ycbcr",
     "tiled_apply",

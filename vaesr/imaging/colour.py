@@ -1,4 +1,4 @@
-"""BT.601 studio-range colour conversions, as MATLAB's `rgb2ycbcr` and every SR benchmark use them."""
+"""BT.601 colour conversions as MATLAB has them: studio range, which every SR benchmark uses, and grey."""
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ _TO_YCBCR = np.array(
 )
 _OFFSET = np.array([16.0, 128.0, 128.0])
 _TO_RGB = np.linalg.inv(_TO_YCBCR)
+# MATLAB's rgb2gray: the first row of the inverse of its YIQ matrix, normalised.
+_TO_GREY = np.array([[0.298936021293775, 0.587043074451121, 0.114020904255103]])
 
 
 def rgb_to_y(image: ArrayLike) -> Array:
@@ -33,6 +35,24 @@ def rgb_to_y(image: ArrayLike) -> Array:
     Source: ITU-R BT.601; Y = (16 + 65.481 R + 128.553 G + 24.966 B) / 255.
     """
     return _affine(_rgb(image, "rgb_to_y"), _TO_YCBCR[:1] / 255.0, _OFFSET[:1] / 255.0)
+
+
+def rgb_to_grey(image: ArrayLike) -> Array:
+    """Returns MATLAB's `rgb2gray` of RGB images: luma over the full range.
+
+    Args:
+        image: `[..., 3]` floating-point RGB in [0, 1].
+
+    Returns:
+        `[..., 1]` float32 in [0, 1].
+
+    Raises:
+        TypeError: if the image is not floating point.
+        ValueError: if the last axis is not RGB.
+
+    Source: ITU-R BT.601; MATLAB `rgb2gray`.
+    """
+    return _affine(_rgb(image, "rgb_to_grey"), _TO_GREY, np.zeros(1))
 
 
 def rgb_to_ycbcr(image: ArrayLike) -> Array:

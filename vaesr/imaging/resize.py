@@ -1,4 +1,4 @@
-"""Bicubic resizing that equals MATLAB's `imresize`, which makes the low-resolution side of SR benchmarks."""
+"""Resizing that equals MATLAB's `imresize`, whose bicubic makes the low-resolution side of SR benchmarks."""
 
 import functools
 import math
@@ -30,13 +30,14 @@ def imresize(
     *,
     size: Sequence[int] | None = None,
     antialias: bool = True,
+    method: str = "bicubic",
 ) -> Array:
-    """Resizes images with MATLAB's bicubic `imresize`.
+    """Resizes images with MATLAB's `imresize`.
 
-    The kernel is Keys' cubic with a = -0.5, widened by 1 / scale when shrinking with `antialias`; edges are
-    mirrored symmetrically; weights are computed in float64 while tracing. Overshoot outside [0, 1] is kept,
-    so clip or `quantise` the result where 8-bit images are expected. Differentiable and usable under `jit`
-    and `vmap`.
+    The kernel is Keys' cubic with a = -0.5 (or a triangle), widened by 1 / scale when shrinking with
+    `antialias`; edges are mirrored symmetrically; weights are computed in float64 while tracing. Overshoot
+    outside [0, 1] is kept, so clip or `quantise` the result where 8-bit images are expected. Differentiable
+    and usable under `jit` and `vmap`.
 
     Args:
         image: `[..., H, W, C]` floating-point images, usually in [0, 1]; computed in float32.
@@ -46,17 +47,20 @@ def imresize(
         size: `(height, width)` of the output. Alone it implies one scale per axis; with `scale` the sampling
             grid follows `scale` and `size` says how much of it is returned.
         antialias: whether shrinking low-passes the image; MATLAB's default is True.
+        method: "bicubic" or "bilinear".
 
     Returns:
         `[..., height, width, C]` float32.
 
     Raises:
         TypeError: if the image is not floating point.
-        ValueError: if the shape, the scale or the size is impossible.
+        ValueError: if the shape, the scale or the size is impossible or the method unknown.
 
     Source: Keys, "Cubic convolution interpolation", 1981; MATLAB Image Processing Toolbox, `imresize`.
     """
     x = as_float_image(image, function="imresize")
+    if method not in _KERNELS:
+        raise ValueError(f'imresize: method must be "bicubic" or "bilinear", but was {method!r}.')
     height, width, channels = x.shape[-3:]
     if height < 1 or width < 1:
         raise ValueError(f"imresize needs at least one pixel per axis, but was given shape {x.shape}.")
@@ -64,7 +68,7 @@ def imresize(
     y = x.reshape((math.prod(x.shape[:-3]), height, width, channels))
     # MATLAB's order: the axis that shrinks most goes first. It is also the cheaper one.
     for axis in sorted((0, 1), key=lambda axis: scales[axis]):
-        y = _resize_axis(y, axis + 1, sizes[axis], scales[axis], bool(antialias))
+        y = _resize_axis(y, axis + 1, sizes[axis], scales[axis], bool(antialias), method)
     return y.reshape((*x.shape[:-3], *sizes, channels))
 
 
@@ -96,16 +100,16 @@ def _geometry(
     return scales, sizes
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _resize_axis(x: Array, axis: int, length: int, scale: float, antialias: bool) -> Array:
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def _resize_axis(x: Array, axis: int, length: int, scale: float, antialias: bool, method: str) -> Array:
     """Resizes axis 1 or 2 of `[N, H, W, C]`."""
     if length == x.shape[axis] and scale == 1.0:
         return x
     if max(x.shape[axis], length) <= _DENSE_MAX_LENGTH:
-        matrix = _matrix(x.shape[axis], length, scale, antialias)
+        matrix = _matrix(x.shape[axis], length, scale, antialias, method)
         equation = "oh,nhwc->nowc" if axis == 1 else "ow,nhwc->nhoc"
         return jnp.einsum(equation, matrix, x, precision=jax.lax.Precision.HIGHEST)
-    indices, weights = _contributions(x.shape[axis], length, scale, antialias)
+    indices, weights = _contributions(x.shape[axis], length, scale, antialias, method)
     weights = weights.astype(np.float32)
     shape = (1, length, 1, 1) if axis == 1 else (1, 1, length, 1)
     y = jnp.zeros((*x.shape[:axis], length, *x.shape[axis + 1 :]), jnp.float32)
@@ -123,18 +127,27 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
+def _linear(x: np.ndarray) -> np.ndarray:
+    """The triangle of linear interpolation."""
+    return np.maximum(1.0 - np.abs(x), 0.0)
+
+
+_KERNELS = {"bicubic": (_cubic, 4.0), "bilinear": (_linear, 2.0)}
+
+
 @functools.lru_cache(maxsize=64)
 def _contributions(
-    in_length: int, out_length: int, scale: float, antialias: bool
+    in_length: int, out_length: int, scale: float, antialias: bool, method: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns 0-based input indices and float64 weights, both `[out_length, taps]`, of one axis."""
     stretch = min(scale, 1.0) if antialias else 1.0
-    support = 4.0 / stretch
+    kernel, width = _KERNELS[method]
+    support = width / stretch
     # Centre of each output pixel in 1-based input coordinates.
     centre = np.arange(1, out_length + 1) / scale + 0.5 * (1 - 1 / scale)
     first = np.floor(centre - support / 2)
     indices = first[:, None] + np.arange(math.ceil(support) + 2)
-    weights = stretch * _cubic(stretch * (centre[:, None] - indices))
+    weights = stretch * kernel(stretch * (centre[:, None] - indices))
     weights = weights / weights.sum(axis=1, keepdims=True)
     # Symmetric edge: ... 2 1 0 | 0 1 2 ... n-1 | n-1 n-2 ...
     folded = (indices.astype(np.int64) - 1) % (2 * in_length)
@@ -143,9 +156,9 @@ def _contributions(
     return folded[:, used].astype(np.int32), weights[:, used]
 
 
-def _matrix(in_length: int, out_length: int, scale: float, antialias: bool) -> np.ndarray:
+def _matrix(in_length: int, out_length: int, scale: float, antialias: bool, method: str) -> np.ndarray:
     """Returns the float32 matrix `[out_length, in_length]` of one axis."""
-    indices, weights = _contributions(in_length, out_length, scale, antialias)
+    indices, weights = _contributions(in_length, out_length, scale, antialias, method)
     matrix = np.zeros((out_length, in_length))
     np.add.at(matrix, (np.arange(out_length)[:, None], indices), weights)  # folded edges repeat an index
     return matrix.astype(np.float32)

@@ -32,6 +32,14 @@ examples:
 
 codes.npz holds mean_q and log_var_q [N, latent], name [N], and label [N] where the data has any. Of a VQ-VAE
 it holds codes_0 (the coarsest map), codes_1, ... [N, h, w] in place of mean_q and log_var_q."""
+_FIT = """\
+examples:
+  vaesr fit niqe --data folder:pristine/ -o niqe.npz
+  vaesr fit sff --data embedded:photos --split train validation -o sff.npy
+
+The second is how the detector that comes with the library was made. In Python:
+metrics.niqe(image, model=metrics.load_niqe_model("niqe.npz")),
+metrics.sff(reference, distorted, detector=metrics.load_sff_detector("sff.npy"))."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,17 +56,21 @@ def make_parser() -> argparse.ArgumentParser:
         The parser; each subcommand sets `command`.
     """
     parser = _Parser(
-        prog="vaesr", description="Use trained runs: upscale photos, sample and encode with VAEs and VQ-VAEs."
+        prog="vaesr",
+        description="Upscale photos, sample and encode with trained runs; measure image quality.",
     )
     parser.add_argument("--version", action="version", version=f"vaesr {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_upscale(commands)
     _add_sample(commands)
     _add_encode(commands)
+    _add_fit(commands)
     return parser
 
 
-def _new(commands: "argparse._SubParsersAction[_Parser]", name: str, text: str, examples: str) -> _Parser:
+def _new(
+    commands: "argparse._SubParsersAction[_Parser]", name: str, text: str, examples: str, *, run: bool = True
+) -> _Parser:
     command = commands.add_parser(
         name,
         help=text,
@@ -66,12 +78,13 @@ def _new(commands: "argparse._SubParsersAction[_Parser]", name: str, text: str, 
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument(
-        "--run", required=True, metavar="FOLDER", help="the run folder, for example runs/edsr"
-    )
-    command.add_argument(
-        "--which", choices=("best", "latest"), default="best", help="checkpoint (default: best)"
-    )
+    if run:
+        command.add_argument(
+            "--run", required=True, metavar="FOLDER", help="the run folder, for example runs/edsr"
+        )
+        command.add_argument(
+            "--which", choices=("best", "latest"), default="best", help="checkpoint (default: best)"
+        )
     command.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     return command
 
@@ -155,6 +168,24 @@ def _add_encode(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add("--columns", type=_count, metavar="N", help="with --decode: images in a row")
 
 
+def _add_fit(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "learn a quality metric's parameters from photographs"
+    command = _new(commands, "fit", text, _FIT, run=False)
+    add = command.add_argument
+    add("metric", choices=("niqe", "sff"), help="NIQE's model of pristine images, or SFF's feature detector")
+    add("--data", required=True, metavar="SOURCE", help="photographs: folder:PATH, embedded:photos, ...")
+    add("--split", nargs="+", default=[], metavar="NAME", help="splits of the source (default: all)")
+    add("-o", "--output", required=True, metavar="OUT", help="niqe: an .npz file; sff: an .npy file")
+    add("--seed", type=int, default=0, help="sff: of the patches (default: 0)")
+    add(
+        "--sharpness",
+        type=_share,
+        default=0.75,
+        metavar="F",
+        help="niqe: blocks sharper than F times a photograph's sharpest one count (default: 0.75)",
+    )
+
+
 def _number(text: str, kind: type, least: float, above: bool, words: str) -> float:
     try:
         value = kind(text)
@@ -202,11 +233,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     # What follows imports JAX, for which --help need not wait.
     from vaesr.data import cache_root
-    from vaesr.inference import commands
+    from vaesr.inference import commands, fitting
     from vaesr.training.runtime import enable_compile_cache
 
     enable_compile_cache(cache_root() / "xla")
-    run = {"upscale": commands.upscale, "sample": commands.sample, "encode": commands.encode}[args.command]
+    run = {
+        "upscale": commands.upscale,
+        "sample": commands.sample,
+        "encode": commands.encode,
+        "fit": fitting.fit,
+    }[args.command]
     try:
         return run(args)
     except KeyboardInterrupt:

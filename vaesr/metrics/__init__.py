@@ -12,14 +12,31 @@ from vaesr.metrics.calibration import (
     predictive_entropy,
     reliability_bins,
 )
+from vaesr.metrics.gradients import gmsd
+from vaesr.metrics.information import iw_ssim
 from vaesr.metrics.latents import active_units
-from vaesr.metrics.protocol import DIV2K_VALIDATION, RGB, SR_BENCHMARK, Protocol
-from vaesr.metrics.quality import psnr, ssim
+from vaesr.metrics.naturalness import (
+    PIRM,
+    NiqeModel,
+    fit_niqe_model,
+    load_niqe_model,
+    niqe,
+    perceptual_index,
+)
+from vaesr.metrics.phase import fsim, fsimc
+from vaesr.metrics.protocol import DIV2K_VALIDATION, GREY, MATLAB_GREY, RGB, SR_BENCHMARK, Protocol
+from vaesr.metrics.quality import ms_ssim, psnr, ssim
+from vaesr.metrics.saliency import vsi
+from vaesr.metrics.sparse import fit_sff_detector, load_sff_detector, sff
 
 __all__ = [
     "DIV2K_VALIDATION",
+    "GREY",
+    "MATLAB_GREY",
+    "PIRM",
     "RGB",
     "SR_BENCHMARK",
+    "NiqeModel",
     "Protocol",
     "ReliabilityBins",
     "active_units",
@@ -28,10 +45,23 @@ __all__ = [
     "brier_score",
     "classification_error",
     "expected_calibration_error",
+    "fit_niqe_model",
+    "fit_sff_detector",
+    "fsim",
+    "fsimc",
+    "gmsd",
+    "iw_ssim",
     "label_nll",
+    "load_niqe_model",
+    "load_sff_detector",
+    "ms_ssim",
     "mutual_information",
+    "niqe",
+    "perceptual_index",
     "predictive_entropy",
     "psnr",
     "reliability_bins",
+    "sff",
     "ssim",
+    "vsi",
 ]
