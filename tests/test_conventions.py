@@ -28,7 +28,7 @@ ALLOWED_ROOMS = {
     "training": {"imaging", "metrics"},
     "data": {"imaging", "metrics"},
     "reports": {"imaging", "metrics"},
-    "pretrained": {"models"},
+    "pretrained": {"models", "metrics"},
     "inference": {"*"},
     "__init__": set(),
     "allocator": set(),

@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     """
     parser = _Parser(
         prog="vaesr",
-        description="Upscale photos, sample and encode with trained runs; measure image quality.",
+        description="Upscale photos, sample and encode with trained runs; measure quality.",
     )
     parser.add_argument("--version", action="version", version=f"vaesr {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)

@@ -23,6 +23,7 @@ from vaesr.metrics.naturalness import (
     niqe,
     perceptual_index,
 )
+from vaesr.metrics.perceptual import DistsNetwork, LpipsNetwork, dists, lpips
 from vaesr.metrics.phase import fsim, fsimc
 from vaesr.metrics.protocol import DIV2K_VALIDATION, GREY, MATLAB_GREY, RGB, SR_BENCHMARK, Protocol
 from vaesr.metrics.quality import ms_ssim, psnr, ssim
@@ -36,6 +37,8 @@ __all__ = [
     "PIRM",
     "RGB",
     "SR_BENCHMARK",
+    "DistsNetwork",
+    "LpipsNetwork",
     "NiqeModel",
     "Protocol",
     "ReliabilityBins",
@@ -44,6 +47,7 @@ __all__ = [
     "average_prediction",
     "brier_score",
     "classification_error",
+    "dists",
     "expected_calibration_error",
     "fit_niqe_model",
     "fit_sff_detector",
@@ -54,6 +58,7 @@ __all__ = [
     "label_nll",
     "load_niqe_model",
     "load_sff_detector",
+    "lpips",
     "ms_ssim",
     "mutual_information",
     "niqe",

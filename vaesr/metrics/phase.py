@@ -111,7 +111,7 @@ def phase_congruency(image: Array) -> Array:
 
 
 def _orientation(spectrum: Array, bank: Array, noise: tuple[float, float]) -> tuple[Array, Array]:
-    """Energy above the noise and sum of amplitudes `[N, H, W]` of one orientation's filters `[1, S, H, W]`."""
+    """Energy above the noise and sum of amplitudes `[N, H, W]` of one orientation; `bank` `[1, S, H, W]`."""
     response = jnp.fft.ifft2(spectrum[:, None] * bank)
     even, odd = response.real, response.imag
     squares = even * even + odd * odd

@@ -1,0 +1,164 @@
+"""Distances between the features of image networks: LPIPS and DISTS."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from vaesr.metrics import filters
+from vaesr.metrics.protocol import RGB, Protocol, prepare_colours
+
+Array = jax.Array
+Features = Callable[..., Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LpipsNetwork:
+    """What LPIPS has learned. A pytree: give it to compiled functions as an argument.
+
+    Attributes:
+        apply: `(params, images [B, H, W, 3] in [0, 1]) -> features`, each `[B, h, w, c]`.
+        params: the trunk's.
+        heads: the weight `[c]` of every channel, at least 0; one a feature.
+    """
+
+    apply: Features = dataclasses.field(metadata={"static": True})
+    params: Any
+    heads: tuple[ArrayLike, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DistsNetwork:
+    """What DISTS has learned. A pytree: give it to compiled functions as an argument.
+
+    Attributes:
+        apply: `(params, images [B, H, W, 3] in [0, 1]) -> features`, each `[B, h, w, c]`.
+        params: the trunk's.
+        alpha: weights of the texture terms, one array `[c]` for the image itself and one a feature.
+        beta: weights of the structure terms, of the same shapes.
+    """
+
+    apply: Features = dataclasses.field(metadata={"static": True})
+    params: Any
+    alpha: tuple[ArrayLike, ...]
+    beta: tuple[ArrayLike, ...]
+
+
+def lpips(
+    reference: ArrayLike, distorted: ArrayLike, *, network: LpipsNetwork, protocol: Protocol = RGB
+) -> Array:
+    """Returns the learned perceptual image patch similarity of each image: the lower, the better.
+
+    Features of unit length at every point, squared differences weighted by channel and averaged over points,
+    summed over layers (version 0.1, with linear heads). Images are in [0, 1], not in [-1, 1] as in the
+    authors' package.
+
+    Args:
+        reference: `[B, H, W, C]` floating-point images of 1 or 3 channels in [0, `protocol.data_range`].
+        distorted: `[B, H, W, C]`, the same shape.
+        network: trunk and heads, for example of `vaesr.pretrained.load_lpips`.
+        protocol: what is compared.
+
+    Returns:
+        `[B]` float32, at least 0; 0 for identical images, with a gradient of 0.
+
+    Raises:
+        TypeError: if an image is not floating point or the network is no `LpipsNetwork`.
+        ValueError: if the shapes differ, are not `[B, H, W, 1 or 3]`, are too small for the trunk, or heads
+            and features don't match.
+
+    Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", 2018,
+      equation 1.
+    """
+    if not isinstance(network, LpipsNetwork):
+        raise TypeError(f"lpips: network must be an LpipsNetwork, but was {type(network).__name__}.")
+    x, y = _images(reference, distorted, protocol, "lpips")
+    return _lpips(x, y, network)
+
+
+@jax.jit
+def _lpips(x: Array, y: Array, network: LpipsNetwork) -> Array:
+    features = network.apply(network.params, jnp.concatenate([x, y]))
+    if [f.shape[-1] for f in features] != [jnp.size(head) for head in network.heads]:
+        raise ValueError(
+            f"lpips: heads of {[jnp.size(head) for head in network.heads]} channels don't match features of "
+            f"{[f.shape[-1] for f in features]}."
+        )
+    score = jnp.zeros(x.shape[0], jnp.float32)
+    for feature, head in zip(features, network.heads, strict=True):
+        length = filters.safe_sqrt(jnp.square(feature).sum(axis=-1, keepdims=True))
+        unit_x, unit_y = jnp.split(feature / (length + 1e-10), 2)
+        apart = jnp.square(unit_x - unit_y).mean(axis=(1, 2))
+        score = score + (apart * jnp.reshape(jnp.asarray(head, jnp.float32), (1, -1))).sum(axis=-1)
+    return score
+
+
+def dists(
+    reference: ArrayLike, distorted: ArrayLike, *, network: DistsNetwork, protocol: Protocol = RGB
+) -> Array:
+    """Returns the deep image structure and texture similarity of each image: the lower, the better.
+
+    Means of feature maps tell textures apart, covariances structure; both are compared as SSIM does. Images
+    of another size than the authors' (shorter side 256) give other scores: resize them first to compare
+    with published figures.
+
+    Args:
+        reference: `[B, H, W, C]` floating-point images of 1 or 3 channels in [0, `protocol.data_range`].
+        distorted: `[B, H, W, C]`, the same shape.
+        network: trunk and weights, for example of `vaesr.pretrained.load_dists`.
+        protocol: what is compared.
+
+    Returns:
+        `[B]` float32, at least 0; 0 for identical images, with a gradient of 0.
+
+    Raises:
+        TypeError: if an image is not floating point or the network is no `DistsNetwork`.
+        ValueError: if the shapes differ, are not `[B, H, W, 1 or 3]`, are too small for the trunk, or weights
+            and features don't match.
+
+    Source: Ding et al., "Image Quality Assessment: Unifying Structure and Texture Similarity", 2020,
+      equations 3 to 5.
+    """
+    if not isinstance(network, DistsNetwork):
+        raise TypeError(f"dists: network must be a DistsNetwork, but was {type(network).__name__}.")
+    x, y = _images(reference, distorted, protocol, "dists")
+    return _dists(x, y, network)
+
+
+@jax.jit
+def _dists(x: Array, y: Array, network: DistsNetwork) -> Array:
+    both = jnp.concatenate([x, y])
+    features = [both, *network.apply(network.params, both)]
+    widths = [f.shape[-1] for f in features]
+    if any([jnp.size(w) for w in weights] != widths for weights in (network.alpha, network.beta)):
+        raise ValueError(f"dists: alpha and beta must hold weights of {widths} channels.")
+    row = lambda w: jnp.reshape(jnp.asarray(w, jnp.float32), (1, -1))  # noqa: E731
+    alpha, beta = ([row(w) for w in weights] for weights in (network.alpha, network.beta))
+    total = sum(w.sum() for w in (*alpha, *beta))
+    score = jnp.zeros(x.shape[0], jnp.float32)
+    for feature, texture, structure in zip(features, alpha, beta, strict=True):
+        (mean_x, u), (mean_y, v) = (_centred(half) for half in jnp.split(feature, 2))
+        # 1 - S written as one fraction: exactly 0 for identical images.
+        apart = jnp.square(mean_x - mean_y) / (mean_x**2 + mean_y**2 + 1e-6)
+        power = jnp.square(u).mean(axis=(1, 2)) + jnp.square(v).mean(axis=(1, 2))
+        unlike = jnp.square(u - v).mean(axis=(1, 2)) / (power + 1e-6)
+        score = score + (texture * apart + structure * unlike).sum(axis=-1)
+    return score / total
+
+
+def _centred(feature: Array) -> tuple[Array, Array]:
+    """Mean `[B, C]` over points and what is left without it."""
+    mean = feature.mean(axis=(1, 2))
+    return mean, feature - mean[:, None, None]
+
+
+def _images(
+    reference: ArrayLike, distorted: ArrayLike, protocol: Protocol, function: str
+) -> tuple[Array, Array]:
+    x, y = prepare_colours(reference, distorted, protocol, function=function)
+    return jnp.moveaxis(x, 1, -1), jnp.moveaxis(y, 1, -1)

