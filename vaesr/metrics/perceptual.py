@@ -83,19 +83,25 @@ def lpips(
 
 @jax.jit
 def _lpips(x: Array, y: Array, network: LpipsNetwork) -> Array:
-    features = network.apply(network.params, jnp.concatenate([x, y]))
+    features, others = (network.apply(network.params, image) for image in (x, y))
     if [f.shape[-1] for f in features] != [jnp.size(head) for head in network.heads]:
         raise ValueError(
             f"lpips: heads of {[jnp.size(head) for head in network.heads]} channels don't match features of "
             f"{[f.shape[-1] for f in features]}."
         )
     score = jnp.zeros(x.shape[0], jnp.float32)
-    for feature, head in zip(features, network.heads, strict=True):
-        length = filters.safe_sqrt(jnp.square(feature).sum(axis=-1, keepdims=True))
-        unit_x, unit_y = jnp.split(feature / (length + 1e-10), 2)
-        apart = jnp.square(unit_x - unit_y).mean(axis=(1, 2))
+    for one, other, head in zip(features, others, network.heads, strict=True):
+        # A fused multiply and subtract leaves equal products apart by a rounding error.
+        same = (one == other).all(axis=-1, keepdims=True)
+        difference = jnp.where(same, 0.0, _unit(one) - _unit(other))
+        apart = jnp.square(difference).mean(axis=(1, 2))
         score = score + (apart * jnp.reshape(jnp.asarray(head, jnp.float32), (1, -1))).sum(axis=-1)
     return score
+
+
+def _unit(feature: Array) -> Array:
+    """Features of length 1 at every point."""
+    return feature / (filters.safe_sqrt(jnp.square(feature).sum(axis=-1, keepdims=True)) + 1e-10)
 
 
 def dists(
@@ -132,8 +138,7 @@ def dists(
 
 @jax.jit
 def _dists(x: Array, y: Array, network: DistsNetwork) -> Array:
-    both = jnp.concatenate([x, y])
-    features = [both, *network.apply(network.params, both)]
+    features, others = ([image, *network.apply(network.params, image)] for image in (x, y))
     widths = [f.shape[-1] for f in features]
     if any([jnp.size(w) for w in weights] != widths for weights in (network.alpha, network.beta)):
         raise ValueError(f"dists: alpha and beta must hold weights of {widths} channels.")
@@ -141,8 +146,8 @@ def _dists(x: Array, y: Array, network: DistsNetwork) -> Array:
     alpha, beta = ([row(w) for w in weights] for weights in (network.alpha, network.beta))
     total = sum(w.sum() for w in (*alpha, *beta))
     score = jnp.zeros(x.shape[0], jnp.float32)
-    for feature, texture, structure in zip(features, alpha, beta, strict=True):
-        (mean_x, u), (mean_y, v) = (_centred(half) for half in jnp.split(feature, 2))
+    for one, other, texture, structure in zip(features, others, alpha, beta, strict=True):
+        (mean_x, u), (mean_y, v) = _centred(one), _centred(other)
         # 1 - S written as one fraction: exactly 0 for identical images.
         apart = jnp.square(mean_x - mean_y) / (mean_x**2 + mean_y**2 + 1e-6)
         power = jnp.square(u).mean(axis=(1, 2)) + jnp.square(v).mean(axis=(1, 2))
