@@ -54,16 +54,16 @@ def iw_ssim(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = 
 @jax.jit
 def _iw_ssim(x: Array, y: Array) -> Array:
     """IW-SSIM `[B]` of maps `[B, C, H, W]` whose white is 1."""
-    bands_x, bands_y = _pyramid(255.0 * x), _pyramid(255.0 * y)
+    bands = _pyramid(255.0 * jnp.stack([x, y]))
     last = len(_SCALE_WEIGHTS) - 1
     score = jnp.ones(x.shape[:2], jnp.float32)
     for scale, exponent in enumerate(_SCALE_WEIGHTS):
-        a, b = bands_x[scale], bands_y[scale]
+        a, b = bands[scale]
         luminance, structure = similarity_maps(a, b, _C1, _C2)
         if scale == last:
             mean = (luminance * structure).mean(axis=(-2, -1))
         else:
-            parent = bands_x[scale + 1] if scale < last - 1 else None
+            parent = bands[scale + 1][0] if scale < last - 1 else None
             weight = _information(a, b, parent)[..., _BORDER:-_BORDER, _BORDER:-_BORDER]
             mean = filters.weighted_mean(structure, weight)
         score = score * filters.safe_power(mean, exponent)
@@ -79,32 +79,36 @@ def _pyramid(image: Array) -> list[Array]:
             low = _decimate(low, axis)
         high = low
         for axis in (-2, -1):
-            high = _apply_rows(high, _expansion(image.shape[axis]), axis)
+            high = _expand(high, image.shape[axis], axis)
         bands.append(image - high)
         image = low
     return [*bands, image]
 
 
 def _decimate(x: Array, axis: int) -> Array:
-    """Smooth along an axis and keep every second value."""
-    around = [(0, 0)] * x.ndim
-    around[axis] = (2, 2)
-    smooth = filters.correlate(jnp.pad(x, around, mode="reflect"), _BINOMIAL, axis)
+    """Smooth along an axis, mirrored about the outermost values, and keep every second value."""
+    length = x.shape[axis]
+    smooth = filters.correlate(_between(x, (2, 1), (length - 2, length - 3), axis), _BINOMIAL, axis)
     return jax.lax.slice_in_dim(smooth, 0, None, stride=2, axis=axis + x.ndim)
 
 
-@functools.lru_cache(maxsize=64)
-def _expansion(length: int) -> np.ndarray:
-    """The matrix `[length, ceil(length / 2)]` that puts zeros between values and smooths."""
-    matrix = np.zeros((length, math.ceil(length / 2)))
-    for place in range(length):
-        for offset, tap in enumerate(_BINOMIAL, -2):
-            # Mirrored about the ends of the stretched signal.
-            source = abs(place + offset)
-            source = 2 * (length - 1) - source if source >= length else source
-            if source % 2 == 0:
-                matrix[place, source // 2] += tap
-    return matrix
+def _expand(x: Array, length: int, axis: int) -> Array:
+    """Put zeros between values and smooth; mirrored about the outermost of the `length` results."""
+    count = x.shape[axis]
+    # Even places see three values, odd ones two. A last place that is odd mirrors the value before it.
+    padded = _between(x, (1,), (count - 2 if length % 2 else count - 1,), axis)
+    even = filters.correlate(padded, _BINOMIAL[::2], axis)
+    inner = jax.lax.slice_in_dim(padded, 1, count + 2, axis=axis + x.ndim)
+    odd = filters.correlate(inner, _BINOMIAL[1::2], axis)
+    shape = (*x.shape[:-2], 2 * count, x.shape[-1]) if axis == -2 else (*x.shape[:-1], 2 * count)
+    both = jnp.stack([even, odd], axis=-1 if axis == -1 else -2).reshape(shape)
+    return jax.lax.slice_in_dim(both, 0, length, axis=axis + x.ndim)
+
+
+def _between(x: Array, before: tuple[int, ...], after: tuple[int, ...], axis: int) -> Array:
+    """The values along an axis with copies of some of them, named by index, before and after."""
+    one = lambda i: jax.lax.slice_in_dim(x, i, i + 1, axis=axis + x.ndim)  # noqa: E731
+    return jnp.concatenate([*map(one, before), x, *map(one, after)], axis=axis)
 
 
 def _apply_rows(x: Array, matrix: np.ndarray, axis: int) -> Array:
@@ -146,7 +150,9 @@ def _information(x: Array, y: Array, parent: Array | None) -> Array:
     # So little that only flat bands notice: there it keeps the inverse finite.
     covariance = covariance + jnp.broadcast_to(1e-6 * jnp.eye(count), covariance.shape)
     solved = jnp.linalg.solve(covariance, vectors)
-    scale = (vectors * solved).sum(axis=-2).reshape(*gain.shape) / count
+    # XLA's sum over an axis before the last takes ten times as long on CPUs.
+    products = [vectors[..., i, :] * solved[..., i, :] for i in range(count)]
+    scale = functools.reduce(operator.add, products).reshape(*gain.shape) / count
     a = (error + (1 + gain * gain) * _NOISE) * scale / _NOISE**2
     b = 1 + error / _NOISE
     # The sum of log2(b + a lambda), two factors at a time: half the logarithms, and no overflow.
@@ -157,8 +163,8 @@ def _information(x: Array, y: Array, parent: Array | None) -> Array:
 
 def _gain(x: Array, y: Array) -> tuple[Array, Array]:
     """Local gain from x to y and the variance of what it leaves, inside the one-pixel border."""
-    mean = lambda i: filters.separable(i, (1 / 3,) * 3, (1 / 3,) * 3)  # noqa: E731
-    mean_x, mean_y, product, square_x, square_y = (mean(i) for i in (x, y, x * y, x * x, y * y))
+    maps = jnp.stack([x, y, x * y, x * x, y * y])
+    mean_x, mean_y, product, square_x, square_y = filters.separable(maps, (1 / 3,) * 3, (1 / 3,) * 3)
     covariance = product - mean_x * mean_y
     variance_x = jnp.maximum(square_x - mean_x * mean_x, 0.0)
     variance_y = jnp.maximum(square_y - mean_y * mean_y, 0.0)

@@ -103,8 +103,8 @@ def similarity_maps(x: Array, y: Array, c1: float, c2: float) -> tuple[Array, Ar
     # E[x^2] - E[x]^2 from cancelling in flat areas.
     mean_x, mean_y = (jax.lax.stop_gradient(jnp.mean(i, axis=(-2, -1), keepdims=True)) for i in (x, y))
     u, v = x - mean_x, y - mean_y
-    blur = lambda i: filters.separable(i, _GAUSSIAN, _GAUSSIAN)  # noqa: E731
-    mean_u, mean_v, square, product = (blur(i) for i in (u, v, u * u + v * v, u * v))
+    maps = jnp.stack([u, v, u * u + v * v, u * v])
+    mean_u, mean_v, square, product = filters.separable(maps, _GAUSSIAN, _GAUSSIAN)
     variances = square - mean_u * mean_u - mean_v * mean_v  # sigma_x^2 + sigma_y^2: only the sum is needed
     covariance = product - mean_u * mean_v
     luminance = filters.similarity(mean_u + mean_x, mean_v + mean_y, c1)

@@ -96,9 +96,10 @@ def sdsp(image: Array) -> Array:
 
 
 def _resize(maps: Array, height: int, width: int) -> Array:
-    """MATLAB's bilinear `imresize` of maps `[..., H, W]`."""
-    flat = maps.reshape(-1, *maps.shape[-2:], 1)
-    return imresize(flat, size=(height, width), method="bilinear").reshape(*maps.shape[:-2], height, width)
+    """MATLAB's bilinear `imresize` of maps `[N, H, W]` or `[N, C, H, W]`."""
+    images = jnp.moveaxis(maps, 1, -1) if maps.ndim == 4 else maps[..., None]
+    small = imresize(images, size=(height, width), method="bilinear")
+    return jnp.moveaxis(small, -1, 1) if maps.ndim == 4 else small[..., 0]
 
 
 def _unit_range(maps: Array) -> Array:

@@ -97,8 +97,12 @@ def _patches(maps: Array) -> Array:
     """Patches `[B, P, 192]` of maps `[B, 3, H, W]`, without the last ones of sizes that 8 divides."""
     batch, channels, height, width = maps.shape
     rows, columns = (height - 1) // _SIDE, (width - 1) // _SIDE
-    cut = maps[..., : rows * _SIDE, : columns * _SIDE].reshape(batch, channels, rows, _SIDE, columns, _SIDE)
-    return cut.transpose(0, 2, 4, 1, 5, 3).reshape(batch, rows * columns, _VALUES)
+    cut = maps[..., : rows * _SIDE, : columns * _SIDE]
+    # One axis at a time: so batches may be spread over devices under explicit sharding, too.
+    cut = cut.reshape(batch, channels, rows, _SIDE, columns * _SIDE)
+    cut = cut.reshape(batch, channels, rows, _SIDE, columns, _SIDE).transpose(0, 2, 4, 1, 5, 3)
+    cut = cut.reshape(batch, rows * columns, channels, _SIDE, _SIDE)
+    return cut.reshape(batch, rows * columns, _VALUES)
 
 
 def _upper_half(values: Array) -> Array:

@@ -112,7 +112,7 @@ def convert_perceptual(
 
 def _checked(network: Network, name: str) -> Network:
     """The network, if its parts fit each other; nothing is computed."""
-    metric = dists if name == "dists" else lpips
+    metric: Any = dists if name == "dists" else lpips
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     try:
         jax.eval_shape(lambda x, y: metric(x, y, network=network), image, image)
