@@ -125,7 +125,7 @@ def scaled_down(x, step):
 
 
 def crops():
-    """Three photographs; all of a folder where VAESR_PHOTOS names one."""
+    """Three photographs; ten more of the folder that VAESR_PHOTOS names, if it does."""
     data = pytest.importorskip("skimage.data")
     found = {
         "cat": data.chelsea()[20:276, 100:356],
@@ -135,10 +135,13 @@ def crops():
     if "VAESR_PHOTOS" in os.environ:
         from PIL import Image
 
-        for path in sorted(pathlib.Path(os.environ["VAESR_PHOTOS"]).iterdir())[:10]:
+        for path in sorted(pathlib.Path(os.environ["VAESR_PHOTOS"]).iterdir()):
             image = np.asarray(Image.open(path).convert("RGB"))
             top, left = ((n - 256) // 2 for n in image.shape[:2])
-            found[path.stem] = image[top : top + 256, left : left + 256]
+            crop = image[top : top + 256, left : left + 256]
+            # Of nearly flat ones (a piece of sky) the authors' VSI itself is not monotone.
+            if crop.std(axis=(0, 1)).mean() > 10 and len(found) < 13:
+                found[path.stem] = crop
     return found
 
 
