@@ -20,7 +20,7 @@ ALLOWED_ROOMS = {
     "imaging": set(),
     "distributions": set(),
     "quantisation": {"distributions"},
-    "losses": {"imaging", "distributions"},
+    "losses": {"imaging", "distributions", "metrics"},
     "metrics": {"imaging", "distributions"},
     "layers": {"imaging", "distributions", "quantisation"},
     "models": {"layers", "imaging", "distributions"},
