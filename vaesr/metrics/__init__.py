@@ -1,4 +1,4 @@
-"""Image quality under an explicit measuring protocol; calibration and uncertainty of class probabilities."""
+"""Image quality under an explicit measuring protocol, of images and of sets; calibration of classes."""
 
 from vaesr.metrics.calibration import (
     ReliabilityBins,
@@ -11,6 +11,16 @@ from vaesr.metrics.calibration import (
     mutual_information,
     predictive_entropy,
     reliability_bins,
+)
+from vaesr.metrics.generative import (
+    FeatureStatistics,
+    KernelDistance,
+    Manifolds,
+    feature_statistics,
+    frechet_distance,
+    kernel_distance,
+    merge_statistics,
+    precision_recall,
 )
 from vaesr.metrics.gradients import gmsd
 from vaesr.metrics.information import iw_ssim
@@ -38,7 +48,10 @@ __all__ = [
     "RGB",
     "SR_BENCHMARK",
     "DistsNetwork",
+    "FeatureStatistics",
+    "KernelDistance",
     "LpipsNetwork",
+    "Manifolds",
     "NiqeModel",
     "Protocol",
     "ReliabilityBins",
@@ -49,20 +62,25 @@ __all__ = [
     "classification_error",
     "dists",
     "expected_calibration_error",
+    "feature_statistics",
     "fit_niqe_model",
     "fit_sff_detector",
+    "frechet_distance",
     "fsim",
     "fsimc",
     "gmsd",
     "iw_ssim",
+    "kernel_distance",
     "label_nll",
     "load_niqe_model",
     "load_sff_detector",
     "lpips",
+    "merge_statistics",
     "ms_ssim",
     "mutual_information",
     "niqe",
     "perceptual_index",
+    "precision_recall",
     "predictive_entropy",
     "psnr",
     "reliability_bins",
