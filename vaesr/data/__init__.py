@@ -12,6 +12,7 @@ from vaesr.data.sampling import ImageSampler, Sampler, fits_on_device
 from vaesr.data.shuffle import epoch_and_offset, shuffle_index
 from vaesr.data.sources import Source, find_source, open_bank
 from vaesr.data.splits import assign_splits, content_hash, split_name
+from vaesr.data.subjective import RatedPair, SubjectiveDatabase, read_subjective
 from vaesr.data.tables import ArraySampler, blundell_curve
 from vaesr.data.tiles import tile_photos
 
@@ -25,8 +26,10 @@ __all__ = [
     "ImageSampler",
     "MultiScaleSampler",
     "PairSampler",
+    "RatedPair",
     "Sampler",
     "Source",
+    "SubjectiveDatabase",
     "UnusableImage",
     "assign_splits",
     "blundell_curve",
@@ -41,6 +44,7 @@ __all__ = [
     "open_bank",
     "photos",
     "read_codes",
+    "read_subjective",
     "shuffle_index",
     "smallest_integers",
     "split_name",

@@ -1,5 +1,6 @@
 """Image quality under an explicit measuring protocol, of images and of sets; calibration of classes."""
 
+from vaesr.metrics.agreement import Agreement, agreement
 from vaesr.metrics.calibration import (
     ReliabilityBins,
     auroc,
@@ -37,6 +38,7 @@ from vaesr.metrics.perceptual import DistsNetwork, LpipsNetwork, dists, lpips
 from vaesr.metrics.phase import fsim, fsimc
 from vaesr.metrics.protocol import DIV2K_VALIDATION, GREY, MATLAB_GREY, RGB, SR_BENCHMARK, Protocol
 from vaesr.metrics.quality import ms_ssim, psnr, ssim
+from vaesr.metrics.ranking import borda_fusion, isotonic_calibration, rank, reciprocal_rank_fusion
 from vaesr.metrics.saliency import vsi
 from vaesr.metrics.sparse import fit_sff_detector, load_sff_detector, sff
 
@@ -47,6 +49,7 @@ __all__ = [
     "PIRM",
     "RGB",
     "SR_BENCHMARK",
+    "Agreement",
     "DistsNetwork",
     "FeatureStatistics",
     "KernelDistance",
@@ -56,8 +59,10 @@ __all__ = [
     "Protocol",
     "ReliabilityBins",
     "active_units",
+    "agreement",
     "auroc",
     "average_prediction",
+    "borda_fusion",
     "brier_score",
     "classification_error",
     "dists",
@@ -69,6 +74,7 @@ __all__ = [
     "fsim",
     "fsimc",
     "gmsd",
+    "isotonic_calibration",
     "iw_ssim",
     "kernel_distance",
     "label_nll",
@@ -83,6 +89,8 @@ __all__ = [
     "precision_recall",
     "predictive_entropy",
     "psnr",
+    "rank",
+    "reciprocal_rank_fusion",
     "reliability_bins",
     "sff",
     "ssim",
