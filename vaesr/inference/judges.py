@@ -1,0 +1,179 @@
+"""The metrics that `vaesr evaluate` knows by name, and what they make of a batch of images."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vaesr import metrics, pretrained
+from vaesr.inference.converting import weight_file
+from vaesr.metrics import DIV2K_VALIDATION, GREY, MATLAB_GREY, RGB, SR_BENCHMARK, Protocol
+
+Score = Callable[[Any, Any], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """One metric, ready to score.
+
+    Attributes:
+        name: as on the command line, with underscores.
+        score: `(reference, image)` `[B, H, W, C]` floats in [0, 1] -> `[B]`; a no-reference metric ignores
+            the first.
+        higher_is_better: its direction.
+        unit: "dB" or "".
+        protocol: what is compared, in words.
+        needs_reference: False for NIQE.
+    """
+
+    name: str
+    score: Score
+    higher_is_better: bool
+    unit: str
+    protocol: str
+    needs_reference: bool = True
+
+
+# Each metric, whether higher is better, and the protocol that its authors or its users take.
+_PLAIN: dict[str, tuple[Callable[..., jax.Array], bool, Protocol]] = {
+    "psnr": (metrics.psnr, True, RGB),
+    "ssim": (metrics.ssim, True, RGB),
+    "ms_ssim": (metrics.ms_ssim, True, GREY),
+    "iw_ssim": (metrics.iw_ssim, True, GREY),
+    "gmsd": (metrics.gmsd, False, GREY),
+    "fsim": (metrics.fsim, True, RGB),
+    "fsimc": (metrics.fsimc, True, RGB),
+    "vsi": (metrics.vsi, True, RGB),
+    "sff": (metrics.sff, True, RGB),
+    "niqe": (metrics.niqe, False, MATLAB_GREY),
+}
+_LEARNED = ("lpips_alex", "lpips_vgg", "lpips_squeeze", "dists")
+NAMES = (*_PLAIN, *_LEARNED)
+"""All names; "all" on the command line is those that need no weights and have a reference."""
+PROTOCOLS = "own, rgb, y, grey, matlab-grey, pirm, sr:SCALE or div2k:SCALE"
+
+
+def read_protocol(text: str) -> Protocol | None:
+    """Reads a protocol's name.
+
+    Args:
+        text: "own" (each metric's own), "rgb", "y", "grey", "matlab-grey", "sr:4" (SR benchmarks: 8-bit luma,
+            4 pixels shaved), "div2k:4", or "pirm" (of NIQE).
+
+    Returns:
+        The protocol, None for "own".
+
+    Raises:
+        ValueError: for another text.
+    """
+    plain = {
+        "own": None,
+        "rgb": RGB,
+        "y": Protocol(channels="y"),
+        "grey": GREY,
+        "matlab-grey": MATLAB_GREY,
+        "pirm": metrics.PIRM,
+    }
+    if text in plain:
+        return plain[text]
+    kind, _, scale = text.partition(":")
+    if kind in ("sr", "div2k") and scale.isdigit() and int(scale) > 0:
+        return (SR_BENCHMARK if kind == "sr" else DIV2K_VALIDATION)(int(scale))
+    raise ValueError(f"the protocol must be {PROTOCOLS}, got {text!r}")
+
+
+def describe_protocol(protocol: Protocol) -> str:
+    """Returns a protocol in a few words.
+
+    Args:
+        protocol: what is compared.
+
+    Returns:
+        For example "luma, 8 bits, 4 pixels shaved".
+    """
+    channels = {"rgb": "all channels", "y": "luma", "grey": "grey"}[protocol.channels]
+    words = [channels, *(["8 bits"] if protocol.quantise else [])]
+    return ", ".join([*words, *([f"{protocol.shave} pixels shaved"] if protocol.shave else [])])
+
+
+def find_judges(text: str, protocol: Protocol | None = None) -> list[Judge]:
+    """Makes the metrics that are asked for.
+
+    Args:
+        text: names separated by commas, with hyphens or underscores; or "all".
+        protocol: for all of them; None is each one's own.
+
+    Returns:
+        The metrics in the order given, each once.
+
+    Raises:
+        ValueError: for an unknown name.
+        FileNotFoundError: where the weights of one are not there yet.
+    """
+    asked = [name.strip().lower().replace("-", "_") for name in text.split(",") if name.strip()]
+    if asked == ["all"]:
+        asked = [name for name in _PLAIN if name != "niqe"]
+    unknown = [name for name in asked if name not in NAMES]
+    if unknown or not asked:
+        raise ValueError(f"--metrics: {', '.join(unknown) or 'nothing'} given; known are {', '.join(NAMES)}")
+    return [_judge(name, protocol) for name in dict.fromkeys(asked)]
+
+
+def _judge(name: str, protocol: Protocol | None) -> Judge:
+    if name in _LEARNED:
+        return _learned_judge(name, protocol or RGB)
+    metric, higher, own = _PLAIN[name]
+    chosen = protocol or own
+    unit = "dB" if name == "psnr" else ""
+    words = describe_protocol(chosen)
+    if name == "niqe":
+        # NIQE measures one channel; "rgb" says nothing about which.
+        chosen = own if chosen.channels == "rgb" else chosen
+        words = describe_protocol(chosen)
+        return Judge(name, lambda _, x: metrics.niqe(x, protocol=chosen), higher, unit, words, False)
+    return Judge(name, lambda x, y: metric(x, y, protocol=chosen), higher, unit, words)
+
+
+def _learned_judge(name: str, protocol: Protocol) -> Judge:
+    path = weight_file(name.replace("_", "-"))
+    if not path.is_file():
+        raise FileNotFoundError(f"{name} needs weights: run `vaesr convert {name.replace('_', '-')}` first")
+    words = describe_protocol(protocol)
+    if name == "dists":
+        of_dists = jax.device_put(pretrained.load_dists(path))
+        return Judge(
+            name, lambda x, y: metrics.dists(x, y, network=of_dists, protocol=protocol), False, "", words
+        )
+    of_lpips = jax.device_put(pretrained.load_lpips(path))
+    return Judge(
+        name, lambda x, y: metrics.lpips(x, y, network=of_lpips, protocol=protocol), False, "", words
+    )
+
+
+def score_batch(
+    judges: Sequence[Judge], reference: np.ndarray | jax.Array, image: np.ndarray | jax.Array
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Scores a batch with every metric; one that cannot say anything of such images gives NaN.
+
+    Args:
+        judges: the metrics.
+        reference: `[B, H, W, C]` floats in [0, 1].
+        image: `[B, H, W, C]`.
+
+    Returns:
+        `[B]` by name, and the reasons of those that refused.
+    """
+    scores: dict[str, np.ndarray] = {}
+    refused = {}
+    for judge in judges:
+        try:
+            # Waits: programs in flight beside one another gain nothing here.
+            scores[judge.name] = np.asarray(judge.score(reference, image), np.float64)
+        except ValueError as error:
+            # Too small for its windows, or of a number of channels that it doesn't take.
+            refused[judge.name] = str(error)
+            scores[judge.name] = np.full(len(image), math.nan)
+    return scores, refused
