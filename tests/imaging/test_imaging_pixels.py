@@ -154,3 +154,15 @@ def test_dihedral_rejects():
         dihedral(jnp.zeros((4, 2, 2, 1)), jnp.arange(4))
     with pytest.raises(ValueError, match="integer"):
         dihedral(jnp.zeros((2, 2, 1)), 1.0)
+
+
+def test_grey_is_matlabs_rgb2gray():
+    from vaesr.imaging import rgb_to_grey
+
+    x = np.random.default_rng(0).uniform(size=(4, 5, 3)).astype(np.float32)
+    # MATLAB takes the first row of the inverse of YIQ's matrix.
+    weights = np.linalg.inv([[1.0, 0.956, 0.621], [1.0, -0.272, -0.647], [1.0, -1.106, 1.703]])[0]
+    np.testing.assert_allclose(rgb_to_grey(x)[..., 0], x @ weights, atol=1e-6)
+    np.testing.assert_allclose(rgb_to_grey(np.full((2, 2, 3), 0.3, np.float32)), 0.3, atol=1e-6)
+    with pytest.raises(ValueError, match="rgb_to_grey"):
+        rgb_to_grey(x[..., :2])

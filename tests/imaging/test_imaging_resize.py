@@ -169,3 +169,26 @@ def test_output_length_is_matlabs_ceiling():
 def test_wrong_arguments_are_named(image, arguments, error, message):
     with pytest.raises(error, match=message):
         imresize(image, **arguments)
+
+
+def test_bilinear_is_a_triangle():
+    """MATLAB's bilinear: weights by distance, the triangle stretched by the factor when it shrinks."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(9, 7, 2)).astype(np.float32)
+    for size in ((5, 4), (18, 21), (9, 10)):
+        expected = x.astype(np.float64)
+        for axis in (0, 1):
+            n, length = x.shape[axis], size[axis]
+            scale = length / n
+            reach = max(1.0, 1 / scale)
+            rows = np.zeros((length, n))
+            for k in range(length):
+                centre = (k + 0.5) / scale - 0.5
+                for j in range(math.floor(centre - reach), math.ceil(centre + reach) + 1):
+                    weight = max(0.0, 1 - abs(centre - j) / reach)
+                    rows[k, min(max(j, -1 - j), 2 * n - 1 - j)] += weight
+            rows /= rows.sum(axis=1, keepdims=True)
+            expected = np.moveaxis(np.tensordot(rows, expected, (1, axis)), 0, axis)
+        np.testing.assert_allclose(imresize(x, size=size, method="bilinear"), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="bilinear"):
+        imresize(x, 2.0, method="nearest")
