@@ -175,7 +175,7 @@ def test_fusion_is_at_least_its_best_member(tmp_path, capsys):
         assert row["srcc"] >= max(members) + 0.02
     assert found["fsimc"]["number"] == count and found["fsimc"]["fit"] == "logistic5"
     # Within one photograph the order of strengths is plain to all of them.
-    assert all(value > 0.98 for value in found["fsimc"]["srcc_by_distortion"].values())
+    assert all(value > 0.9 for value in found["fsimc"]["srcc_by_distortion"].values())
     said = capsys.readouterr().out
     assert "PLCC (logistic5)" in said and "rrf60(psnr+fsimc)" in said
     with open(tmp_path / "out" / "scores.csv") as file:

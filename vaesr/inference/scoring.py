@@ -313,7 +313,7 @@ def _finish(
     writer.writerow(["image", *(judge.name for judge in judges), *rated, "width", "height", "remarks"])
     for v in order:
         score = [] if database is None else [database.pairs[int(v.item.name)].score]
-        values = [v.scores[judge.name] for judge in judges]
+        values = [f"{v.scores[judge.name]:.7g}" for judge in judges]
         writer.writerow([labels[v.item.name], *values, *score, v.size[1], v.size[0], "; ".join(v.notes)])
     rows = [Row(labels[v.item.name], v.scores, "; ".join(v.notes)) for v in order]
     page = scores_page(
