@@ -11,8 +11,9 @@ class Options:
 
     Attributes:
         suites: names of the suites.
-        models: which models the `train` suite measures; empty for all that suit the device.
-        peers: frameworks to compare with ("torch").
+        models: which models the `train` suite measures, and which metrics the `metrics` suite; empty for all
+            that suit the device.
+        peers: frameworks to compare with ("torch"; "piq" for the metrics, with scikit-image).
         smoke: tiny sizes, seconds in all.
         torch_compile: measure `torch.compile` too; compiling takes long.
         plan: how long to measure.

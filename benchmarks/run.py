@@ -16,9 +16,10 @@ from typing import Any
 
 from vaesr.allocator import keep_freed_memory
 
-SUITES = ("train", "input", "vq", "sample")
-MODELS = ("vae", "iwae", "bnn", "vqvae", "vqvae2", "pixelsnail", "edsr", "edsr_paper")
-PEERS = ("torch",)
+SUITES = ("train", "input", "vq", "sample", "metrics")
+METRICS = ("psnr", "ssim", "ms_ssim", "iw_ssim", "gmsd", "fsim", "fsimc", "vsi", "sff")
+MODELS = ("vae", "iwae", "bnn", "vqvae", "vqvae2", "pixelsnail", "edsr", "edsr_paper", *METRICS)
+PEERS = ("torch", "piq")
 # Set for the pinned child: the core it may use. XLA makes its threads once, when the backend starts, so
 # the core has to be chosen before JAX is imported.
 _PINNED = "VAESR_BENCH_CORE"
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "--suite", type=_names(SUITES), default=SUITES, help="comma-separated: " + ", ".join(SUITES)
     )
     p.add_argument("--model", type=_names(MODELS), default=(), help="comma-separated: " + ", ".join(MODELS))
-    p.add_argument("--peer", type=_names(PEERS), default=(), help="compare with: torch")
+    p.add_argument("--peer", type=_names(PEERS), default=(), help="compare with: torch, piq")
     p.add_argument("--json", metavar="FILE", help="write the result with raw samples and environment")
     p.add_argument("--plot", metavar="FILE", help="write bars of throughput as PNG (needs matplotlib)")
     p.add_argument("--trace", metavar="DIR", help="write a profile of our sides, apart from the timed runs")

@@ -42,6 +42,12 @@ def psnr(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = RGB
     Source: published SR protocols; see `SR_BENCHMARK` and `DIV2K_VALIDATION`.
     """
     x, y = prepare(reference, distorted, protocol, function="psnr")
+    return _psnr(x, y)
+
+
+@jax.jit
+def _psnr(x: Array, y: Array) -> Array:
+    """PSNR `[B]` of images `[B, H, W, C]` whose white is 1."""
     mse = jnp.mean(jnp.square(x - y), axis=(1, 2, 3))
     same = mse == 0.0
     return jnp.where(same, jnp.inf, -10.0 * jnp.log10(jnp.where(same, 1.0, mse)))
