@@ -124,7 +124,8 @@ def _lab(image: Array) -> Array:
 def _mix(matrix: np.ndarray, image: Array) -> Array:
     """Channels `[N, 3, H, W]` mixed by a matrix `[3, 3]`."""
     # One small product an image: its result lies in memory as the FFT wants it.
-    weights = jnp.broadcast_to(jnp.asarray(matrix, jnp.float32), (image.shape[0], 3, 3))
+    # Adding zeros of the images' spreads the matrix over devices as they are.
+    weights = jnp.asarray(matrix, jnp.float32)[None] + jnp.zeros_like(image[:, :, 0, :1])
     rows = image.reshape(*image.shape[:2], -1)
     return jnp.matmul(weights, rows, precision=jax.lax.Precision.HIGHEST).reshape(image.shape)
 
