@@ -66,7 +66,8 @@ def piq_metrics() -> dict[str, Metric]:
         "psnr": lambda x, y: piq.psnr(x, y, **of),
         "ssim": lambda x, y: piq.ssim(x, y, downsample=False, **of),
         "ms_ssim": lambda x, y: piq.multi_scale_ssim(x, y, **of),
-        "iw_ssim": lambda x, y: piq.information_weighted_ssim(x, y, **of),
+        # The one that is not symmetric: piq takes the distorted image first.
+        "iw_ssim": lambda x, y: piq.information_weighted_ssim(y, x, **of),
         "gmsd": lambda x, y: piq.gmsd(x, y, **of),
         "fsim": lambda x, y: piq.fsim(x, y, chromatic=False, **of),
         "fsimc": lambda x, y: piq.fsim(x, y, chromatic=True, **of),
