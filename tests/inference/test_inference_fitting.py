@@ -1,5 +1,7 @@
 """`vaesr fit`: parameters of metrics from photographs."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,12 @@ def test_fit_writes_what_the_metrics_read(tmp_path, monkeypatch, capsys):
     detector = metrics.load_sff_detector(tmp_path / "sff.npy")
     own = float(metrics.sff(x, noisy, detector=detector)[0])
     assert own == pytest.approx(float(metrics.sff(x, noisy)[0]), abs=0.03)
+    command = ["evaluate", "-i", str(folder / "b.png"), "-o", str(tmp_path / "out"), "--metrics", "niqe"]
+    assert main([*command, "--niqe-model", str(tmp_path / "niqe.npz")]) == 0
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())["metrics"]["niqe"]["mean"]
+    whole = data.coffee()[None] / np.float32(255)
+    assert found == pytest.approx(float(metrics.niqe(whole, model=model)[0]), abs=1e-3)
+    assert found != pytest.approx(float(metrics.niqe(whole)[0]), abs=1e-2)
     for arguments, words in (
         (["niqe", "--data", source, "-o", str(tmp_path / "a.npy")], ".npz"),
         (["sff", "--data", "folder:" + str(tmp_path / "nowhere"), "-o", str(tmp_path / "a.npy")], "nowhere"),

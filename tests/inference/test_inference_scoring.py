@@ -181,9 +181,10 @@ def test_fusion_is_at_least_its_best_member(tmp_path, capsys):
     with open(tmp_path / "out" / "scores.csv") as file:
         assert len(list(csv.DictReader(file))) == count
     knobs = ["--weights", "gmsd=3", "--rrf-k", "10", "--fit", "none"]
-    assert main([*command, "--metrics", "psnr,gmsd", *knobs]) == 0
+    assert main([*command, "--metrics", "gmsd,psnr", *knobs]) == 0
     again = json.loads((tmp_path / "out" / "scores.json").read_text())["database"]["agreement"]
-    assert "rrf10(psnr+gmsd)" in again and again["gmsd"]["rmse"] is None
+    assert "rrf10(gmsd+psnr)" in again and again["gmsd"]["rmse"] is None
+    assert not again["rrf10(gmsd+psnr), in units of gmsd"]["higher_is_better"]
     assert again["gmsd"]["srcc"] < 0 and not again["gmsd"]["higher_is_better"]
     assert main([*command, "--metrics", "psnr,gmsd", "--weights", "vsi=1"]) == 2
     assert "--weights must name" in capsys.readouterr().err

@@ -37,7 +37,8 @@ examples:
   vaesr fit niqe --data folder:pristine/ -o niqe.npz
   vaesr fit sff --data embedded:photos --split train validation -o sff.npy
 
-The second is how the detector that comes with the library was made. In Python:
+The second is how the detector that comes with the library was made. Give either to `vaesr evaluate` with
+--niqe-model or --sff-detector, or in Python:
 metrics.niqe(image, model=metrics.load_niqe_model("niqe.npz")),
 metrics.sff(reference, distorted, detector=metrics.load_sff_detector("sff.npy"))."""
 
@@ -227,6 +228,8 @@ def _add_evaluate(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add("-o", "--output", required=True, metavar="OUT", help="folder of the results")
     add("--metrics", metavar="NAMES", help="with commas, or all (default: psnr,ssim; without -r niqe)")
     add("--protocol", default="own", metavar="NAME", help="what is compared (default: own)")
+    add("--niqe-model", metavar="FILE", help="of `vaesr fit niqe`, or published (.mat, .npz)")
+    add("--sff-detector", metavar="FILE", help="of `vaesr fit sff`, or the authors' W.mat")
     add("--pictures", type=_whole, default=12, metavar="N", help="worst cases shown (default: 12)")
     add(
         "--fit",

@@ -99,12 +99,20 @@ def describe_protocol(protocol: Protocol) -> str:
     return ", ".join([*words, *([f"{protocol.shave} pixels shaved"] if protocol.shave else [])])
 
 
-def find_judges(text: str, protocol: Protocol | None = None) -> list[Judge]:
+def find_judges(
+    text: str,
+    protocol: Protocol | None = None,
+    *,
+    niqe_model: str | None = None,
+    sff_detector: str | None = None,
+) -> list[Judge]:
     """Makes the metrics that are asked for.
 
     Args:
         text: names separated by commas, with hyphens or underscores; or "all".
         protocol: for all of them; None is each one's own.
+        niqe_model: file of NIQE's parameters, None for the authors' own.
+        sff_detector: file of SFF's matrix, None for ours.
 
     Returns:
         The metrics in the order given, each once.
@@ -113,16 +121,20 @@ def find_judges(text: str, protocol: Protocol | None = None) -> list[Judge]:
         ValueError: for an unknown name.
         FileNotFoundError: where the weights of one are not there yet.
     """
+    learned: dict[str, dict[str, Any]] = {
+        "niqe": {"model": metrics.load_niqe_model(niqe_model)} if niqe_model else {},
+        "sff": {"detector": metrics.load_sff_detector(sff_detector)} if sff_detector else {},
+    }
     asked = [name.strip().lower().replace("-", "_") for name in text.split(",") if name.strip()]
     if asked == ["all"]:
         asked = [name for name in _PLAIN if name != "niqe"]
     unknown = [name for name in asked if name not in NAMES]
     if unknown or not asked:
         raise ValueError(f"--metrics: {', '.join(unknown) or 'nothing'} given; known are {', '.join(NAMES)}")
-    return [_judge(name, protocol) for name in dict.fromkeys(asked)]
+    return [_judge(name, protocol, learned.get(name, {})) for name in dict.fromkeys(asked)]
 
 
-def _judge(name: str, protocol: Protocol | None) -> Judge:
+def _judge(name: str, protocol: Protocol | None, learned: dict[str, Any]) -> Judge:
     if name in _LEARNED:
         return _learned_judge(name, protocol or RGB)
     metric, higher, own = _PLAIN[name]
@@ -133,8 +145,8 @@ def _judge(name: str, protocol: Protocol | None) -> Judge:
         # NIQE measures one channel; "rgb" says nothing about which.
         chosen = own if chosen.channels == "rgb" else chosen
         words = describe_protocol(chosen)
-        return Judge(name, lambda _, x: metrics.niqe(x, protocol=chosen), higher, unit, words, False)
-    return Judge(name, lambda x, y: metric(x, y, protocol=chosen), higher, unit, words)
+        return Judge(name, lambda _, x: metric(x, protocol=chosen, **learned), higher, unit, words, False)
+    return Judge(name, lambda x, y: metric(x, y, protocol=chosen, **learned), higher, unit, words)
 
 
 def _learned_judge(name: str, protocol: Protocol) -> Judge:

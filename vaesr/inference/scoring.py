@@ -90,7 +90,9 @@ def evaluate(args: argparse.Namespace) -> int:
         raise ValueError("--run needs -r, the images that it is to make again from small ones")
     no_reference = args.input and not args.reference
     chosen = args.metrics or ("niqe" if no_reference else "psnr,ssim")
-    judges = find_judges(chosen, read_protocol(args.protocol))
+    judges = find_judges(
+        chosen, read_protocol(args.protocol), niqe_model=args.niqe_model, sff_detector=args.sff_detector
+    )
     needing = [judge.name for judge in judges if judge.needs_reference]
     if no_reference and needing:
         raise ValueError(f"{', '.join(needing)} needs references: give them with -r")
@@ -399,8 +401,8 @@ def _against_people(
     # What PSNR says of identical images: more than of any other.
     ceiling = np.where(np.isfinite(scores), scores, -np.inf).max(axis=1, keepdims=True)
     scores = np.where(np.isposinf(scores), ceiling + 1, scores)
-    higher = [judge.higher_is_better for judge in judges]
-    ours: dict[str, np.ndarray] = {j.name: row for j, row in zip(judges, scores, strict=True)}
+    # Scores by name, and whether higher is better.
+    ours = {j.name: (row, j.higher_is_better) for j, row in zip(judges, scores, strict=True)}
     whole = np.isfinite(scores).all(axis=1)
     members = [judge for judge, held in zip(judges, whole, strict=True) if held]
     if len(members) > 1:
@@ -410,19 +412,15 @@ def _against_people(
         fused = np.asarray(
             reciprocal_rank_fusion(table, higher_is_better=directions, k=args.rrf_k, weights=weights), float
         )
-        ours[f"rrf{args.rrf_k:g}({joined})"] = fused
-        ours[f"borda({joined})"] = np.asarray(
-            borda_fusion(table, higher_is_better=directions, weights=weights), float
-        )
-        base, direction = table[0], directions[0]
-        ours[f"rrf{args.rrf_k:g}({joined}), in units of {members[0].name}"] = isotonic_calibration(
-            fused, base, higher_is_better=direction
-        )
+        borda = np.asarray(borda_fusion(table, higher_is_better=directions, weights=weights), float)
+        calibrated = isotonic_calibration(fused, table[0], higher_is_better=directions[0])
+        ours[f"rrf{args.rrf_k:g}({joined})"] = fused, True
+        ours[f"borda({joined})"] = borda, True
+        ours[f"rrf{args.rrf_k:g}({joined}), in units of {members[0].name}"] = calibrated, directions[0]
     figures: dict[str, Any] = {}
     rows = []
-    for number, (name, values) in enumerate(ours.items()):
+    for name, (values, higher) in ours.items():
         held = np.isfinite(values)
-        lower = number < len(judges) and not higher[number]
         if held.sum() < 5 or np.ptp(values[held]) == 0:
             continue
         found = agreement(values[held], people[held], fit=args.fit)
@@ -439,7 +437,7 @@ def _against_people(
             "fit": found.fit,
             "fit_parameters": found.parameters,
             "number": found.number,
-            "higher_is_better": not lower,
+            "higher_is_better": higher,
             "srcc_by_distortion": by_kind,
         }
         rows.append((name, found.plcc, abs(found.srcc), abs(found.krcc), found.rmse, float(found.number)))
