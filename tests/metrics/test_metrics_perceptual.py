@@ -3,6 +3,7 @@
 Equality with torch is tested in `tests/pretrained`, which reads torchvision's files.
 """
 
+import functools
 import os
 
 import jax
@@ -51,21 +52,42 @@ def test_bad_input():
         m.lpips(x[:, :20], x[:, :20], network=network("lpips"))
 
 
-@pytest.mark.skipif(
+REAL = pytest.mark.skipif(
     "VAESR_DOWNLOADS" not in os.environ, reason="fetches 64 MB of weights: set VAESR_DOWNLOADS=1 to allow it"
 )
-@pytest.mark.parametrize("name", ["lpips-alex", "lpips-vgg", "dists"])
-def test_the_authors_packages_values(name, tmp_path):
+
+
+def real_metric(name, folder):
     if name == "dists":
         pytest.importorskip("torch")
-    assert main(["convert", name, "-o", str(tmp_path / "network.npz")]) == 0
+    assert main(["convert", name, "-o", str(folder / "network.npz")]) == 0
     if name == "dists":
-        metric, net = m.dists, pretrained.load_dists(tmp_path / "network.npz")
-    else:
-        metric, net = m.lpips, pretrained.load_lpips(tmp_path / "network.npz")
+        return functools.partial(m.dists, network=pretrained.load_dists(folder / "network.npz"))
+    return functools.partial(m.lpips, network=pretrained.load_lpips(folder / "network.npz"))
+
+
+@REAL
+@pytest.mark.parametrize("name", ["lpips-alex", "lpips-vgg", "dists"])
+def test_the_authors_packages_values(name, tmp_path):
+    metric = real_metric(name, tmp_path)
     for picture in official.NAMES:
         reference = official.image(picture, "ref")
         batch = jnp.concatenate([official.image(picture, d) for d in official.DISTORTIONS])
-        found = metric(jnp.broadcast_to(reference, batch.shape), batch, network=net)
+        found = metric(jnp.broadcast_to(reference, batch.shape), batch)
         expected = [official.official(picture, d, name.replace("-", "_")) for d in official.DISTORTIONS]
         np.testing.assert_allclose(found, expected, atol=2e-6, err_msg=picture)
+
+
+@REAL
+@pytest.mark.parametrize("name", ["lpips-alex", "dists"])
+def test_every_step_of_a_distortion_is_worse(name, tmp_path):
+    """On three photographs, and ten more of VAESR_PHOTOS, as for the other metrics."""
+    from test_metrics_properties import as_jpeg, blurred, crops, scaled_down, with_noise
+
+    metric = real_metric(name, tmp_path)
+    for photo, x in crops().items():
+        for distort in (blurred, with_noise, as_jpeg, scaled_down):
+            steps = [np.rint(distort(x, step)).clip(0, 255) for step in range(4)]
+            batch = jnp.asarray(np.stack([x, *steps]) / 255.0, jnp.float32)
+            scores = metric(jnp.broadcast_to(batch[:1], batch.shape), batch)
+            assert scores[0] == 0 and (np.diff(scores) > 0).all(), (photo, distort.__name__, scores)
