@@ -201,6 +201,10 @@ def test_fusion_is_at_least_its_best_member(tmp_path, capsys):
         (["-r", "IN", "-i", "NONE", "-o", "OUT"], "no file or folder"),
         (["--iqa", "IN", "-o", "OUT"], "no database"),
         (["-r", "IN", "-i", "IN", "-o", "FILE"], "is a file"),
+        # Before anything is scored.
+        (["-r", "IN", "-i", "IN", "-o", "OUT", "--weights", "vsi=1"], "--weights must name"),
+        (["-r", "IN", "-i", "IN", "-o", "OUT", "--weights", "ssim=0,psnr=0"], "not all 0"),
+        (["-r", "IN", "-i", "IN", "-o", "OUT", "--weights", "ssim"], "of the form"),
     ],
 )
 def test_usage_errors_are_one_line(tmp_path, capsys, monkeypatch, arguments, words):

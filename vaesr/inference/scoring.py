@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import dataclasses
 import io
 import json
 import math
@@ -10,11 +9,9 @@ import pathlib
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,51 +19,15 @@ from vaesr import __version__
 from vaesr.data import SubjectiveDatabase, read_subjective
 from vaesr.imaging import imresize, quantise
 from vaesr.inference import files, images
-from vaesr.inference.judges import Judge, find_judges, read_protocol, score_batch
+from vaesr.inference.against_people import against_people, print_table, read_weights
+from vaesr.inference.comparisons import Item, Loaded, Verdict, score_items
+from vaesr.inference.judges import Judge, find_judges, read_protocol
 from vaesr.inference.pairing import match_files, read_comparable, read_pair
 from vaesr.inference.runs import load_run
 from vaesr.inference.upscaling import network_of, upscale
-from vaesr.metrics import agreement, borda_fusion, isotonic_calibration, reciprocal_rank_fusion
 from vaesr.reports import comparison_strip, scores_page
 from vaesr.reports.canvas import write_atomically
 from vaesr.reports.scores import Column, Row, Table
-
-# Two images of one shape and remarks.
-Loaded = tuple[np.ndarray, np.ndarray, list[str]]
-# Decoded ahead of what is being scored.
-_AHEAD = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """One comparison.
-
-    Attributes:
-        name: unique among all.
-        load: reads both images.
-        size: `(height, width)` as far as it is known without reading, to put equal ones together.
-    """
-
-    name: str
-    load: Callable[[], Loaded]
-    size: tuple[int, int]
-
-
-@dataclasses.dataclass
-class Verdict:
-    """What came of one comparison.
-
-    Attributes:
-        item: the comparison.
-        scores: by the metrics' names.
-        size: `(height, width)`.
-        notes: remarks.
-    """
-
-    item: Item
-    scores: dict[str, float]
-    size: tuple[int, int]
-    notes: list[str]
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -96,6 +57,7 @@ def evaluate(args: argparse.Namespace) -> int:
     needing = [judge.name for judge in judges if judge.needs_reference]
     if no_reference and needing:
         raise ValueError(f"{', '.join(needing)} needs references: give them with -r")
+    weights = read_weights(args.weights, judges)
     database, problems = None, []
     if args.iqa:
         database = read_subjective(args.iqa)
@@ -121,7 +83,7 @@ def evaluate(args: argparse.Namespace) -> int:
     problems += [f"{name}: {reason}" for name, reason in failed]
     if not verdicts:
         raise ValueError(f"nothing could be compared: {problems[0]}")
-    _finish(args, output, title, judges, verdicts, problems, database)
+    _finish(args, output, title, judges, verdicts, problems, database, weights)
     for line in problems:
         print(f"vaesr evaluate: {line}", file=sys.stderr)
     return 1 if problems else 0
@@ -177,94 +139,6 @@ def _run_items(args: argparse.Namespace, folder: pathlib.Path) -> list[Item]:
     return [item(path) for path in paths]
 
 
-def score_items(
-    items: Sequence[Item],
-    judges: Sequence[Judge],
-    *,
-    failed: list[tuple[str, str]],
-    threads: bool = True,
-    on_error: Callable[[Exception], Any] | None = None,
-) -> Iterator[Verdict]:
-    """Scores comparisons, those of one shape in batches, while further ones are being decoded.
-
-    Args:
-        items: the comparisons.
-        judges: the metrics.
-        failed: gets the name and the reason of those that could not be read.
-        threads: decode in threads; not for items that compute.
-        on_error: gets each exception as it is caught.
-
-    Yields:
-        The verdicts, equal sizes together.
-    """
-    ordered = sorted(items, key=lambda item: item.size)
-    bar = files.progress_bar(len(items))
-    waiting: list[tuple[Item, Loaded]] = []
-    # The largest batch of the present shape: a smaller last one is filled up instead of compiled anew.
-    compiled = 0
-    try:
-        for item, loaded in _load(ordered, threads):
-            if isinstance(loaded, Exception):
-                failed.append((item.name, " ".join((str(loaded) or type(loaded).__name__).split())))
-                if on_error:
-                    on_error(loaded)
-            else:
-                if waiting and waiting[0][1][0].shape != loaded[0].shape:
-                    yield from _score(waiting, judges, compiled)
-                    waiting, compiled = [], 0
-                waiting.append((item, loaded))
-                if len(waiting) >= _batch_size(loaded[0].shape):
-                    compiled = len(waiting)
-                    yield from _score(waiting, judges, compiled)
-                    waiting = []
-            if bar is not None:
-                bar.update(1)
-        if waiting:
-            yield from _score(waiting, judges, compiled)
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def _batch_size(shape: Sequence[int]) -> int:
-    pixels = 1 << (24 if jax.default_backend() != "cpu" else 20)
-    return max(1, min(64, pixels // (shape[0] * shape[1])))
-
-
-def _load(items: Sequence[Item], threads: bool) -> Iterable[tuple[Item, Loaded | Exception]]:
-    def attempt(item: Item) -> Loaded | Exception:
-        try:
-            return item.load()
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            return error
-
-    if not threads:
-        yield from ((item, attempt(item)) for item in items)
-        return
-    with ThreadPoolExecutor() as pool:
-        running = [pool.submit(attempt, item) for item in items[:_AHEAD]]
-        for number, item in enumerate(items):
-            loaded = running[number].result()
-            running[number] = None  # type: ignore[call-overload]
-            if number + _AHEAD < len(items):
-                running.append(pool.submit(attempt, items[number + _AHEAD]))
-            yield item, loaded
-
-
-def _score(
-    waiting: Sequence[tuple[Item, Loaded]], judges: Sequence[Judge], compiled: int
-) -> Iterator[Verdict]:
-    fill = max(0, compiled - len(waiting))
-    stacks = [
-        np.stack([loaded[side] for _, loaded in waiting] + [waiting[-1][1][side]] * fill) for side in (0, 1)
-    ]
-    scores, refused = score_batch(judges, *stacks)
-    for row, (item, (reference, _, notes)) in enumerate(waiting):
-        of_row = {name: float(values[row]) for name, values in scores.items()}
-        size = (reference.shape[0], reference.shape[1])
-        yield Verdict(item, of_row, size, [*notes, *(f"no {name}" for name in refused)])
-
-
 def _finish(
     args: argparse.Namespace,
     output: pathlib.Path,
@@ -273,6 +147,7 @@ def _finish(
     verdicts: list[Verdict],
     problems: Sequence[str],
     database: SubjectiveDatabase | None,
+    weights: dict[str, float],
 ) -> None:
     """Writes `scores.csv`, `scores.json` and `report.html`, and prints the means."""
     first = judges[0]
@@ -294,10 +169,12 @@ def _finish(
             str(i): f"{p.distorted.name} ({p.distortion})" if p.distortion else p.distorted.name
             for i, p in enumerate(database.pairs)
         }
-        table, figures = _against_people(args, judges, verdicts, database)
+        table, figures = against_people(
+            judges, verdicts, database, fit=args.fit, k=args.rrf_k, weights=weights
+        )
         tables.append(table)
         result["database"] = {"name": database.name, "scale": database.scale, "agreement": figures}
-        _print_table(table)
+        print_table(table)
     result["images"] = [
         {
             "name": labels[v.item.name],
@@ -386,83 +263,3 @@ def _picture(verdict: Verdict, name: str, judges: Sequence[Judge]) -> tuple[str,
         crop_size=size,
     )
     return f"{name}: {scores}", strip
-
-
-def _against_people(
-    args: argparse.Namespace,
-    judges: Sequence[Judge],
-    verdicts: Sequence[Verdict],
-    database: SubjectiveDatabase,
-) -> tuple[Table, dict[str, Any]]:
-    """Correlations of every metric and of their fusions with the subjective scores."""
-    pairs = [database.pairs[int(v.item.name)] for v in verdicts]
-    people = np.array([pair.score for pair in pairs])
-    scores = np.array([[v.scores[judge.name] for v in verdicts] for judge in judges])
-    # What PSNR says of identical images: more than of any other.
-    ceiling = np.where(np.isfinite(scores), scores, -np.inf).max(axis=1, keepdims=True)
-    scores = np.where(np.isposinf(scores), ceiling + 1, scores)
-    # Scores by name, and whether higher is better.
-    ours = {j.name: (row, j.higher_is_better) for j, row in zip(judges, scores, strict=True)}
-    whole = np.isfinite(scores).all(axis=1)
-    members = [judge for judge, held in zip(judges, whole, strict=True) if held]
-    if len(members) > 1:
-        table, directions = scores[whole], [j.higher_is_better for j in members]
-        joined = "+".join(judge.name for judge in members)
-        weights = _weights(args.weights, members)
-        fused = np.asarray(
-            reciprocal_rank_fusion(table, higher_is_better=directions, k=args.rrf_k, weights=weights), float
-        )
-        borda = np.asarray(borda_fusion(table, higher_is_better=directions, weights=weights), float)
-        calibrated = isotonic_calibration(fused, table[0], higher_is_better=directions[0])
-        ours[f"rrf{args.rrf_k:g}({joined})"] = fused, True
-        ours[f"borda({joined})"] = borda, True
-        ours[f"rrf{args.rrf_k:g}({joined}), in units of {members[0].name}"] = calibrated, directions[0]
-    figures: dict[str, Any] = {}
-    rows = []
-    for name, (values, higher) in ours.items():
-        held = np.isfinite(values)
-        if held.sum() < 5 or np.ptp(values[held]) == 0:
-            continue
-        found = agreement(values[held], people[held], fit=args.fit)
-        by_kind = {}
-        for kind in sorted({pair.distortion for pair in pairs} - {""}):
-            chosen = held & np.array([pair.distortion == kind for pair in pairs])
-            if chosen.sum() > 4 and np.ptp(values[chosen]) > 0 and np.ptp(people[chosen]) > 0:
-                by_kind[kind] = agreement(values[chosen], people[chosen], fit="none").srcc
-        figures[name] = {
-            "plcc": found.plcc,
-            "srcc": found.srcc,
-            "krcc": found.krcc,
-            "rmse": None if math.isnan(found.rmse) else found.rmse,
-            "fit": found.fit,
-            "fit_parameters": found.parameters,
-            "number": found.number,
-            "higher_is_better": higher,
-            "srcc_by_distortion": by_kind,
-        }
-        rows.append((name, found.plcc, abs(found.srcc), abs(found.krcc), found.rmse, float(found.number)))
-    rows.sort(key=lambda row: -row[2])
-    head = ("metric", f"PLCC ({args.fit})", "|SRCC|", "|KRCC|", "RMSE", "images")
-    return Table(f"Agreement with people ({database.scale})", head, rows), figures
-
-
-def _weights(text: str, members: Sequence[Judge]) -> np.ndarray | None:
-    if not text:
-        return None
-    try:
-        given = {k.strip().replace("-", "_"): float(v) for k, v in (p.split("=") for p in text.split(","))}
-    except ValueError:
-        raise ValueError(f"--weights must be of the form ssim=1,vsi=2, got {text!r}") from None
-    names = [judge.name for judge in members]
-    if set(given) - set(names) or min(given.values()) < 0:
-        raise ValueError(f"--weights must name some of {', '.join(names)}, at least 0 each, got {text!r}")
-    return np.array([given.get(name, 1.0) for name in names])
-
-
-def _print_table(table: Table) -> None:
-    width = max(len(str(row[0])) for row in table.rows) if table.rows else 6
-    print(table.title)
-    print("  ".join([table.head[0].ljust(width), *(f"{name:>16}" for name in table.head[1:])]))
-    for name, *values in table.rows:
-        cells = [f"{value:>16.4f}" if isinstance(value, float) else f"{value:>16}" for value in values[:-1]]
-        print("  ".join([str(name).ljust(width), *cells, f"{float(values[-1]):>16.0f}"]))
