@@ -125,10 +125,13 @@ def test_no_reference(tmp_path, capsys):
 def test_a_run_is_judged(edsr_folder, tmp_path):
     for i in range(2):
         save(tmp_path / "hr" / f"{i}.png", photo(i, 41, 44))
+    save(tmp_path / "hr" / "1.webp", photo(2, 41, 44))
     out = tmp_path / "out"
     assert main(["evaluate", "-r", str(tmp_path / "hr"), "--run", str(edsr_folder), "-o", str(out)]) == 0
     found = json.loads((out / "scores.json").read_text())
-    assert [i["height"] for i in found["images"]] == [40, 40]
+    assert [i["height"] for i in found["images"]] == [40, 40, 40]
+    # 1.png and 1.webp both keep their result.
+    assert {p.name for p in (out / "upscaled").iterdir()} == {"0.png", "1_2.png", "1_3.png"}
     made = np.asarray(Image.open(out / "upscaled" / "0.png"))
     x, y = (jnp.asarray(p / 255, jnp.float32)[None] for p in (photo(0, 41, 44)[:40], made))
     image = next(i for i in found["images"] if i["name"] == "0.png")

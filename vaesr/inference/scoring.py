@@ -119,24 +119,34 @@ def _run_items(args: argparse.Namespace, folder: pathlib.Path) -> list[Item]:
     names = _unique(paths)
     several = len({_size(path) for path in paths}) > 3
 
-    def item(path: pathlib.Path) -> Item:
+    stems = Counter(path.stem.lower() for path in paths)
+
+    def item(number: int, path: pathlib.Path) -> Item:
+        # Two references of one stem must not take each other's place.
+        stem = path.stem if stems[path.stem.lower()] == 1 else f"{path.stem}_{number}"
+        target = folder / f"{stem}.png"
+        made: list[pathlib.Path] = []
+
         def load() -> Loaded:
             image, notes = read_comparable(path)
             height, width = (n // network.scale * network.scale for n in image.shape[:2])
             hr = image[:height, :width]
             if min(hr.shape[:2]) < network.scale:
                 raise images.ImageFileError(f"is too small for scale {network.scale}")
-            lr = quantise(imresize(jnp.asarray(hr), 1 / network.scale))
-            sr = np.asarray(quantise(jnp.asarray(upscale(network, lr, several_sizes=several))))
-            stored = np.rint(sr * 255).astype(np.uint8)
-            images.write_photo(folder / f"{path.stem}.png", images.Photo(stored))
+            if not made:
+                lr = quantise(imresize(jnp.asarray(hr), 1 / network.scale))
+                large = quantise(jnp.asarray(upscale(network, lr, several_sizes=several)))
+                images.write_photo(target, images.Photo(np.rint(np.asarray(large) * 255).astype(np.uint8)))
+                made.append(target)
+            # What was written is what is judged, and shown without being made again.
+            sr, _ = read_comparable(target)
             if hr.shape != image.shape:
                 notes = [*notes, f"cut to {width}x{height}"]
             return hr, sr, notes
 
         return Item(names[path], load, _size(path))
 
-    return [item(path) for path in paths]
+    return [item(number, path) for number, path in enumerate(paths, 1)]
 
 
 def _finish(
