@@ -17,6 +17,7 @@ from vaesr.imaging import (
     rgb_to_ycbcr,
     to_float,
     to_uint8,
+    upsample_nearest,
     ycbcr_to_rgb,
 )
 
@@ -166,3 +167,12 @@ def test_grey_is_matlabs_rgb2gray():
     np.testing.assert_allclose(rgb_to_grey(np.full((2, 2, 3), 0.3, np.float32)), 0.3, atol=1e-6)
     with pytest.raises(ValueError, match="rgb_to_grey"):
         rgb_to_grey(x[..., :2])
+
+
+def test_upsample_nearest_repeats_pixels():
+    x = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)
+    y = upsample_nearest(x, 3)
+    assert y.dtype == np.uint8
+    np.testing.assert_array_equal(y, x.repeat(3, axis=1).repeat(3, axis=2))
+    with pytest.raises(ValueError, match="factor"):
+        upsample_nearest(x, 0)

@@ -8,6 +8,7 @@ from vaesr.imaging.rearrange import (
     extract_patches,
     pixel_shuffle,
     pixel_unshuffle,
+    upsample_nearest,
 )
 from vaesr.imaging.resize import imresize
 from vaesr.imaging.tiles import Span, plan_tiles, tiled_apply
@@ -28,5 +29,6 @@ __all__ = [
     "tiled_apply",
     "to_float",
     "to_uint8",
+    "upsample_nearest",
     "ycbcr_to_rgb",
 ]

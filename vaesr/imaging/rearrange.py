@@ -64,6 +64,29 @@ def pixel_unshuffle(x: ArrayLike, factor: int) -> Array:
     return y.reshape((*lead, height // r, width // r, channels * r * r))
 
 
+def upsample_nearest(x: ArrayLike, factor: int) -> Array:
+    """Repeats every pixel `factor` times in both directions.
+
+    Args:
+        x: `[..., H, W, C]`, any dtype.
+        factor: upscaling factor, at least 1; static.
+
+    Returns:
+        `[..., H * factor, W * factor, C]` of the same dtype.
+
+    Raises:
+        ValueError: if `x` has fewer than three axes or the factor is no positive integer.
+
+    Source: PyTorch `Upsample` with mode "nearest".
+    """
+    check_rank(x, function="upsample_nearest")
+    r = check_positive_int(factor, function="upsample_nearest", argument="factor")
+    y = jnp.asarray(x)
+    *lead, height, width, channels = y.shape
+    y = jnp.broadcast_to(y[..., :, None, :, None, :], (*lead, height, r, width, r, channels))
+    return y.reshape((*lead, height * r, width * r, channels))
+
+
 def extract_patches(image: ArrayLike, *, size: int, stride: int | None = None) -> Array:
     """Cuts images into square patches on a regular grid; a remainder at the far edges is dropped.
 

@@ -1,11 +1,12 @@
 """Flax Linen modules that two or more models use."""
 
-from vaesr.layers.activations import ACTIVATIONS
+from vaesr.layers.activations import ACTIVATIONS, PReLU
 from vaesr.layers.bayesian import BayesianForward, bayesian_apply
 from vaesr.layers.causal import CausalAttention, CausalConv
-from vaesr.layers.conv import FORMS, PRECISIONS, Conv, conv2d, torch_uniform
+from vaesr.layers.conv import FORMS, PRECISIONS, Conv, conv2d, strided_conv2d, torch_uniform
 from vaesr.layers.mean_shift import DIV2K_MEAN, add_mean, subtract_mean
 from vaesr.layers.members import dropout_apply, ensemble_apply
+from vaesr.layers.norm import BatchNorm, global_mean
 from vaesr.layers.quantisers import (
     FiniteScalarQuantiser,
     Quantised,
@@ -14,6 +15,7 @@ from vaesr.layers.quantisers import (
 )
 from vaesr.layers.resampling import ConvTranspose, DownConv, conv_transpose2d
 from vaesr.layers.residual import ResBlock, Trunk, stack_blocks, unstack_blocks
+from vaesr.layers.spectral import SpectralNorm, spectral_normalise
 from vaesr.layers.upsampler import Upsampler, upsampler_factors
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "DIV2K_MEAN",
     "FORMS",
     "PRECISIONS",
+    "BatchNorm",
     "BayesianForward",
     "CausalAttention",
     "CausalConv",
@@ -28,9 +31,11 @@ __all__ = [
     "ConvTranspose",
     "DownConv",
     "FiniteScalarQuantiser",
+    "PReLU",
     "Quantised",
     "ResBlock",
     "ResidualQuantiser",
+    "SpectralNorm",
     "Trunk",
     "Upsampler",
     "VectorQuantiser",
@@ -40,7 +45,10 @@ __all__ = [
     "conv_transpose2d",
     "dropout_apply",
     "ensemble_apply",
+    "global_mean",
+    "spectral_normalise",
     "stack_blocks",
+    "strided_conv2d",
     "subtract_mean",
     "torch_uniform",
     "unstack_blocks",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from vaesr.layers.spectral import SpectralNorm
 from vaesr.layers.winograd import winograd_conv2d
 
 FORMS = ("auto", "loop", "direct", "patches", "winograd")
@@ -157,30 +158,88 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+def strided_conv2d(
+    x: jax.Array, kernel: jax.Array, *, stride: int, padding: int, precision: str = "default"
+) -> jax.Array:
+    """Convolve at every `stride`-th position, with `padding` zeros on each side.
+
+    Args:
+        x: images `[B, H, W, C]`, floating point.
+        kernel: `[K, K, C, F]`, same type as `x`.
+        stride: at least 1.
+        padding: at least 0.
+        precision: see `conv2d`.
+
+    Returns:
+        `[B, (H + 2 * padding - K) // stride + 1, ..., F]` in the type of `x`.
+
+    Raises:
+        ValueError: if the shapes don't fit or the image is smaller than the kernel.
+    """
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2]:
+        raise ValueError(
+            f"x has shape {x.shape} and kernel {kernel.shape}; expected [B, H, W, C] and [K, K, C, F]."
+        )
+    if min(x.shape[1:3]) + 2 * padding < kernel.shape[0]:
+        raise ValueError(
+            f"x has shape {x.shape}, too small for a kernel of {kernel.shape[0]} with padding {padding}."
+        )
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=_lax_precision(precision),
+    )
+
+
 class Conv(nn.Module):
-    """A stride-1 convolution with zero padding and PyTorch's default initialisation.
+    """A convolution with zero padding and PyTorch's default initialisation.
 
     Attributes:
         features: output channels.
-        kernel_size: odd side of the kernel.
+        kernel_size: side of the kernel; odd unless `stride` or `padding` is given.
+        stride: distance of the positions that are computed.
+        padding: zeros on each side; None keeps the size at stride 1: `(kernel_size - 1) // 2`.
+        use_bias: add a bias to each output channel.
+        spectral: divide the kernel by its largest singular value, see `spectral_normalise`; its vector is
+            in the collection "spectral".
+        kernel_init: of the kernel; None is PyTorch's default.
+        bias_init: of the bias; None is PyTorch's default.
         dtype: compute type; the parameters are float32.
-        form: see `conv2d`.
+        form: see `conv2d`; for stride 1 without `padding`.
         precision: see `conv2d`.
     """
 
     features: int
     kernel_size: int = 3
+    stride: int = 1
+    padding: int | None = None
+    use_bias: bool = True
+    spectral: bool = False
+    kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer | None = None
     dtype: Any = jnp.float32
     form: str = "auto"
     precision: str = "default"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map `[B, H, W, C]` to `[B, H, W, features]` in `dtype`."""
-        channels = x.shape[-1]
-        init = torch_uniform(self.kernel_size**2 * channels)
-        kernel = self.param("kernel", init, (self.kernel_size, self.kernel_size, channels, self.features))
-        bias = self.param("bias", init, (self.features,))
-        form = "auto" if self.form == "winograd" and self.kernel_size != 3 else self.form
-        y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), form=form, precision=self.precision)
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map `[B, H, W, C]` to `[B, H', W', features]` in `dtype`; `train` moves the spectral vector on."""
+        side, channels = self.kernel_size, x.shape[-1]
+        init = torch_uniform(side**2 * channels)
+        kernel = self.param("kernel", self.kernel_init or init, (side, side, channels, self.features))
+        if self.spectral:
+            kernel = SpectralNorm(name="spectral")(kernel, train)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.stride == 1 and self.padding is None:
+            form = "auto" if self.form == "winograd" and side != 3 else self.form
+            y = conv2d(x, kernel, form=form, precision=self.precision)
+        else:
+            padding = (side - 1) // 2 if self.padding is None else self.padding
+            y = strided_conv2d(x, kernel, stride=self.stride, padding=padding, precision=self.precision)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", self.bias_init or init, (self.features,))
         return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)

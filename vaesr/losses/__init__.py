@@ -1,8 +1,21 @@
 """Per-example training losses: pure functions of arrays that return one value per example (`[B]`)."""
 
+from vaesr.losses.adversarial import (
+    ADVERSARIAL,
+    AdversarialLoss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    least_squares_discriminator_loss,
+    least_squares_generator_loss,
+    relativistic_average_discriminator_loss,
+    relativistic_average_generator_loss,
+    standard_discriminator_loss,
+    standard_generator_loss,
+)
 from vaesr.losses.categorical import categorical_nll
 from vaesr.losses.discretised import discretised_gaussian_nll, discretised_logistic_nll, logistic_mixture_nll
 from vaesr.losses.expected import expected_squared_error
+from vaesr.losses.features import content_loss, style_loss
 from vaesr.losses.perceptual import dists_loss, lpips_loss, ms_ssim_l1_loss, ms_ssim_loss, ssim_loss
 from vaesr.losses.pixel import charbonnier, l1, mse
 from vaesr.losses.quantisation import codebook_loss, commitment_loss
@@ -18,11 +31,14 @@ from vaesr.losses.variational import (
 )
 
 __all__ = [
+    "ADVERSARIAL",
+    "AdversarialLoss",
     "bernoulli_nll",
     "categorical_nll",
     "charbonnier",
     "codebook_loss",
     "commitment_loss",
+    "content_loss",
     "discretised_gaussian_nll",
     "discretised_logistic_nll",
     "dists_loss",
@@ -31,14 +47,23 @@ __all__ = [
     "gaussian_kl",
     "gaussian_kl_standard",
     "gaussian_nll",
+    "hinge_discriminator_loss",
+    "hinge_generator_loss",
     "importance_weighted_bound",
     "iwae_bound",
     "l1",
+    "least_squares_discriminator_loss",
+    "least_squares_generator_loss",
     "logistic_mixture_nll",
     "lpips_loss",
     "ms_ssim_l1_loss",
     "ms_ssim_loss",
     "mse",
     "negative_elbo",
+    "relativistic_average_discriminator_loss",
+    "relativistic_average_generator_loss",
     "ssim_loss",
+    "standard_discriminator_loss",
+    "standard_generator_loss",
+    "style_loss",
 ]

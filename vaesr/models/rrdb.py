@@ -1,0 +1,145 @@
+"""RRDBNet, the generator of ESRGAN (Wang et al., ECCVW 2018) and Real-ESRGAN (Wang et al., ICCVW 2021)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vaesr.imaging import pixel_unshuffle, upsample_nearest
+from vaesr.layers import Conv
+
+_RESIDUAL_SCALE = 0.2
+
+
+class RRDBNet(nn.Module):
+    """Residual-in-residual dense blocks without batch norm, then two doublings by nearest neighbour.
+
+    Scales 2 and 1 first move 2x2 and 4x4 pixels into channels, and upscale the rest by 4 (Real-ESRGAN).
+    The parameters are named as in BasicSR: `conv_first`, `body_0/rdb1/conv1`, ..., `conv_body`, `conv_up1`,
+    `conv_up2`, `conv_hr`, `conv_last`.
+
+    Attributes:
+        scale: 4, 2 or 1.
+        channels: width of the trunk.
+        growth: outputs of each dense convolution.
+        blocks: residual-in-residual dense blocks.
+        dtype: compute type; parameters and output are float32.
+        remat: recompute each block's activations in the backward pass.
+        conv_form: see `vaesr.layers.conv2d`.
+        precision: of float32 convolutions on accelerators, see `vaesr.layers.conv2d`.
+    """
+
+    scale: int = 4
+    channels: int = 64
+    growth: int = 32
+    blocks: int = 23
+    dtype: Any = jnp.float32
+    remat: bool = False
+    conv_form: str = "auto"
+    precision: str = "default"
+
+    @property
+    def input_multiple(self) -> int:
+        """The input is cut into squares of so many pixels: tiles must begin at their corners."""
+        return 4 // self.scale
+
+    @property
+    def receptive_radius(self) -> int:
+        """How many low-resolution pixels around an input pixel can change what it becomes.
+
+        15 a block and two more convolutions, one after the first doubling and three after the second; times
+        the side of the squares that scales 1 and 2 move into channels.
+        """
+        return (15 * self.blocks + 4) * self.input_multiple
+
+    @nn.compact
+    def __call__(self, x_lr: jax.Array) -> jax.Array:
+        """Upscale a batch of images.
+
+        Args:
+            x_lr: RGB `[B, h, w, 3]` in [0, 1]. Sizes that are no multiple of `input_multiple` are mirrored
+                at the bottom and the right, and the result is cut.
+
+        Returns:
+            float32 `[B, h * scale, w * scale, 3]` in about [0, 1], not clipped.
+
+        Raises:
+            ValueError: if `x_lr` is no batch of RGB images or the scale is not 1, 2 or 4.
+        """
+        if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
+            raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
+        if self.scale not in (1, 2, 4):
+            raise ValueError(f"scale is {self.scale}; RRDBNet has 1, 2 or 4.")
+        conv = {"dtype": self.dtype, "form": self.conv_form, "precision": self.precision}
+        _, height, width, _ = x_lr.shape
+        up = [-n % self.input_multiple for n in (height, width)]
+        if any(up):
+            mode = "reflect" if min(height, width) > max(up) else "edge"
+            x_lr = jnp.pad(x_lr, ((0, 0), (0, up[0]), (0, up[1]), (0, 0)), mode=mode)
+        block = nn.remat(_RRDB) if self.remat else _RRDB
+        first = Conv(self.channels, name="conv_first", **conv)(pixel_unshuffle(x_lr, self.input_multiple))
+        x = first
+        for i in range(self.blocks):
+            x = block(self.channels, self.growth, name=f"body_{i}", **conv)(x)
+        x = first + Conv(self.channels, name="conv_body", **conv)(x)
+        for name in ("conv_up1", "conv_up2"):
+            x = _leaky(Conv(self.channels, name=name, **conv)(upsample_nearest(x, 2)))
+        x = _leaky(Conv(self.channels, name="conv_hr", **conv)(x))
+        x = Conv(3, name="conv_last", **conv)(x)
+        return x[:, : height * self.scale, : width * self.scale].astype(jnp.float32)
+
+
+class _RRDB(nn.Module):
+    """Three dense blocks, times 0.2, plus the input (figure 4)."""
+
+    channels: int
+    growth: int
+    dtype: Any
+    form: str
+    precision: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        fields = {"dtype": self.dtype, "form": self.form, "precision": self.precision}
+        y = x
+        for i in (1, 2, 3):
+            y = _DenseBlock(self.channels, self.growth, name=f"rdb{i}", **fields)(y)
+        return x + y * _RESIDUAL_SCALE
+
+
+class _DenseBlock(nn.Module):
+    """Five convolutions, each of all that came before; times 0.2, plus the input."""
+
+    channels: int
+    growth: int
+    dtype: Any
+    form: str
+    precision: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        fields = {"dtype": self.dtype, "form": self.form, "precision": self.precision}
+        # Small weights at first, or 69 blocks in a row explode: Kaiming times 0.1, section 3.1.
+        small = nn.initializers.variance_scaling(2.0 * 0.1**2, "fan_in", "normal")
+        fields |= {"kernel_init": small, "bias_init": nn.initializers.zeros}
+        x = x.astype(self.dtype)
+        found = [x]
+        for i in range(1, 5):
+            y = Conv(self.growth, name=f"conv{i}", **fields)(jnp.concatenate(found, axis=-1))
+            found.append(_leaky(y))
+        y = Conv(self.channels, name="conv5", **fields)(jnp.concatenate(found, axis=-1))
+        return x + y * _RESIDUAL_SCALE
+
+
+def _leaky(x: jax.Array) -> jax.Array:
+    return nn.leaky_relu(x, 0.2)
+
+
+# Parameter counts: 16,697,987, 16,703,171, 16,723,907 and 4,467,779.
+PRESETS: dict[str, RRDBNet] = {
+    "paper_x4": RRDBNet(),
+    "paper_x2": RRDBNet(scale=2),
+    "paper_x1": RRDBNet(scale=1),
+    "anime_x4": RRDBNet(blocks=6),
+}
