@@ -27,6 +27,7 @@ from vaesr.objectives.likelihoods import (
 from vaesr.objectives.objective import Aux, Batch, Objective, Params
 from vaesr.objectives.posterior import Decode, Draw, Draws, Encode, EncodeFeatures
 from vaesr.objectives.predictive import PredictiveMoments, predictive, predictive_log_prob, predictive_moments
+from vaesr.objectives.restoration import feature_content, restoration, restoration_gan
 from vaesr.objectives.super_resolution import multi_scale_pixel, pixel
 from vaesr.objectives.supervised import supervised
 from vaesr.objectives.variational import elbo, iwae
@@ -66,6 +67,7 @@ __all__ = [
     "estimated_elbo",
     "evaluate_bound",
     "evaluate_hierarchical_bound",
+    "feature_content",
     "hierarchical_elbo",
     "hierarchical_iwae",
     "iwae",
@@ -75,6 +77,8 @@ __all__ = [
     "predictive_log_prob",
     "predictive_moments",
     "regression_nll",
+    "restoration",
+    "restoration_gan",
     "supervised",
     "vq_autoencoder",
 ]

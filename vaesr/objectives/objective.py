@@ -14,13 +14,14 @@ class Aux(NamedTuple):
     Attributes:
         metrics: float32 scalars, the unit in the name (`kl_nats`, `psnr_db`).
         variables: the new value of everything gradients don't touch (batch statistics, codebooks).
-        shared: arrays with a leading batch axis that later players of the same step find in their
-            batch under the same names, so that one forward pass serves several updates.
+        shared: what later players of the same step find in their batch under the same names, so that one
+            forward pass serves several updates: arrays with a leading batch axis, or functions that
+            `jax.vjp` gave. With accumulation each micro-batch has its own.
     """
 
     metrics: dict[str, jax.Array]
     variables: Any
-    shared: dict[str, jax.Array] = {}  # noqa: RUF012  (a default that nobody mutates)
+    shared: dict[str, Any] = {}  # noqa: RUF012  (a default that nobody mutates)
 
 
 class Objective(Protocol):
