@@ -48,7 +48,8 @@ class Experiment:
         finish: `(params, variables) -> metrics` on the test split, with the best checkpoint.
         figures: `(params, variables, directory, step)`: writes pictures into a folder.
         ema_decay: decay of the parameters' moving average; None keeps none.
-        warm_start: `params -> params`: replaces initial parameters by those of another run.
+        warm_start: `(params, variables) -> (params, variables)`: puts other runs' and networks' weights in
+            the place of the initial ones.
     """
 
     model: dict[str, Any]
@@ -60,7 +61,7 @@ class Experiment:
     finish: Evaluate
     figures: Callable[[dict[str, PyTree], PyTree, pathlib.Path, int], None]
     ema_decay: float | None = None
-    warm_start: Callable[[dict[str, PyTree]], dict[str, PyTree]] | None = None
+    warm_start: Callable[[dict[str, PyTree], PyTree], tuple[dict[str, PyTree], PyTree]] | None = None
 
 
 class UserError(Exception):
@@ -240,7 +241,7 @@ def _train(
         else:
             state = jax.jit(create, out_shardings=shardings)(key)
             if system.warm_start is not None:
-                state = _start_from(system.warm_start(state.params), state, shardings)
+                state = _start_from(system.warm_start(state.params, state.variables), state, shardings)
         start = int(state.step)
         steps_per_dispatch = config.steps_per_dispatch or _choose_dispatch(config, system, start)
         step = training.compile_step(
@@ -277,11 +278,15 @@ def _train(
             )  # fmt: skip
 
 
-def _start_from(params: PyTree, state: training.TrainState, shardings: PyTree) -> training.TrainState:
-    """The state with other parameters; the moving average starts from them too."""
-    params = jax.device_put(params, shardings.params)
-    # A copy: the donated state must not hold one buffer twice.
-    return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
+def _start_from(
+    start: tuple[PyTree, PyTree], state: training.TrainState, shardings: PyTree
+) -> training.TrainState:
+    """The state with other parameters and variables; the moving average starts from them too."""
+    # Copies, here and below: the donated state must not hold one buffer twice.
+    params, variables = jax.device_put(start, (shardings.params, shardings.variables), may_alias=False)
+    return state.replace(
+        params=params, variables=variables, ema=None if state.ema is None else jax.tree.map(jnp.copy, params)
+    )
 
 
 @contextlib.contextmanager

@@ -12,16 +12,12 @@ training step ever saw. The report shows HR, bicubic and ours side by side.
 """
 
 import dataclasses
-import functools
-import pathlib
-from typing import Any, Literal
+from typing import Literal
 
-import flax.traverse_util
-import jax
 import jax.numpy as jnp
 
-from experiments import base
-from vaesr import data, inference, objectives, reports, training
+from experiments import base, sr
+from vaesr import training
 from vaesr.models.edsr import EDSR
 
 
@@ -46,44 +42,13 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(base.RunConfig):
+class Config(sr.Config):
     """EDSR on photographs."""
 
     # Network.
     model: ModelConfig = ModelConfig()
-    # Optimizer.
-    optim: training.OptimConfig = training.OptimConfig()
-    # Side of the low-resolution patches.
-    patch: int = 48
-    # Side of the central crop of each validation photo that evaluations during training read.
-    eval_crop: int = 192
-    # Longest side of the central crop of each test photo.
-    test_crop: int = 1024
-    # Decay of the parameters' moving average; 0 keeps none.
-    ema_decay: float = 0.0
-    # Run folder whose parameters of the same name and shape to start from (x3 and x4 from x2).
-    init_from: pathlib.Path | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.model.scale not in (2, 3, 4, 8):
-            raise ValueError(f"--model.scale must be 2, 3, 4 or 8, got {self.model.scale}.")
-        # SSIM needs 11 pixels a side once a border of `scale` is left out; a crop should show more than that.
-        for flag, value, least, why in (
-            ("--eval-crop", self.eval_crop, 12 * self.model.scale, " (12 x the scale)"),
-            ("--test-crop", self.test_crop, 12 * self.model.scale, " (12 x the scale)"),
-            ("--patch", self.patch, 1, ""),
-            ("--model.channels", self.model.channels, 1, ""),
-            ("--model.blocks", self.model.blocks, 1, ""),
-        ):
-            if value < least:
-                raise ValueError(f"{flag} must be at least {least}{why}, got {value}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"--ema-decay must be from 0 to less than 1, got {self.ema_decay}.")
 
 
-# Validation photos that the report shows.
-_STRIPS = 6
 _PAPER = Config(
     data="folder:DIV2K_train_HR",
     steps=300_000,
@@ -120,64 +85,8 @@ def build(config: Config) -> base.Experiment:
     Returns:
         The experiment.
     """
-    scale = config.model.scale
-    bank = data.open_bank(config.data, strict=config.strict)
-    sampler = data.PairSampler(bank, "train", config.batch_size, scale=scale, patch=config.patch)
     model = EDSR(dtype=jnp.dtype(config.compute_dtype), **dataclasses.asdict(config.model))
-
-    def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
-        return {"edsr": model.init(key, jnp.zeros((1, 8, 8, 3)))["params"]}, {}
-
-    apply = jax.jit(lambda params, x: model.apply({"params": params}, x))
-    validation = list(inference.photo_pairs(bank, "validation", scale=scale, longest=config.eval_crop))
-    # Made here, so that a test split without a photo of the size needed stops the run before it trains.
-    test = inference.photo_pairs(bank, "test", scale=scale, longest=config.test_crop)
-
-    def evaluate(params: dict[str, Any], variables: Any) -> dict[str, float]:
-        return inference.score_pairs(validation, lambda lr: apply(params["edsr"], lr[None])[0])
-
-    def finish(params: dict[str, Any], variables: Any) -> dict[str, float]:
-        upscale = inference.tiled_upscaler(
-            functools.partial(apply, params["edsr"]), scale=scale, halo=model.receptive_radius
-        )
-        return inference.score_pairs(test, upscale, say=functools.partial(print, flush=True))
-
-    def figures(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
-        for pair in validation[:_STRIPS]:
-            strip = inference.compare_pair(pair, apply(params["edsr"], pair.lr[None])[0], label="EDSR")
-            picture = directory / f"validation_{pair.name.replace('/', '_')}.png"
-            reports.save_image(picture, strip, caption=f"{pair.name}, never trained on.")
-
-    return base.Experiment(
-        model=inference.describe_model(model),
-        init=init,
-        players={
-            "edsr": training.Player(
-                objectives.pixel(model.apply), training.make_optimizer(config.optim, steps=config.steps)
-            )
-        },
-        sampler=sampler,
-        evaluate=evaluate,
-        score="psnr_y_db",
-        finish=finish,
-        figures=figures,
-        ema_decay=config.ema_decay or None,
-        warm_start=functools.partial(_warm_start, config.init_from) if config.init_from else None,
-    )
-
-
-def _warm_start(run: pathlib.Path, params: dict[str, Any]) -> dict[str, Any]:
-    """Take over every parameter of another run that has the same name and shape."""
-    try:
-        theirs = flax.traverse_util.flatten_dict(training.restore_params(run)[0]["edsr"])
-    except (FileNotFoundError, KeyError) as error:
-        raise base.UserError(f"--init-from {run} is no run of experiments.edsr: {error}") from error
-    ours = flax.traverse_util.flatten_dict(params["edsr"])
-    taken = {n: v for n, v in theirs.items() if n in ours and ours[n].shape == v.shape}
-    if not taken:
-        raise base.UserError(f"--init-from {run} has no parameter of the same name and shape as this model.")
-    print(f"started from {len(taken)} of {len(ours)} tensors of {run}", flush=True)
-    return {"edsr": flax.traverse_util.unflatten_dict({**ours, **taken})}
+    return sr.build(config, model, label="EDSR", player="edsr")
 
 
 if __name__ == "__main__":

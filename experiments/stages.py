@@ -61,8 +61,8 @@ def run(experiment: str, preset: str, config: ConfigT, plan: Callable[[ConfigT],
         if stage is None:
             return True
         folder = workdir / stage.folder
-        begun = (folder / "config.json").exists()
-        resume = config.resume and (begun or not stage.folder)
+        # A stage that ended before its first checkpoint begins anew.
+        resume = config.resume and (not training.is_bare(folder) or not stage.folder)
         own = dataclasses.replace(
             stage.config, workdir=folder, resume=resume, overwrite=config.overwrite and not stage.folder
         )

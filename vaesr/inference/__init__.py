@@ -36,11 +36,13 @@ if TYPE_CHECKING:
         pca_errors,
         water_filling,
     )
+    from vaesr.inference.converting import find_features, find_lpips
     from vaesr.inference.curve_study import CurveStudy
     from vaesr.inference.describe import build_model, describe_model
     from vaesr.inference.evaluation import (
         PhotoPair,
         PhotoPairs,
+        Score,
         UpscaleOne,
         compare_pair,
         name_by_scale,
@@ -50,8 +52,10 @@ if TYPE_CHECKING:
         tiled_upscaler,
     )
     from vaesr.inference.images import ImageFileError, Photo, read_photo, write_photo
+    from vaesr.inference.interpolation import interpolate
     from vaesr.inference.latent_figures import save_latent_figures
     from vaesr.inference.latents import decode, encode, sample
+    from vaesr.inference.photo_study import PhotoStudy, perceptual_opinions
     from vaesr.inference.runs import Run, load_run
     from vaesr.inference.study import METHOD_TITLES, ImageStudy
     from vaesr.inference.uncertainty import (
@@ -77,8 +81,10 @@ __all__ = [
     "Photo",
     "PhotoPair",
     "PhotoPairs",
+    "PhotoStudy",
     "Predict",
     "Run",
+    "Score",
     "UpscaleOne",
     "build_model",
     "choose_labels",
@@ -93,7 +99,10 @@ __all__ = [
     "encode_maps",
     "encode_splits",
     "exact_pca_log_likelihood",
+    "find_features",
+    "find_lpips",
     "foreign_images",
+    "interpolate",
     "level_names",
     "load_priors",
     "load_run",
@@ -102,6 +111,7 @@ __all__ = [
     "name_by_scale",
     "network_of",
     "pca_errors",
+    "perceptual_opinions",
     "photo_pairs",
     "pixel_bits",
     "posteriors",
@@ -161,11 +171,13 @@ _HOMES = {
         "pca_errors",
         "water_filling",
     ),
+    "converting": ("find_features", "find_lpips"),
     "curve_study": ("CurveStudy",),
     "describe": ("build_model", "describe_model"),
     "evaluation": (
         "PhotoPair",
         "PhotoPairs",
+        "Score",
         "UpscaleOne",
         "compare_pair",
         "name_by_scale",
@@ -175,8 +187,10 @@ _HOMES = {
         "tiled_upscaler",
     ),
     "images": ("ImageFileError", "Photo", "read_photo", "write_photo"),
+    "interpolation": ("interpolate",),
     "latent_figures": ("save_latent_figures",),
     "latents": ("decode", "encode", "sample"),
+    "photo_study": ("PhotoStudy", "perceptual_opinions"),
     "runs": ("Run", "load_run"),
     "study": ("METHOD_TITLES", "ImageStudy"),
     "uncertainty": (

@@ -19,6 +19,8 @@ from vaesr.reports import comparison_strip
 SSIM_WINDOW = 11
 # Maps an image `[h, w, 3]` to `[h * scale, w * scale, 3]`, floats in [0, 1].
 UpscaleOne = Callable[[jax.Array], Any]
+# `(reference, image)` `[1, H, W, 3]` floats in [0, 1] -> `[1]`.
+Score = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +49,11 @@ class PhotoPair:
     def bicubic_scores(self) -> dict[str, float]:
         """`bicubic_psnr_y_db` and `bicubic_ssim_y`, see `score_pair`."""
         return {f"bicubic_{name}": value for name, value in _measure(self, self.bicubic).items()}
+
+    @functools.cached_property
+    def bicubic_opinions(self) -> dict[str, float]:
+        """What further metrics say of `bicubic`, by name; filled by `score_pair`."""
+        return {}
 
 
 class PhotoPairs:
@@ -123,31 +130,45 @@ def _measure(pair: PhotoPair, image: jax.Array) -> dict[str, float]:
     }
 
 
-def score_pair(pair: PhotoPair, sr: jax.Array | np.ndarray) -> dict[str, float]:
+def score_pair(
+    pair: PhotoPair, sr: jax.Array | np.ndarray, *, opinions: Mapping[str, Score] | None = None
+) -> dict[str, float]:
     """Measures one upscaled photo as the benchmarks do, and bicubic beside it.
 
     Args:
         pair: the photo.
         sr: what the network made of `pair.lr`: the shape of `pair.hr`, about [0, 1].
+        opinions: further metrics by name, of RGB rounded to 8 bits.
 
     Returns:
         `psnr_y_db`, `ssim_y`, `bicubic_psnr_y_db`, `bicubic_ssim_y` and `gain_db`, PSNR over bicubic's:
-        luma, a border of `scale` pixels left out, results rounded to 8 bits.
+        luma, a border of `scale` pixels left out, results rounded to 8 bits. Then what every further metric
+        says of both.
 
     Source: `vaesr.metrics.SR_BENCHMARK`.
     """
     scores = _measure(pair, jnp.asarray(sr)) | pair.bicubic_scores
+    for name, score in (opinions or {}).items():
+        scores[name] = float(score(pair.hr[None], quantise(jnp.asarray(sr))[None])[0])
+        if name not in pair.bicubic_opinions:
+            pair.bicubic_opinions[name] = float(score(pair.hr[None], quantise(pair.bicubic)[None])[0])
+        scores[f"bicubic_{name}"] = pair.bicubic_opinions[name]
     return scores | {"gain_db": scores["psnr_y_db"] - scores["bicubic_psnr_y_db"]}
 
 
 def score_pairs(
-    pairs: Iterable[PhotoPair], upscale_one: UpscaleOne, *, say: Callable[[str], Any] | None = None
+    pairs: Iterable[PhotoPair],
+    upscale_one: UpscaleOne,
+    *,
+    opinions: Mapping[str, Score] | None = None,
+    say: Callable[[str], Any] | None = None,
 ) -> dict[str, float]:
     """Measures an upscaler on photos; each counts once, whatever its size.
 
     Args:
         pairs: from `photo_pairs`.
         upscale_one: `[h, w, 3]` -> `[h * scale, w * scale, 3]`, for the pairs' scale.
+        opinions: further metrics, see `score_pair`.
         say: gets a line for each photo.
 
     Returns:
@@ -158,7 +179,7 @@ def score_pairs(
     """
     rows = []
     for pair in pairs:
-        scores = score_pair(pair, upscale_one(pair.lr))
+        scores = score_pair(pair, upscale_one(pair.lr), opinions=opinions)
         rows.append(scores)
         if say is not None:
             ours, bicubic = scores["psnr_y_db"], scores["bicubic_psnr_y_db"]

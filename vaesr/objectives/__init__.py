@@ -27,7 +27,7 @@ from vaesr.objectives.likelihoods import (
 from vaesr.objectives.objective import Aux, Batch, Objective, Params
 from vaesr.objectives.posterior import Decode, Draw, Draws, Encode, EncodeFeatures
 from vaesr.objectives.predictive import PredictiveMoments, predictive, predictive_log_prob, predictive_moments
-from vaesr.objectives.restoration import feature_content, restoration, restoration_gan
+from vaesr.objectives.restoration import FEATURES, feature_content, restoration, restoration_gan
 from vaesr.objectives.super_resolution import multi_scale_pixel, pixel
 from vaesr.objectives.supervised import supervised
 from vaesr.objectives.variational import elbo, iwae
@@ -35,6 +35,7 @@ from vaesr.objectives.vq import vq_autoencoder
 
 __all__ = [
     "BINARISATIONS",
+    "FEATURES",
     "Aux",
     "Batch",
     "BernoulliLikelihood",

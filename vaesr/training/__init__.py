@@ -2,7 +2,7 @@
 
 from vaesr.training.checkpoint import Checkpoints, restore_params
 from vaesr.training.compile import compile_step, contains_convolution, data_key
-from vaesr.training.folder import RunFolderError, claim_folder, write_config
+from vaesr.training.folder import RunFolderError, claim_folder, is_bare, write_config
 from vaesr.training.logging import MetricsWriter
 from vaesr.training.loop import Evaluation, LoopConfig, NonFiniteError, fit, stop_on_signals
 from vaesr.training.mesh import batch_sharding, make_mesh, replicated, state_shardings
@@ -31,6 +31,7 @@ __all__ = [
     "fit",
     "from_first_process",
     "initialize_distributed",
+    "is_bare",
     "make_mesh",
     "make_optimizer",
     "make_schedule",

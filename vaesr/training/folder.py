@@ -37,7 +37,7 @@ def claim_folder(
         RunFolderError: in one sentence, with what to do.
     """
     stored = workdir / CONFIG
-    if _is_bare(workdir):
+    if is_bare(workdir):
         if resume:
             raise RunFolderError(f"{workdir} holds no run to resume; leave --resume out to start one.")
     elif resume:
@@ -67,8 +67,15 @@ def claim_folder(
     workdir.mkdir(parents=True, exist_ok=True)
 
 
-def _is_bare(workdir: pathlib.Path) -> bool:
-    """Whether there is nothing to lose: no folder, or what a run leaves that ended before its first step."""
+def is_bare(workdir: pathlib.Path) -> bool:
+    """Whether there is nothing to lose: no folder, or what a run leaves that ended before its first step.
+
+    Args:
+        workdir: the run folder.
+
+    Returns:
+        True where `claim_folder` would begin a new run.
+    """
     if not workdir.exists():
         return True
     harmless = {CONFIG, CONFIG + ".tmp", "tensorboard", "checkpoints", "metrics.jsonl"}

@@ -16,14 +16,16 @@ class OptimConfig:
     # Peak learning rate.
     lr: float = 1e-3
     # Shape of the learning rate after the warm-up.
-    schedule: Literal["constant", "cosine", "step", "stages"] = "constant"
+    schedule: Literal["constant", "cosine", "step", "steps", "stages"] = "constant"
     # Steps of linear warm-up from zero.
     warmup: int = 0
     # "cosine" and "stages": the learning rate at the end, as a share of the peak.
     final: float = 0.0
     # "step": multiply the rate by `step_factor` every so many steps.
     step_every: int = 200_000
-    # "step": the factor.
+    # "steps": multiply the rate by `step_factor` at these steps.
+    step_at: tuple[int, ...] = ()
+    # "step" and "steps": the factor.
     step_factor: float = 0.5
     # "stages": the number of stages, each three times as long as the one before and at a lower rate.
     stages: int = 8
@@ -47,6 +49,11 @@ class OptimConfig:
                 raise ValueError(f"optim.{field} must not be negative, got {getattr(self, field)}.")
         if self.schedule == "stages" and not self.final:
             raise ValueError('optim.final must be positive with optim.schedule "stages", got 0.0.')
+        if (self.schedule == "steps") != bool(self.step_at) or any(at < 1 for at in self.step_at):
+            raise ValueError(
+                'optim.step_at must name steps of at least 1 with optim.schedule "steps", and only then, got '
+                f"{self.step_at}."
+            )
         if self.weight_decay and self.name != "adamw":
             raise ValueError(f'optim.weight_decay needs optim.name "adamw", got "{self.name}".')
 
@@ -70,6 +77,10 @@ def make_schedule(config: OptimConfig, *, steps: int) -> optax.Schedule:
         main = optax.cosine_decay_schedule(config.lr, rest, alpha=config.final)
     elif config.schedule == "step":
         main = optax.exponential_decay(config.lr, config.step_every, config.step_factor, staircase=True)
+    elif config.schedule == "steps":
+        # Steps count from the start of the training, warm-up or not.
+        at = {step - config.warmup: config.step_factor for step in config.step_at}
+        main = optax.piecewise_constant_schedule(config.lr, at)
     elif config.schedule == "stages":
         main = _stages(config, rest)
     else:

@@ -1,0 +1,271 @@
+"""What the experiments of super-resolution GANs share: the second stage, in which a discriminator joins."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from experiments import base, sr
+from vaesr import data, inference, losses, objectives, reports, training
+from vaesr.models.feature_networks import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG
+from vaesr.pretrained import FeatureWeights
+
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+_RANDOM = "random"
+
+
+@dataclasses.dataclass(frozen=True)
+class GanConfig:
+    """The second stage: generator against discriminator."""
+
+    # Training steps.
+    steps: int
+    # Optimizer of both players.
+    optim: training.OptimConfig
+    # Steps between evaluations and checkpoints.
+    eval_every: int = 1000
+    # Kind of adversarial loss.
+    kind: Literal["standard", "least_squares", "hinge", "relativistic_average"] = "relativistic_average"
+    # Weight of the generator's adversarial loss.
+    adversarial_weight: float = 5e-3
+    # Weight of its pixel loss.
+    pixel_weight: float = 1e-2
+    # Weight of its content loss.
+    content_weight: float = 1.0
+    # Channels of the discriminator's first convolution.
+    channels: int = 64
+    # Units of the discriminator's first dense layer.
+    hidden: int = 100
+    # Decay of the parameters' moving average; 0 keeps none.
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "eval_every", "channels", "hidden"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--gan.{flag} must be at least 1, got {getattr(self, name)}.")
+        for name in ("adversarial_weight", "pixel_weight", "content_weight"):
+            if not getattr(self, name) >= 0:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--gan.{flag} must be at least 0, got {getattr(self, name)}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--gan.ema-decay must be from 0 to less than 1, got {self.ema_decay}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(sr.Config):
+    """An upscaler trained on photographs, first alone, then against a discriminator."""
+
+    # Whose features the content loss compares: vgg16 (fetched once with pip), vgg19 or vgg16-bn (bring
+    # torchvision's file: vaesr convert vgg19 --trunk FILE), a file of vaesr convert; "random" is for tests.
+    features: str = "vgg16"
+    # What judges the results beside PSNR: LPIPS with AlexNet, which nothing is trained with, or nothing.
+    judge: Literal["lpips-alex", "none"] = "lpips-alex"
+
+
+def own_config(config: Any, gan: GanConfig) -> Any:
+    """The configuration of the second stage's training.
+
+    Args:
+        config: the whole run's.
+        gan: what it says of the second stage.
+
+    Returns:
+        It with the second stage's numbers of steps.
+    """
+    return dataclasses.replace(
+        config, steps=gan.steps, eval_every=gan.eval_every, checkpoint_every=gan.eval_every,
+        log_every=min(config.log_every, gan.steps), ema_decay=gan.ema_decay, init_from=None,
+    )  # fmt: skip
+
+
+def opinions(config: Config) -> dict[str, inference.Score]:
+    """The metrics beside PSNR and SSIM.
+
+    Args:
+        config: see `Config`.
+
+    Returns:
+        Metrics by name; none with `--judge none`.
+    """
+    if config.judge == "none":
+        return {}
+    return inference.perceptual_opinions(inference.find_lpips(config.judge))
+
+
+def load_features(config: Config, layer: str) -> tuple[VGG, Any, str]:
+    """The content loss's network.
+
+    Args:
+        config: says which weights.
+        layer: a layer's name, such as "conv5_4"; "last" is the network's last convolution.
+
+    Returns:
+        The module, its variables and what it is, in words.
+
+    Raises:
+        UserError: if it has no such layer.
+    """
+    dtype = jnp.dtype(config.compute_dtype)
+    if config.features == _RANDOM:
+        # For tests alone, where every run must not fetch 64 MB; two small stages.
+        model = VGG((1, 1), ("conv2_1",), dtype=dtype, conv_form="auto")
+        return model, model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))), "random features"
+    weights: FeatureWeights = inference.find_features(config.features)
+    layer = weights.layers[-2] if layer == "last" else layer
+    if layer not in weights.layers:
+        raise base.UserError(f"{weights.name} has no layer {layer!r}; it has {', '.join(weights.layers)}.")
+    model = VGG(
+        weights.depths, (layer,), mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION, dtype=dtype,
+        conv_form="auto",
+    )  # fmt: skip
+    needed = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))["params"]
+    params = {name: weights.variables["params"][name] for name in needed}
+    source = ", ".join(f"{file} sha256 {digest[:12]}" for file, digest in weights.origin.items())
+    return model, {"params": params}, f"{layer} of {weights.name.upper()} ({source})"
+
+
+def build(
+    config: Config,
+    gan: GanConfig,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    *,
+    label: str,
+    first: pathlib.Path,
+    layer: str | None,
+    distance: Callable[[jax.Array, jax.Array], jax.Array] = losses.l1,
+    pixel_loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.l1,
+) -> base.Experiment:
+    """The second stage.
+
+    Args:
+        config: the stage's own, from `own_config`.
+        gan: its settings.
+        generator: the upscaler.
+        discriminator: judges its results.
+        label: the generator's name in the pictures.
+        first: the first stage's run folder, whose generator it starts from.
+        layer: of the content loss, see `load_features`; None leaves it out.
+        distance: between features.
+        pixel_loss: between images.
+
+    Returns:
+        The experiment.
+    """
+    bank = data.open_bank(config.data, strict=config.strict)
+    others = opinions(config)
+    study = sr.make_study(config, bank, generator, player=GENERATOR, label=label, opinions=others)
+    content, features, trained_with = None, None, "pixels"
+    if layer is not None:
+        trunk, features, trained_with = load_features(config, layer)
+        apply: Callable[..., Any] = trunk.apply
+        content = objectives.feature_content(apply, distance=distance)
+    players = objectives.restoration_gan(
+        sr.network(generator), sr.network(discriminator),
+        loss=losses.ADVERSARIAL[gan.kind], adversarial_weight=gan.adversarial_weight,
+        pixel_loss=pixel_loss, pixel_weight=gan.pixel_weight,
+        content=content, content_weight=gan.content_weight, players=(GENERATOR, DISCRIMINATOR),
+    )  # fmt: skip
+    side = config.patch * config.scale
+    networks = {GENERATOR: (generator, (8, 8)), DISCRIMINATOR: (discriminator, (side, side))}
+
+    def init(key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        params, variables = sr.initial(networks, key)
+        if features is not None:
+            # Filled by `start`: as constants they would be compiled into the program.
+            variables[objectives.FEATURES] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
+        return params, variables
+
+    begin = sr.start_from(first, GENERATOR)
+
+    def start(params: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        params, variables = begin(params, variables)
+        print(f"content loss: {trained_with}; judged by: {config.judge}", flush=True)
+        return params, variables if features is None else {**variables, objectives.FEATURES: features}
+
+    return base.Experiment(
+        model=inference.describe_model(sr.unmapped(generator)) | {"trained_with": trained_with},
+        init=init,
+        players={
+            name: training.Player(objective, training.make_optimizer(gan.optim, steps=config.steps))
+            for name, objective in players.items()
+        },
+        sampler=sr.pair_sampler(config, bank),
+        evaluate=study.evaluate,
+        score="-lpips_alex" if others else "psnr_y_db",
+        finish=study.finish,
+        figures=functools.partial(_figures, study, first),
+        ema_decay=config.ema_decay or None,
+        warm_start=start,
+    )
+
+
+def _figures(
+    study: inference.PhotoStudy,
+    first: pathlib.Path,
+    params: dict[str, Any],
+    variables: Any,
+    directory: pathlib.Path,
+    step: int,
+) -> None:
+    """HR, bicubic, the first stage and the second."""
+    before = inference.load_run(first)
+    upscalers = {
+        "first stage": lambda lr: before.apply(lr[None])[0],
+        study.label: study.upscaler(params, variables),
+    }
+    save_strips(study, upscalers, directory)
+
+
+def save_strips(
+    study: inference.PhotoStudy, upscalers: Mapping[str, inference.UpscaleOne], directory: pathlib.Path
+) -> None:
+    """Strips of validation photos: HR, bicubic, and every upscaler; what the metrics say under each.
+
+    Args:
+        study: has the photos and the metrics.
+        upscalers: by the name in the picture.
+        directory: where the pictures go.
+    """
+    for pair in study.validation[:6]:
+        images = {"bicubic": pair.bicubic} | {name: fn(pair.lr) for name, fn in upscalers.items()}
+        captions = ["PSNR, LPIPS" if "lpips_alex" in study.opinions else "PSNR"]
+        for image in images.values():
+            scores = inference.score_pair(pair, image, opinions=study.opinions)
+            words = [f"{scores['psnr_y_db']:.2f} dB"]
+            words += [f"{scores['lpips_alex']:.3f}"] if "lpips_alex" in scores else []
+            captions.append(", ".join(words))
+        panels = [("HR", pair.hr), *((n, np.clip(np.asarray(i), 0, 1)) for n, i in images.items())]
+        strip = reports.comparison_strip(panels, captions=captions, crop_size=96)
+        name = f"validation_{pair.name.replace('/', '_')}.png"
+        reports.save_image(directory / name, strip, caption=f"{pair.name}, never trained on.")
+
+
+def halvings(side: int, flag: str) -> int:
+    """How often a square of pixels halves down to 4.
+
+    Args:
+        side: pixels.
+        flag: what to name where it doesn't.
+
+    Returns:
+        The number.
+
+    Raises:
+        UserError: if the side is not 4 times a power of two, at least 8.
+    """
+    count = round(math.log2(side / 4)) if side >= 8 else 0
+    if count < 1 or 4 * 2**count != side:
+        raise base.UserError(
+            f"{flag} makes high-resolution patches of {side} pixels; the discriminator takes 8, 16, 32, 64, "
+            "128 or 256."
+        )
+    return count
