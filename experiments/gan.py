@@ -105,7 +105,8 @@ def load_features(config: Config, layer: str) -> tuple[VGG, Any, str]:
 
     Args:
         config: says which weights.
-        layer: a layer's name, such as "conv5_4"; "last" is the network's last convolution.
+        layer: a layer's name, such as "conv5_4"; "last" is the network's last convolution, "last_relu" what
+            the ReLU makes of it.
 
     Returns:
         The module, its variables and what it is, in words.
@@ -119,7 +120,7 @@ def load_features(config: Config, layer: str) -> tuple[VGG, Any, str]:
         model = VGG((1, 1), ("conv2_1",), dtype=dtype, conv_form="auto")
         return model, model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))), "random features"
     weights: FeatureWeights = inference.find_features(config.features)
-    layer = weights.layers[-2] if layer == "last" else layer
+    layer = {"last": weights.layers[-2], "last_relu": weights.layers[-1]}.get(layer, layer)
     if layer not in weights.layers:
         raise base.UserError(f"{weights.name} has no layer {layer!r}; it has {', '.join(weights.layers)}.")
     model = VGG(
@@ -136,7 +137,7 @@ def build(
     config: Config,
     gan: GanConfig,
     generator: nn.Module,
-    discriminator: nn.Module,
+    discriminator: nn.Module | None,
     *,
     label: str,
     first: pathlib.Path,
@@ -150,7 +151,7 @@ def build(
         config: the stage's own, from `own_config`.
         gan: its settings.
         generator: the upscaler.
-        discriminator: judges its results.
+        discriminator: judges its results; None trains the generator alone, by pixels and features.
         label: the generator's name in the pictures.
         first: the first stage's run folder, whose generator it starts from.
         layer: of the content loss, see `load_features`; None leaves it out.
@@ -168,14 +169,20 @@ def build(
         trunk, features, trained_with = load_features(config, layer)
         apply: Callable[..., Any] = trunk.apply
         content = objectives.feature_content(apply, distance=distance)
-    players = objectives.restoration_gan(
-        sr.network(generator), sr.network(discriminator),
-        loss=losses.ADVERSARIAL[gan.kind], adversarial_weight=gan.adversarial_weight,
-        pixel_loss=pixel_loss, pixel_weight=gan.pixel_weight,
-        content=content, content_weight=gan.content_weight, players=(GENERATOR, DISCRIMINATOR),
-    )  # fmt: skip
-    side = config.patch * config.scale
-    networks = {GENERATOR: (generator, (8, 8)), DISCRIMINATOR: (discriminator, (side, side))}
+    parts: dict[str, Any] = {
+        "pixel_loss": pixel_loss, "pixel_weight": gan.pixel_weight, "content": content,
+        "content_weight": gan.content_weight,
+    }  # fmt: skip
+    networks: dict[str, Any] = {GENERATOR: (generator, (8, 8))}
+    if discriminator is None:
+        players = {GENERATOR: objectives.restoration(sr.network(generator), player=GENERATOR, **parts)}
+    else:
+        side = config.patch * config.scale
+        networks[DISCRIMINATOR] = discriminator, (side, side)
+        players = objectives.restoration_gan(
+            sr.network(generator), sr.network(discriminator), loss=losses.ADVERSARIAL[gan.kind],
+            adversarial_weight=gan.adversarial_weight, players=(GENERATOR, DISCRIMINATOR), **parts,
+        )  # fmt: skip
 
     def init(key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
         params, variables = sr.initial(networks, key)
