@@ -126,3 +126,35 @@ def test_batch_norm_over_devices_equals_one_device(key):
         np.testing.assert_allclose(ours[0], theirs, rtol=1e-5)
     np.testing.assert_allclose(whole.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(whole.std((0, 1, 2)), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "padding"),
+    [(3, 2, 1), (4, 2, 1), (4, 1, 0), (7, 2, 3), (1, 2, 0), (3, 1, 2), (5, 3, 1)],
+)
+@pytest.mark.parametrize("size", [(9, 8), (7, 11)])
+def test_strided_convolution_in_loops_has_xlas_gradients(side, stride, padding, size):
+    x, kernel = normal(0, 2, *size, 3), normal(1, side, side, 3, 4)
+
+    def both(form):
+        def loss(x, kernel):
+            y = strided_conv2d(x, kernel, stride=stride, padding=padding, form=form)
+            return (jnp.sin(y) * jnp.arange(y.size).reshape(y.shape)).sum() / y.size
+
+        return jax.grad(loss, (0, 1))(x, kernel)
+
+    for ours, theirs in zip(both("loop"), both("direct"), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()) + 1e-6)
+
+
+def test_weight_norm_is_the_plain_layer_at_first_and_a_length_then(key):
+    layer, plain, x = Conv(4, weight_norm=True), Conv(4), normal(0, 1, 5, 5, 3)
+    variables = layer.init(key, x)
+    kernel, scale = variables["params"]["kernel"], variables["params"]["scale"]
+    np.testing.assert_allclose(scale, np.linalg.norm(kernel.reshape(-1, 4), axis=0), rtol=1e-6)
+    without = {"params": {k: v for k, v in variables["params"].items() if k != "scale"}}
+    np.testing.assert_allclose(layer.apply(variables, x), plain.apply(without, x), atol=1e-5)
+    longer = {"params": {**variables["params"], "kernel": 7 * kernel, "scale": 2 * scale}}
+    doubled = {"params": {**without["params"], "kernel": 2 * kernel}}
+    np.testing.assert_allclose(layer.apply(longer, x), plain.apply(doubled, x), atol=1e-4)
+    assert not is_linear(layer, x)

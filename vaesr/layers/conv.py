@@ -159,7 +159,13 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
 
 
 def strided_conv2d(
-    x: jax.Array, kernel: jax.Array, *, stride: int, padding: int, precision: str = "default"
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int,
+    padding: int,
+    form: str = "auto",
+    precision: str = "default",
 ) -> jax.Array:
     """Convolve at every `stride`-th position, with `padding` zeros on each side.
 
@@ -168,6 +174,9 @@ def strided_conv2d(
         kernel: `[K, K, C, F]`, same type as `x`.
         stride: at least 1.
         padding: at least 0.
+        form: "loop" inside `lax.cond`, `lax.switch` and `lax.scan`, where XLA's own gradients take CPUs 15 to
+            30 times as long: there they become a matmul and a convolution of stride 1. Any other word leaves
+            the gradients to XLA.
         precision: see `conv2d`.
 
     Returns:
@@ -184,6 +193,11 @@ def strided_conv2d(
         raise ValueError(
             f"x has shape {x.shape}, too small for a kernel of {kernel.shape[0]} with padding {padding}."
         )
+    in_loop = form == "loop" and jax.default_backend() == "cpu"
+    return (_strided_in_loop if in_loop else _strided)(x, kernel, stride, padding, precision)
+
+
+def _strided(x: jax.Array, kernel: jax.Array, stride: int, padding: int, precision: str) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -192,6 +206,60 @@ def strided_conv2d(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=_lax_precision(precision),
     )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _strided_in_loop(x: jax.Array, kernel: jax.Array, stride: int, padding: int, precision: str) -> jax.Array:
+    return _strided(x, kernel, stride, padding, precision)
+
+
+def _strided_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int, precision: str
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _strided(x, kernel, stride, padding, precision), (x, kernel)
+
+
+def _strided_backward(
+    stride: int, padding: int, precision: str, residuals: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    side, _, channels, features = kernel.shape
+    _, height, width, _ = g.shape
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    reach = [slice(i, i + stride * (n - 1) + 1, stride) for n in (height, width) for i in range(side)]
+    copies = [padded[:, rows, columns] for rows in reach[:side] for columns in reach[side:]]
+    patches = jnp.concatenate(copies, axis=-1).reshape(-1, side**2 * channels)
+    dk = lax.dot_general(
+        patches, g.reshape(-1, features), (((0,), (0,)), ((), ())), precision=_lax_precision(precision),
+        preferred_element_type=jnp.float32,
+    ).reshape(kernel.shape)  # fmt: skip
+    # Input stride * i + r gets output i + d times tap r + padding - stride * d: for each r in turn a
+    # convolution of g, all of them in one whose channels are then spread over the pixels.
+    reached = range(-((side - 1 - padding) // stride), (stride - 1 + padding) // stride + 1)
+    zero = jnp.zeros((channels, features), kernel.dtype)
+
+    def tap(d: int, e: int, r: int, q: int) -> jax.Array:
+        i, j = r + padding - stride * d, q + padding - stride * e
+        return kernel[i, j] if 0 <= i < side and 0 <= j < side else zero
+
+    phases = range(stride)
+    taps = jnp.stack([tap(d, e, r, q) for d in reached for e in reached for r in phases for q in phases])
+    taps = taps.reshape(len(reached), len(reached), stride**2, channels, features).transpose(0, 1, 4, 2, 3)
+    # Padded up to what all of x's rows and columns ask for; the rest of g, if any, is cut.
+    rows, columns = (-(-n // stride) for n in x.shape[1:3])
+    before, after = -reached[0], reached[-1]
+    edges = ((0, 0, 0), (before, rows - height + after, 0), (before, columns - width + after, 0), (0, 0, 0))
+    g = lax.pad(g, jnp.zeros((), g.dtype), edges)
+    y = lax.conv_general_dilated(
+        g, taps.reshape(len(reached), len(reached), features, stride**2 * channels), (1, 1), "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=_lax_precision(precision),
+    )  # fmt: skip
+    y = y.reshape(g.shape[0], rows, columns, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
+    dx = y.reshape(g.shape[0], rows * stride, columns * stride, channels)[:, : x.shape[1], : x.shape[2]]
+    return dx, dk.astype(kernel.dtype)
+
+
+_strided_in_loop.defvjp(_strided_forward, _strided_backward)
 
 
 class Conv(nn.Module):
@@ -205,10 +273,12 @@ class Conv(nn.Module):
         use_bias: add a bias to each output channel.
         spectral: divide the kernel by its largest singular value, see `spectral_normalise`; its vector is
             in the collection "spectral".
+        weight_norm: give each output's kernel a length of its own, the parameter "scale" (Salimans and
+            Kingma 2016).
         kernel_init: of the kernel; None is PyTorch's default.
         bias_init: of the bias; None is PyTorch's default.
         dtype: compute type; the parameters are float32.
-        form: see `conv2d`; for stride 1 without `padding`.
+        form: see `conv2d` and `strided_conv2d`.
         precision: see `conv2d`.
     """
 
@@ -218,6 +288,7 @@ class Conv(nn.Module):
     padding: int | None = None
     use_bias: bool = True
     spectral: bool = False
+    weight_norm: bool = False
     kernel_init: nn.initializers.Initializer | None = None
     bias_init: nn.initializers.Initializer | None = None
     dtype: Any = jnp.float32
@@ -232,13 +303,20 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init or init, (side, side, channels, self.features))
         if self.spectral:
             kernel = SpectralNorm(name="spectral")(kernel, train)
+        if self.weight_norm:
+            lengths = jnp.sqrt(jnp.square(kernel).sum(axis=(0, 1, 2)) + 1e-24)
+            # The length is at first the initial kernel's own.
+            scale = self.param("scale", lambda key: lengths)
+            kernel = kernel * (scale / lengths).reshape(1, 1, 1, -1)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.stride == 1 and self.padding is None:
             form = "auto" if self.form == "winograd" and side != 3 else self.form
             y = conv2d(x, kernel, form=form, precision=self.precision)
         else:
             padding = (side - 1) // 2 if self.padding is None else self.padding
-            y = strided_conv2d(x, kernel, stride=self.stride, padding=padding, precision=self.precision)
+            y = strided_conv2d(
+                x, kernel, stride=self.stride, padding=padding, form=self.form, precision=self.precision
+            )
         if not self.use_bias:
             return y
         bias = self.param("bias", self.bias_init or init, (self.features,))

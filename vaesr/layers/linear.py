@@ -30,7 +30,7 @@ def is_linear(layer: nn.Module, x: jax.Array) -> bool:
     # inputs may meet one weight.
     products = ("dot_general", "dot_general_cls", "conv_general_dilated", "conv_general_dilated_cls")
     # A kernel that is divided by a function of itself is not linear in its parameters.
-    if getattr(layer, "spectral", False):
+    if getattr(layer, "spectral", False) or getattr(layer, "weight_norm", False):
         return False
     folds = isinstance(layer, nn.ConvTranspose) and layer.padding == "CIRCULAR"
     return not folds and all(getattr(layer, name, None) is None for name in products)

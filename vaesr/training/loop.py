@@ -159,7 +159,8 @@ class _IntervalLog:
         self._queued = None
         rows = jax.device_get(queued)
         values = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        means = {name: float(np.mean(v, dtype=np.float64)) for name, v in values.items()}
+        moved = {name: v[_moved(name, values)] for name, v in values.items()}
+        means = {name: float(np.mean(v, dtype=np.float64)) for name, v in moved.items() if len(v)}
         self._writer.write(step, "train", means)
         if values["skipped_run"].max() >= self._max_skipped:
             raise NonFiniteError(
@@ -168,6 +169,13 @@ class _IntervalLog:
                 "Lower optim.lr, set optim.clip_norm, or use --dtype float32."
             )
         return f"loss {means['loss']:.4g}" if "loss" in means else ""
+
+
+def _moved(name: str, values: Mapping[str, np.ndarray]) -> np.ndarray | slice:
+    """The steps in which a metric's player moved, where players take turns (`Player.turn`)."""
+    player, _, metric = name.rpartition("/")
+    moved = values.get(f"{player}/moved" if player else "moved")
+    return slice(None) if moved is None or metric == "moved" else moved > 0
 
 
 def _agree(flag: bool, may_ask: bool) -> bool:

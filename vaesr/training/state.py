@@ -18,10 +18,15 @@ class Player(NamedTuple):
         objective: `(params, variables, batch, *, key, step) -> (loss, aux)`, differentiated with respect
             to `params[name]` alone.
         optimizer: any optax gradient transformation.
+        turn: `variables -> bool` (a traced scalar), of the step's start: whether the player moves in this
+            step. None: in every step. A player that does not move computes nothing, its parameters, its
+            optimizer's state and the variables stay what they are, and its metrics are NaN. One more metric,
+            `moved`, is 1 or 0.
     """
 
     objective: Callable[..., Any]
     optimizer: optax.GradientTransformation
+    turn: Callable[[Any], jax.Array] | None = None
 
 
 @flax.struct.dataclass

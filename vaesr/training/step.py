@@ -64,25 +64,48 @@ def make_train_step(
         metrics: dict[str, jax.Array] = {}
         all_finite = jnp.array(True)
         for number, (name, player) in enumerate(players.items()):
-            loss, grads, new_variables, player_metrics, shared = _gradients(
-                player.objective, name, params, variables, batch,
-                key=jax.random.fold_in(step_key, number), step=state.step,
-                accumulate=accumulate, unroll=unroll,
-            )  # fmt: skip
-            if axis_name is not None:
-                loss, grads, player_metrics = jax.lax.pmean((loss, grads, player_metrics), axis_name)
-            grad_norm = optax.tree.norm(grads)
-            finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-            updates, new_opt_state = player.optimizer.update(grads, opt_state[name], params[name])
-            new_params = optax.apply_updates(params[name], updates)
-            params[name] = _select(finite, new_params, params[name])
-            opt_state[name] = _select(finite, new_opt_state, opt_state[name])
-            variables = _select(finite, new_variables, variables)
+
+            def move(
+                own: tuple[PyTree, PyTree, PyTree],
+                name: str = name,
+                player: Player = player,
+                number: int = number,
+                batch: Batch = batch,
+            ) -> tuple[tuple[PyTree, PyTree, PyTree], jax.Array, dict[str, jax.Array], Batch]:
+                own_params, own_opt_state, variables = own
+                loss, grads, new_variables, player_metrics, shared = _gradients(
+                    player.objective,
+                    name,
+                    {**params, name: own_params},
+                    variables,
+                    batch,
+                    key=jax.random.fold_in(step_key, number),
+                    step=state.step,
+                    accumulate=accumulate,
+                    unroll=unroll,
+                )
+                if axis_name is not None:
+                    loss, grads, player_metrics = jax.lax.pmean((loss, grads, player_metrics), axis_name)
+                grad_norm = optax.tree.norm(grads)
+                finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+                updates, new_opt_state = player.optimizer.update(grads, own_opt_state, own_params)
+                new = optax.apply_updates(own_params, updates), new_opt_state, new_variables
+                player_metrics = {"loss": loss, "grad_norm": grad_norm, **player_metrics}
+                if player.turn is not None:
+                    player_metrics["moved"] = jnp.ones(())
+                player_metrics = {key: value.astype(jnp.float32) for key, value in player_metrics.items()}
+                return _select(finite, new, own), finite, player_metrics, shared
+
+            own = params[name], opt_state[name], variables
+            if player.turn is None:
+                own, finite, player_metrics, shared = move(own)
+            else:
+                own, finite, player_metrics, shared = _in_turn(player.turn(state.variables), move, own)
+            params[name], opt_state[name], variables = own
             batch = {**batch, **shared}
             all_finite &= finite
             prefix = f"{name}/" if len(players) > 1 else ""
-            player_metrics = {"loss": loss, "grad_norm": grad_norm, **player_metrics}
-            metrics |= {prefix + key: value.astype(jnp.float32) for key, value in player_metrics.items()}
+            metrics |= {prefix + key: value for key, value in player_metrics.items()}
         skipped_run = jnp.where(all_finite, 0, state.skipped_run + 1)
         state = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1,
@@ -97,6 +120,16 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def _in_turn(turn: jax.Array, move: Callable[[Any], Any], own: Any) -> Any:
+    """`move(own)` when it is the player's turn; else what it is, with NaN as metrics."""
+    _, _, metrics, shared = jax.eval_shape(move, own)
+    if shared:
+        raise ValueError("a player with turns cannot share: the others would find nothing in its pauses.")
+    missing = {name: jnp.full(value.shape, jnp.nan, value.dtype) for name, value in metrics.items()}
+    missing["moved"] = jnp.zeros((), jnp.float32)
+    return jax.lax.cond(turn, move, lambda own: (own, jnp.array(True), missing, {}), own)
 
 
 def _with_position(batch: Batch) -> Batch:
