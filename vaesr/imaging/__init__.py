@@ -2,6 +2,8 @@
 
 from vaesr.imaging.bits import quantise, to_float, to_uint8
 from vaesr.imaging.colour import rgb_to_grey, rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
+from vaesr.imaging.digits import draw_number
+from vaesr.imaging.jpeg import jpeg
 from vaesr.imaging.rearrange import (
     dihedral,
     dihedral_inverse,
@@ -17,8 +19,10 @@ __all__ = [
     "Span",
     "dihedral",
     "dihedral_inverse",
+    "draw_number",
     "extract_patches",
     "imresize",
+    "jpeg",
     "pixel_shuffle",
     "pixel_unshuffle",
     "plan_tiles",

@@ -1,6 +1,7 @@
 """Flax Linen modules that two or more models use."""
 
 from vaesr.layers.activations import ACTIVATIONS, PReLU
+from vaesr.layers.attention import SelfAttention
 from vaesr.layers.bayesian import BayesianForward, bayesian_apply
 from vaesr.layers.causal import CausalAttention, CausalConv
 from vaesr.layers.conv import FORMS, PRECISIONS, Conv, conv2d, strided_conv2d, torch_uniform
@@ -35,6 +36,7 @@ __all__ = [
     "Quantised",
     "ResBlock",
     "ResidualQuantiser",
+    "SelfAttention",
     "SpectralNorm",
     "Trunk",
     "Upsampler",

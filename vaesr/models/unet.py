@@ -1,0 +1,251 @@
+"""The U-Net of decrappify and DeOldify: fastai's on a ResNet, and Antic's deep and wide ones."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from vaesr.imaging import imresize, pixel_shuffle
+from vaesr.layers import BatchNorm, Conv, SelfAttention
+from vaesr.models.resnet import ResNetBody
+
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+# Rows of the matrix from RGB to YUV (BT.601), as in OpenCV.
+_LUMA = (0.299, 0.587, 0.114)
+_STYLES = ("plain", "deep", "wide")
+_NORMS = ("weight", "spectral", "batch")
+
+
+class UNet(nn.Module):
+    """An encoder that shrinks the image 32-fold, and a decoder that sees each of its sizes.
+
+    The decoder enlarges by sub-pixel convolutions that begin as nearest neighbour (ICNR), blurs what they
+    make, and joins the encoder's map of that size. Images of other sizes than multiples of 32 are mirrored
+    at the bottom and the right, and the result is cut. Batch statistics are in "batch_stats", spectral
+    vectors in "spectral".
+
+    Attributes:
+        scale: the input is first enlarged so many times, bilinearly.
+        blocks: of the encoder, see `ResNetBody`.
+        bottleneck: see `ResNetBody`.
+        channels: of the encoder's stem; the decoder's widths follow from it.
+        style: "plain" is fastai's, two convolutions a size; "deep" DeOldify's Artistic, the same with
+            `factor` times the outputs; "wide" DeOldify's Stable, one convolution a size with
+            `8 * channels * factor` outputs.
+        factor: see `style`; 1.5 (Artistic) and 2 (Stable).
+        norm: of the decoder's convolutions: "weight", "spectral" (with batch norm, as in DeOldify) or
+            "batch".
+        self_attention: attend over all pixels at an eighth of the size.
+        bottleneck_head: the last block has half the channels inside (`bottle` of fastai).
+        output_range: a sigmoid's range, in ImageNet's units; None is unbounded.
+        keep_luma: outside training, the luma is the input's and only the chroma the network's.
+        dtype: compute type; parameters and output are float32.
+        axis_name: of the devices under `pmap`, for statistics over all of them.
+        form: of the convolutions, see `vaesr.layers.conv2d`.
+
+    Source: fastai 1.0, `DynamicUnet`; DeOldify, `DynamicUnetDeep` and `DynamicUnetWide`; Aitken et al. 2017
+      (ICNR); Sugawara et al. 2018 (blur).
+    """
+
+    scale: int = 1
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    bottleneck: bool = False
+    channels: int = 64
+    style: str = "plain"
+    factor: float = 1.0
+    norm: str = "weight"
+    self_attention: bool = False
+    bottleneck_head: bool = False
+    output_range: tuple[float, float] | None = None
+    keep_luma: bool = False
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    form: str = "auto"
+
+    @nn.compact
+    def __call__(self, x_lr: jax.Array, train: bool = False) -> jax.Array:
+        """Restore a batch of images.
+
+        Args:
+            x_lr: RGB `[B, h, w, 3]` in [0, 1].
+            train: normalise by the batch's own statistics.
+
+        Returns:
+            float32 `[B, h * scale, w * scale, 3]` in about [0, 1], not clipped.
+
+        Raises:
+            ValueError: if `x_lr` is no batch of RGB images or a word is unknown.
+        """
+        if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
+            raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
+        if self.style not in _STYLES or self.norm not in _NORMS:
+            raise ValueError(
+                f"style must be one of {_STYLES} and norm of {_NORMS}, got {self.style!r} and {self.norm!r}."
+            )
+        image = x_lr if self.scale == 1 else imresize(x_lr, self.scale, method="bilinear")
+        _, height, width, _ = image.shape
+        shape = (1, 1, 1, 3)
+        mean, deviation = (np.asarray(v, np.float32).reshape(shape) for v in (_MEAN, _DEVIATION))
+        x = self._decode(_pad((image - mean) / deviation, 2 ** (len(self.blocks) + 1)), train)
+        x = x.astype(jnp.float32)[:, :height, :width]
+        if self.output_range is not None:
+            low, high = self.output_range
+            x = nn.sigmoid(x) * (high - low) + low
+        x = x * deviation + mean
+        return transplant_chroma(image, x) if self.keep_luma and not train else x
+
+    def _decode(self, image: jax.Array, train: bool) -> jax.Array:
+        fields = {"norm": self.norm, "dtype": self.dtype, "axis_name": self.axis_name, "form": self.form}
+        encoder = ResNetBody(
+            self.blocks, self.bottleneck, self.channels, self.dtype, self.axis_name, self.form, name="encoder"
+        )
+        *skips, x = encoder(image, train)
+        x = nn.relu(BatchNorm(self.dtype, self.axis_name, name="encoder_norm")(x, train))
+        count = x.shape[-1]
+        x = _ConvLayer(2 * count, name="middle_0", **fields)(x, train)
+        x = _ConvLayer(count, name="middle_1", **fields)(x, train)
+        for i, skip in enumerate(reversed(skips)):
+            last, attend = i == len(skips) - 1, self.self_attention and i == len(skips) - 3
+            block = _Enlarge(
+                self.style, self.factor, 8 * self.channels, last, attend, name=f"up_{i}", **fields
+            )
+            x = block(x, skip, train)
+        x = _Shuffle(x.shape[-1], blur=False, name="final_shuffle", **fields)(x, train)
+        x = jnp.concatenate([x, image.astype(x.dtype)], axis=-1)
+        count = x.shape[-1]
+        y = _ConvLayer(count // 2 if self.bottleneck_head else count, name="head_0", **fields)(x, train)
+        x = x + _ConvLayer(count, name="head_1", **fields)(y, train)
+        return _ConvLayer(3, 1, relu=False, name="head_out", **fields)(x, train)
+
+
+class _ConvLayer(nn.Module):
+    """A convolution under a norm of its weights, ReLU, and batch norm after it where there is one."""
+
+    features: int
+    kernel_size: int = 3
+    relu: bool = True
+    icnr: bool = False
+    norm: str = "weight"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    form: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        normed = self.norm != "weight" and not (self.norm == "batch" and not self.relu)
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        x = Conv(
+            self.features, self.kernel_size, use_bias=not normed, spectral=self.norm == "spectral",
+            weight_norm=self.norm == "weight", kernel_init=_icnr(init) if self.icnr else init,
+            bias_init=nn.initializers.zeros, dtype=self.dtype, form=self.form, name="conv",
+        )(x, train)  # fmt: skip
+        x = nn.relu(x) if self.relu else x
+        return BatchNorm(self.dtype, self.axis_name, name="norm")(x, train) if normed else x
+
+
+def _icnr(init: nn.initializers.Initializer) -> nn.initializers.Initializer:
+    """Four equal outputs for each channel, so that the pixels they are shuffled into are equal at first."""
+
+    def start(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+        return jnp.repeat(init(key, (*shape[:-1], shape[-1] // 4), dtype), 4, axis=-1)
+
+    return start
+
+
+class _Shuffle(nn.Module):
+    """1x1 convolution, ReLU, pixel shuffle, and the mean of every 2x2 pixels to wipe out its pattern."""
+
+    features: int
+    blur: bool = True
+    norm: str = "weight"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    form: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        layer = _ConvLayer(
+            4 * self.features, 1, relu=False, icnr=True, norm=self.norm, dtype=self.dtype,
+            axis_name=self.axis_name, form=self.form, name="layer",
+        )  # fmt: skip
+        x = pixel_shuffle(nn.relu(layer(x, train)), 2)
+        if not self.blur:
+            return x
+        padded = jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)), mode="edge")
+        return (padded[:, 1:, 1:] + padded[:, :-1, 1:] + padded[:, 1:, :-1] + padded[:, :-1, :-1]) / 4
+
+
+class _Enlarge(nn.Module):
+    """Twice the size, joined with the encoder's map."""
+
+    style: str
+    factor: float
+    wide: int
+    last: bool
+    attend: bool
+    norm: str
+    dtype: Any
+    axis_name: str | None
+    form: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, skip: jax.Array, train: bool = False) -> jax.Array:
+        fields = {"norm": self.norm, "dtype": self.dtype, "axis_name": self.axis_name, "form": self.form}
+        wide = int(self.wide * self.factor) // (2 if self.last else 1)
+        up = wide // 2 if self.style == "wide" else x.shape[-1] // 2
+        x = _Shuffle(up, name="shuffle", **fields)(x, train)
+        skip = BatchNorm(self.dtype, self.axis_name, name="skip_norm")(skip, train)
+        x = nn.relu(jnp.concatenate([x, skip], axis=-1))
+        if self.style == "wide":
+            x = _ConvLayer(wide // 2, name="conv", **fields)(x, train)
+        else:
+            count = x.shape[-1] // 2 if self.last else x.shape[-1]
+            count = int(count * self.factor) if self.style == "deep" else count
+            x = _ConvLayer(count, name="conv_0", **fields)(x, train)
+            x = _ConvLayer(count, name="conv_1", **fields)(x, train)
+        return SelfAttention(self.dtype, name="attention")(x, train) if self.attend else x
+
+
+def _pad(x: jax.Array, multiple: int) -> jax.Array:
+    """The image mirrored at the bottom and the right, up to a multiple; a small one as often as it takes."""
+    for axis in (1, 2):
+        missing = -x.shape[axis] % multiple
+        if missing:
+            pads = [(0, 0)] * x.ndim
+            pads[axis] = (0, missing)
+            x = jnp.pad(x, pads, mode="symmetric")
+    return x
+
+
+def transplant_chroma(image: jax.Array, coloured: jax.Array) -> jax.Array:
+    """The luma of one image under the chroma of another: U and V of YUV, BT.601.
+
+    Args:
+        image: RGB `[B, H, W, 3]` in [0, 1], whose luma stays.
+        coloured: the same shape, whose colour differences are taken.
+
+    Returns:
+        float32 `[B, H, W, 3]`, not clipped.
+
+    Source: DeOldify, `ColorizerFilter._post_process`.
+    """
+    luma = jnp.asarray(_LUMA).reshape(1, 1, 1, 3)
+    old, new = ((x * luma).sum(axis=-1, keepdims=True) for x in (image, coloured))
+    # A colour is its luma plus differences that have none.
+    return coloured + (old - new)
+
+
+_COLOURS: dict[str, Any] = {
+    "norm": "spectral", "self_attention": True, "output_range": (-3.0, 3.0), "keep_luma": True,
+}  # fmt: skip
+# fastai's on ResNet34 (the notebooks' super-resolution, and GAN), DeOldify's Artistic and Stable. 41,229,213,
+# 41,413,534, 63,647,490 and 218,222,718 parameters; the last two are the sizes of DeOldify's weight files,
+# 255 and 874 MB.
+PRESETS: dict[str, UNet] = {
+    "decrappify": UNet(),
+    "decrappify_gan": UNet(self_attention=True, output_range=(-3.0, 3.0)),
+    "artistic": UNet(style="deep", factor=1.5, **_COLOURS),
+    "stable": UNet(style="wide", factor=2.0, blocks=(3, 4, 23, 3), bottleneck=True, **_COLOURS),
+}
