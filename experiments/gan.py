@@ -243,7 +243,7 @@ def save_strips(
         directory: where the pictures go.
     """
     for pair in study.validation[:6]:
-        images = {"bicubic": pair.bicubic} | {name: fn(pair.lr) for name, fn in upscalers.items()}
+        images = {pair.baseline: pair.enlarged} | {name: fn(pair.lr) for name, fn in upscalers.items()}
         captions = ["PSNR, LPIPS" if "lpips_alex" in study.opinions else "PSNR"]
         for image in images.values():
             scores = inference.score_pair(pair, image, opinions=study.opinions)

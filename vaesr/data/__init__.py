@@ -3,6 +3,7 @@
 from vaesr.data.bank import Bank, Entry, cache_root, load_bank
 from vaesr.data.codes import CodeBank, read_codes, smallest_integers, write_codes
 from vaesr.data.decode import UnusableImage, decode_image
+from vaesr.data.degraded import DegradedSampler, crappification, fading, words_of
 from vaesr.data.embedded import EMBEDDED
 from vaesr.data.evaluation import evaluation_batches, photos
 from vaesr.data.loader import HostLoader
@@ -21,6 +22,7 @@ __all__ = [
     "ArraySampler",
     "Bank",
     "CodeBank",
+    "DegradedSampler",
     "Entry",
     "HostLoader",
     "ImageSampler",
@@ -35,9 +37,11 @@ __all__ = [
     "blundell_curve",
     "cache_root",
     "content_hash",
+    "crappification",
     "decode_image",
     "epoch_and_offset",
     "evaluation_batches",
+    "fading",
     "find_source",
     "fits_on_device",
     "load_bank",
@@ -49,5 +53,6 @@ __all__ = [
     "smallest_integers",
     "split_name",
     "tile_photos",
+    "words_of",
     "write_codes",
 ]

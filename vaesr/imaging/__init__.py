@@ -2,6 +2,7 @@
 
 from vaesr.imaging.bits import quantise, to_float, to_uint8
 from vaesr.imaging.colour import rgb_to_grey, rgb_to_y, rgb_to_ycbcr, ycbcr_to_rgb
+from vaesr.imaging.crappify import crappify
 from vaesr.imaging.digits import draw_number
 from vaesr.imaging.jpeg import jpeg
 from vaesr.imaging.rearrange import (
@@ -17,6 +18,7 @@ from vaesr.imaging.tiles import Span, plan_tiles, tiled_apply
 
 __all__ = [
     "Span",
+    "crappify",
     "dihedral",
     "dihedral_inverse",
     "draw_number",

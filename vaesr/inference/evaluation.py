@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaesr.data import Bank
+from vaesr.data import Bank, words_of
 from vaesr.imaging import imresize, quantise, tiled_apply, to_float
 from vaesr.metrics import SR_BENCHMARK, psnr, ssim
 from vaesr.reports import comparison_strip
@@ -19,6 +19,8 @@ from vaesr.reports import comparison_strip
 SSIM_WINDOW = 11
 # Maps an image `[h, w, 3]` to `[h * scale, w * scale, 3]`, floats in [0, 1].
 UpscaleOne = Callable[[jax.Array], Any]
+# `(x_hr [1, H, W, 3], words [1, 4]) -> x_lr`, of `vaesr.data`.
+Degradation = Callable[[jax.Array, jax.Array], jax.Array]
 # `(reference, image)` `[1, H, W, 3]` floats in [0, 1] -> `[1]`.
 Score = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -31,47 +33,61 @@ class PhotoPair:
         name: the photo's name.
         scale: the factor between the two.
         hr: `[h * scale, w * scale, C]` float32 in [0, 1].
-        lr: `[h, w, C]`, MATLAB's bicubic reduction of `hr`, on the 8-bit grid.
+        lr: `[h, w, C]`, MATLAB's bicubic reduction of `hr`, on the 8-bit grid; or another degradation's.
+        baseline: what the network is compared with: "bicubic", or "input" (bilinear, where it is enlarged).
     """
 
     name: str
     scale: int
     hr: jax.Array
     lr: jax.Array
+    baseline: str = "bicubic"
 
     # What follows depends on the photo alone: computed once, however often the pair is evaluated.
     @functools.cached_property
-    def bicubic(self) -> jax.Array:
-        """`lr` enlarged by MATLAB's bicubic: the shape of `hr`, neither clipped nor rounded."""
-        return imresize(self.lr, self.scale)
+    def enlarged(self) -> jax.Array:
+        """`lr` enlarged as the baseline says: the shape of `hr`, neither clipped nor rounded."""
+        if self.scale == 1:
+            return self.lr
+        return imresize(self.lr, self.scale, method="bicubic" if self.baseline == "bicubic" else "bilinear")
 
     @functools.cached_property
-    def bicubic_scores(self) -> dict[str, float]:
-        """`bicubic_psnr_y_db` and `bicubic_ssim_y`, see `score_pair`."""
-        return {f"bicubic_{name}": value for name, value in _measure(self, self.bicubic).items()}
+    def baseline_scores(self) -> dict[str, float]:
+        """`bicubic_psnr_y_db` and `bicubic_ssim_y` (or `input_...`), see `score_pair`."""
+        return {f"{self.baseline}_{name}": value for name, value in _measure(self, self.enlarged).items()}
 
     @functools.cached_property
-    def bicubic_opinions(self) -> dict[str, float]:
-        """What further metrics say of `bicubic`, by name; filled by `score_pair`."""
+    def baseline_opinions(self) -> dict[str, float]:
+        """What further metrics say of `enlarged`, by name; filled by `score_pair`."""
         return {}
 
 
 class PhotoPairs:
     """The pairs of a split, made one by one each time they are iterated over; see `photo_pairs`."""
 
-    def __init__(self, bank: Bank, index: Sequence[int], scale: int, longest: int) -> None:
+    def __init__(
+        self, bank: Bank, index: Sequence[int], scale: int, longest: int, degradation: Degradation | None
+    ) -> None:
         self._bank, self._index, self._scale, self._longest = bank, index, scale, longest
+        self._degradation = degradation
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __iter__(self) -> Iterator[PhotoPair]:
         for index in self._index:
-            hr, lr = _pair(self._bank.image(index), self._scale, self._longest)
-            yield PhotoPair(self._bank.names[index], self._scale, hr, lr)
+            hr = _crop(self._bank.image(index), self._scale, self._longest)
+            name, scale = self._bank.names[index], self._scale
+            if self._degradation is None:
+                yield PhotoPair(name, scale, hr, quantise(imresize(hr, 1 / scale)))
+            else:
+                lr = self._degradation(hr[None], words_of(index))[0]
+                yield PhotoPair(name, scale, hr, lr, baseline="input")
 
 
-def photo_pairs(bank: Bank, split: str, *, scale: int, longest: int) -> PhotoPairs:
+def photo_pairs(
+    bank: Bank, split: str, *, scale: int, longest: int, degradation: Degradation | None = None
+) -> PhotoPairs:
     """Makes a pair of the central crop of every photo of a split.
 
     Photos too small for the benchmarks' SSIM are left out and named on stderr. That takes their sizes alone:
@@ -82,6 +98,8 @@ def photo_pairs(bank: Bank, split: str, *, scale: int, longest: int) -> PhotoPai
         split: "train", "validation" or "test".
         scale: upscaling factor, an integer of at least 1.
         longest: sides of the crop in HR pixels are at most this, and multiples of `scale`.
+        degradation: in place of MATLAB's bicubic reduction, see `vaesr.data.DegradedSampler`; each photo's
+            is always the same.
 
     Returns:
         An iterable of `PhotoPair` with a length, in the bank's order; each iteration makes them anew.
@@ -112,14 +130,13 @@ def photo_pairs(bank: Bank, split: str, *, scale: int, longest: int) -> PhotoPai
             f"{bank.spec}: left out of {split}, too small to be measured at scale {scale}: {names}{more}",
             file=sys.stderr,
         )
-    return PhotoPairs(bank, kept, scale, longest)
+    return PhotoPairs(bank, kept, scale, longest, degradation)
 
 
-def _pair(image: np.ndarray, scale: int, longest: int) -> tuple[jax.Array, jax.Array]:
+def _crop(image: np.ndarray, scale: int, longest: int) -> jax.Array:
     height, width = (min(n, longest) // scale * scale for n in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    hr = to_float(jnp.asarray(image[top : top + height, left : left + width]))
-    return hr, quantise(imresize(hr, 1 / scale))
+    return to_float(jnp.asarray(image[top : top + height, left : left + width]))
 
 
 def _measure(pair: PhotoPair, image: jax.Array) -> dict[str, float]:
@@ -133,7 +150,7 @@ def _measure(pair: PhotoPair, image: jax.Array) -> dict[str, float]:
 def score_pair(
     pair: PhotoPair, sr: jax.Array | np.ndarray, *, opinions: Mapping[str, Score] | None = None
 ) -> dict[str, float]:
-    """Measures one upscaled photo as the benchmarks do, and bicubic beside it.
+    """Measures one restored photo as the benchmarks do, and the baseline beside it.
 
     Args:
         pair: the photo.
@@ -141,19 +158,19 @@ def score_pair(
         opinions: further metrics by name, of RGB rounded to 8 bits.
 
     Returns:
-        `psnr_y_db`, `ssim_y`, `bicubic_psnr_y_db`, `bicubic_ssim_y` and `gain_db`, PSNR over bicubic's:
-        luma, a border of `scale` pixels left out, results rounded to 8 bits. Then what every further metric
-        says of both.
+        `psnr_y_db`, `ssim_y`, `bicubic_psnr_y_db`, `bicubic_ssim_y` (or `input_...`, after the pair's
+        baseline) and `gain_db`, PSNR over the baseline's: luma, a border of `scale` pixels left out, results
+        rounded to 8 bits. Then what every further metric says of both.
 
     Source: `vaesr.metrics.SR_BENCHMARK`.
     """
-    scores = _measure(pair, jnp.asarray(sr)) | pair.bicubic_scores
+    scores = _measure(pair, jnp.asarray(sr)) | pair.baseline_scores
     for name, score in (opinions or {}).items():
         scores[name] = float(score(pair.hr[None], quantise(jnp.asarray(sr))[None])[0])
-        if name not in pair.bicubic_opinions:
-            pair.bicubic_opinions[name] = float(score(pair.hr[None], quantise(pair.bicubic)[None])[0])
-        scores[f"bicubic_{name}"] = pair.bicubic_opinions[name]
-    return scores | {"gain_db": scores["psnr_y_db"] - scores["bicubic_psnr_y_db"]}
+        if name not in pair.baseline_opinions:
+            pair.baseline_opinions[name] = float(score(pair.hr[None], quantise(pair.enlarged)[None])[0])
+        scores[f"{pair.baseline}_{name}"] = pair.baseline_opinions[name]
+    return scores | {"gain_db": scores["psnr_y_db"] - scores[f"{pair.baseline}_psnr_y_db"]}
 
 
 def score_pairs(
@@ -182,8 +199,8 @@ def score_pairs(
         scores = score_pair(pair, upscale_one(pair.lr), opinions=opinions)
         rows.append(scores)
         if say is not None:
-            ours, bicubic = scores["psnr_y_db"], scores["bicubic_psnr_y_db"]
-            say(f"  {pair.name}: {ours:.2f} dB, bicubic {bicubic:.2f} dB")
+            ours, before = scores["psnr_y_db"], scores[f"{pair.baseline}_psnr_y_db"]
+            say(f"  {pair.name}: {ours:.2f} dB, {pair.baseline} {before:.2f} dB")
     if not rows:
         raise ValueError("pairs must hold at least one photo, got none")
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
@@ -221,7 +238,7 @@ def tiled_upscaler(apply: Callable[..., Any], *, scale: int, halo: int, tile: in
 
 
 def compare_pair(pair: PhotoPair, sr: jax.Array | np.ndarray, *, label: str) -> np.ndarray:
-    """Draws HR, bicubic and an upscaler's result side by side.
+    """Draws HR, the baseline and an upscaler's result side by side.
 
     Args:
         pair: the photo.
@@ -231,5 +248,5 @@ def compare_pair(pair: PhotoPair, sr: jax.Array | np.ndarray, *, label: str) -> 
     Returns:
         uint8 `[H, W, 3]`, see `vaesr.reports.comparison_strip`; PSNR is `score_pair`'s.
     """
-    panels = [("HR", pair.hr), ("bicubic", quantise(pair.bicubic)), (label, quantise(jnp.asarray(sr)))]
+    panels = [("HR", pair.hr), (pair.baseline, quantise(pair.enlarged)), (label, quantise(jnp.asarray(sr)))]
     return comparison_strip(panels, protocol=SR_BENCHMARK(pair.scale))

@@ -11,6 +11,7 @@ from flax import linen as nn
 from vaesr import reports
 from vaesr.data import Bank
 from vaesr.inference.evaluation import (
+    Degradation,
     PhotoPair,
     Score,
     UpscaleOne,
@@ -57,6 +58,7 @@ class PhotoStudy:
         eval_crop: side of the central crop of each validation photo.
         test_crop: longest side of the central crop of each test photo.
         opinions: further metrics by name, see `score_pair`.
+        degradation: in place of MATLAB's bicubic reduction, see `photo_pairs`.
 
     Raises:
         ValueError: if a split has no photo that is large enough.
@@ -72,13 +74,16 @@ class PhotoStudy:
         eval_crop: int,
         test_crop: int,
         opinions: Mapping[str, Score] | None = None,
+        degradation: Degradation | None = None,
     ) -> None:
         self.scale, self.player, self.label, self.opinions = model.scale, player, label, dict(opinions or {})
         self.halo: int | None = getattr(model, "receptive_radius", None)
         self._apply: Callable[[Any, jax.Array], jax.Array] = jax.jit(model.apply)
-        self.validation = list(photo_pairs(bank, "validation", scale=self.scale, longest=eval_crop))
+        self.validation = list(
+            photo_pairs(bank, "validation", scale=self.scale, longest=eval_crop, degradation=degradation)
+        )
         # Made here, so that a test split without a photo of the size needed stops a run before it trains.
-        self.test = photo_pairs(bank, "test", scale=self.scale, longest=test_crop)
+        self.test = photo_pairs(bank, "test", scale=self.scale, longest=test_crop, degradation=degradation)
 
     def upscaler(self, params: Params, variables: Any) -> UpscaleOne:
         """The network for single photos of any size, in tiles where it may.

@@ -24,6 +24,7 @@ from vaesr.objectives.likelihoods import (
     LearnedGaussianLikelihood,
     Likelihood,
 )
+from vaesr.objectives.nogan import FROZEN, TURN, critic_alone, nogan, turns
 from vaesr.objectives.objective import Aux, Batch, Objective, Params
 from vaesr.objectives.posterior import Decode, Draw, Draws, Encode, EncodeFeatures
 from vaesr.objectives.predictive import PredictiveMoments, predictive, predictive_log_prob, predictive_moments
@@ -36,6 +37,8 @@ from vaesr.objectives.vq import vq_autoencoder
 __all__ = [
     "BINARISATIONS",
     "FEATURES",
+    "FROZEN",
+    "TURN",
     "Aux",
     "Batch",
     "BernoulliLikelihood",
@@ -64,6 +67,7 @@ __all__ = [
     "blundell_weights",
     "classification_nll",
     "conditions",
+    "critic_alone",
     "elbo",
     "estimated_elbo",
     "evaluate_bound",
@@ -73,6 +77,7 @@ __all__ = [
     "hierarchical_iwae",
     "iwae",
     "multi_scale_pixel",
+    "nogan",
     "pixel",
     "predictive",
     "predictive_log_prob",
@@ -81,5 +86,6 @@ __all__ = [
     "restoration",
     "restoration_gan",
     "supervised",
+    "turns",
     "vq_autoencoder",
 ]

@@ -93,10 +93,10 @@ def restoration(
     ) -> tuple[Array, Aux]:
         del key, step
         x_sr, own = network(params[player], variables.get(player, {}), batch["x_lr"])
-        loss, metrics = _reconstruction(
+        loss, metrics = reconstruction(
             x_sr, batch["x_hr"], variables, pixel_loss, pixel_weight, content, content_weight
         )
-        return loss, Aux(metrics, _replace(variables, player, own))
+        return loss, Aux(metrics, replace(variables, player, own))
 
     return objective
 
@@ -150,14 +150,14 @@ def restoration_gan(
     ) -> tuple[Array, Aux]:
         del key, step
         x_sr, own = generator(params[name], variables.get(name, {}), batch["x_lr"])
-        value, metrics = _reconstruction(
+        value, metrics = reconstruction(
             x_sr, batch["x_hr"], variables, pixel_loss, pixel_weight, content, content_weight
         )
         real, pull_real, state = _judge(discriminator, params[judge], variables.get(judge, {}), batch["x_hr"])
         fake, pull_fake, state = _judge(discriminator, params[judge], state, x_sr)
         adversarial = loss.generator(real, fake).mean()
         metrics["adversarial"] = adversarial
-        variables = _replace(_replace(variables, name, own), judge, state)
+        variables = replace(replace(variables, name, own), judge, state)
         shared = {
             "x_sr": x_sr, "real_logits": real, "fake_logits": fake,
             "pull_real": pull_real, "pull_fake": pull_fake,
@@ -171,7 +171,7 @@ def restoration_gan(
         real = _replay(params[judge], batch["real_logits"], batch["pull_real"])
         fake = _replay(params[judge], batch["fake_logits"], batch["pull_fake"])
         value = loss.discriminator(real, fake).mean()
-        return value, Aux(_opinion(real, fake), variables)
+        return value, Aux(opinion(real, fake), variables)
 
     return {name: of_generator, judge: of_discriminator}
 
@@ -202,7 +202,16 @@ def _replay_backward(pull: Callable[[Array], tuple[Any]], g: Array) -> tuple[Any
 _replay.defvjp(_replay_forward, _replay_backward)
 
 
-def _opinion(real: Array, fake: Array) -> dict[str, Array]:
+def opinion(real: Array, fake: Array) -> dict[str, Array]:
+    """What a discriminator thinks of a batch.
+
+    Args:
+        real: logits of real images.
+        fake: logits of generated images.
+
+    Returns:
+        `real_logit`, `fake_logit` and `accuracy`, see `restoration_gan`.
+    """
     right = jnp.concatenate([(real > fake.mean()).ravel(), (fake < real.mean()).ravel()])
     return {
         "real_logit": real.mean(),
@@ -211,7 +220,7 @@ def _opinion(real: Array, fake: Array) -> dict[str, Array]:
     }
 
 
-def _reconstruction(
+def reconstruction(
     x_sr: Array,
     x_hr: Array,
     variables: Any,
@@ -220,7 +229,20 @@ def _reconstruction(
     content: Content | None,
     content_weight: float,
 ) -> tuple[Array, dict[str, Array]]:
-    """The weighted sum of the pixel and the content loss, and both unweighted."""
+    """The weighted sum of the pixel and the content loss, and both unweighted.
+
+    Args:
+        x_sr: `[B, H, W, 3]`.
+        x_hr: the same shape.
+        variables: with the content's "features".
+        pixel_loss: per-example loss.
+        pixel_weight: its weight.
+        content: or None.
+        content_weight: its weight.
+
+    Returns:
+        The loss, and `pixel`, `content` and `psnr_db`.
+    """
     value, metrics = jnp.zeros((), jnp.float32), {}
     if pixel_weight:
         metrics["pixel"] = pixel_loss(x_sr, x_hr).mean()
@@ -233,6 +255,15 @@ def _reconstruction(
     return value, metrics | {"psnr_db": (-10 * jnp.log10(error)).mean()}
 
 
-def _replace(variables: Any, name: str, own: Any) -> Any:
-    """The variables with a player's own; left as they are where it has none."""
+def replace(variables: Any, name: str, own: Any) -> Any:
+    """The variables with a player's own; left as they are where it has none.
+
+    Args:
+        variables: of all players.
+        name: the player's.
+        own: its new ones.
+
+    Returns:
+        A new dictionary.
+    """
     return {**variables, name: own} if name in variables else variables

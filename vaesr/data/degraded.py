@@ -1,0 +1,130 @@
+"""Pairs of photographs and what a degradation of one's own makes of them, inside the compiled step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vaesr.data.bank import Bank
+from vaesr.data.pairs import PairSampler
+from vaesr.data.sampling import random_words
+from vaesr.imaging import crappify, rgb_to_grey
+from vaesr.imaging.crappify import QUALITIES
+
+# `(x_hr [B, H, W, 3] in [0, 1], words [B, 4] random uint32) -> x_lr`.
+Degradation = Callable[[Array, Array], Array]
+WORDS = 4
+# Folded into the run's data key, so that the degradation's randomness is not that of the patches' places.
+_TAG = 0x64656772
+
+
+class DegradedSampler(PairSampler):
+    """`PairSampler` with a degradation in place of the bicubic reduction.
+
+    Args:
+        bank: a bank of photos.
+        split: "train", "validation" or "test".
+        batch_size: pairs a step over all devices, >= 1.
+        scale: sides of the photo's patch by those of what the degradation makes of it.
+        patch: side of the degraded patch, >= 1.
+        degradation: random through its words alone, of which each example of each step has its own.
+        augment: one of the eight symmetries of the square, at random.
+
+    Raises:
+        ValueError: if a number is out of range, or no photo of the split is large enough.
+    """
+
+    def __init__(
+        self,
+        bank: Bank,
+        split: str,
+        batch_size: int,
+        *,
+        scale: int,
+        patch: int,
+        degradation: Degradation,
+        augment: bool = True,
+    ) -> None:
+        super().__init__(bank, split, batch_size, scale=scale, patch=patch, augment=augment)
+        self.degradation = degradation
+
+    def draw(self, key: Array, step: Array, position: Array) -> dict[str, Array]:
+        """Which patches make batch `step`, and their words.
+
+        Args:
+            key: the run's data key.
+            step: int32 scalar.
+            position: `[B]` int32 places in the global batch.
+
+        Returns:
+            As `PairSampler.draw`, and "words" `[B, 4]` uint32.
+        """
+        own = jax.random.fold_in(key, _TAG)
+        return super().draw(key, step, position) | {"words": random_words(own, step, position, WORDS)}
+
+    def finish(self, raw: Any, draw: dict[str, Array]) -> dict[str, Array]:
+        """Regions of photos to a batch of pairs.
+
+        Args:
+            raw: `[B, region, region, C]` uint8.
+            draw: of `draw`.
+
+        Returns:
+            {"x_lr": what the degradation makes, "x_hr": `[B, patch*scale, patch*scale, C]`}, in [0, 1].
+        """
+        # The bicubic reduction that the base makes is not used and thus never computed.
+        x_hr = super().finish(raw, draw)["x_hr"]
+        return {"x_lr": self.degradation(x_hr, draw["words"]), "x_hr": x_hr}
+
+
+def crappification(scale: int, *, text: bool = True) -> Degradation:
+    """fastai's crappification with a random quality, written somewhere in the upper left quarter.
+
+    Args:
+        scale: by which the photo is shrunk.
+        text: whether the quality is written.
+
+    Returns:
+        The degradation.
+    """
+    low, high = QUALITIES
+
+    def degrade(x_hr: Array, words: Array) -> Array:
+        height, width = (n // scale for n in x_hr.shape[1:3])
+        quality = low + (words[:, 0] % np.uint32(high - low + 1)).astype(jnp.int32)
+        top, left = (
+            (words[:, i] % np.uint32(n // 2 + 1)).astype(jnp.int32) for i, n in ((1, height), (2, width))
+        )
+        return crappify(x_hr, quality, top, left, scale=scale, text=text)
+
+    return degrade
+
+
+def fading(x_hr: Array, words: Array) -> Array:
+    """A colour photo as a grey one: its luma in all three channels.
+
+    Args:
+        x_hr: `[B, H, W, 3]` in [0, 1].
+        words: not used.
+
+    Returns:
+        The same shape.
+    """
+    return jnp.broadcast_to(rgb_to_grey(x_hr), x_hr.shape)
+
+
+def words_of(number: int) -> Array:
+    """The words of a photo that is measured: always the same.
+
+    Args:
+        number: its place in the bank.
+
+    Returns:
+        `[1, 4]` uint32.
+    """
+    return jnp.asarray(np.random.default_rng(number).integers(0, 2**32, (1, WORDS), np.uint32))
