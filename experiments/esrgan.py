@@ -60,18 +60,18 @@ class Config(gan.Config):
     # Layer of the content loss, before the activation; "last" is the network's last convolution.
     layer: str = "last"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scale not in (2, 4):
-            raise ValueError(f"--model.scale must be 2 or 4, got {self.scale}.")
+    def allowed_scales(self) -> tuple[int, ...]:
+        """The scales that the network takes."""
+        return (2, 4)
 
 
 _DEFAULT = Config(
-    data="embedded:photos", steps=3000, batch_size=8, patch=16, eval_every=1000, checkpoint_every=1000,
+    data="embedded:photos", steps=5000, batch_size=8, patch=16, eval_every=1000, checkpoint_every=1000,
     model=ModelConfig(channels=32, growth=16, blocks=3), ema_decay=0.999, layer="conv3_3",
     optim=training.OptimConfig(lr=1e-3, schedule="cosine", warmup=100),
     gan=gan.GanConfig(
-        steps=1500, eval_every=500, channels=16, optim=training.OptimConfig(lr=2e-4), ema_decay=0.99
+        steps=3000, eval_every=500, pixel_weight=1.0, channels=16, ema_decay=0.99,
+        optim=training.OptimConfig(lr=2e-4),
     ),
 )  # fmt: skip
 PRESETS = {
@@ -196,7 +196,7 @@ def compare(config: Config) -> None:
         caption="Networks between the PSNR network (0) and the GAN (1), on the test photos.",
     )
     upscalers = {f"{share:g}": study.upscaler(mixed(share), {}) for share in _PICTURED}
-    gan.save_strips(study, upscalers, figures)
+    gan.save_strips(test, upscalers, figures, opinions=study.opinions, name="2_test_{}.png")
     reports.write_report(config.workdir)
 
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -106,7 +107,7 @@ def load_features(config: Config, layer: str) -> tuple[VGG, Any, str]:
     Args:
         config: says which weights.
         layer: a layer's name, such as "conv5_4"; "last" is the network's last convolution, "last_relu" what
-            the ReLU makes of it.
+            the ReLU makes of it, "before_pooling" the ReLUs before the third, fourth and fifth pooling.
 
     Returns:
         The module, its variables and what it is, in words.
@@ -120,17 +121,19 @@ def load_features(config: Config, layer: str) -> tuple[VGG, Any, str]:
         model = VGG((1, 1), ("conv2_1",), dtype=dtype, conv_form="auto")
         return model, model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))), "random features"
     weights: FeatureWeights = inference.find_features(config.features)
-    layer = {"last": weights.layers[-2], "last_relu": weights.layers[-1]}.get(layer, layer)
-    if layer not in weights.layers:
+    ends = tuple(f"relu{stage}_{depth}" for stage, depth in enumerate(weights.depths, 1))
+    special = {"last": weights.layers[-2:-1], "last_relu": ends[-1:], "before_pooling": ends[2:]}
+    layers = special.get(layer, (layer,))
+    if not set(layers) <= set(weights.layers):
         raise base.UserError(f"{weights.name} has no layer {layer!r}; it has {', '.join(weights.layers)}.")
     model = VGG(
-        weights.depths, (layer,), mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION, dtype=dtype,
+        weights.depths, layers, mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION, dtype=dtype,
         conv_form="auto",
     )  # fmt: skip
     needed = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))))["params"]
     params = {name: weights.variables["params"][name] for name in needed}
     source = ", ".join(f"{file} sha256 {digest[:12]}" for file, digest in weights.origin.items())
-    return model, {"params": params}, f"{layer} of {weights.name.upper()} ({source})"
+    return model, {"params": params}, f"{', '.join(layers)} of {weights.name.upper()} ({source})"
 
 
 def build(
@@ -229,31 +232,40 @@ def _figures(
         "first stage": lambda lr: before.apply(lr[None])[0],
         study.label: study.upscaler(params, variables),
     }
-    save_strips(study, upscalers, directory)
+    save_strips(study.validation, upscalers, directory, opinions=study.opinions)
 
 
 def save_strips(
-    study: inference.PhotoStudy, upscalers: Mapping[str, inference.UpscaleOne], directory: pathlib.Path
+    pairs: Iterable[inference.PhotoPair],
+    upscalers: Mapping[str, inference.UpscaleOne],
+    directory: pathlib.Path,
+    *,
+    opinions: Mapping[str, inference.Score],
+    name: str = "validation_{}.png",
+    limit: int = 6,
 ) -> None:
-    """Strips of validation photos: HR, bicubic, and every upscaler; what the metrics say under each.
+    """Strips of photos: HR, bicubic, and every upscaler; what the metrics say under each.
 
     Args:
-        study: has the photos and the metrics.
+        pairs: the photos.
         upscalers: by the name in the picture.
         directory: where the pictures go.
+        opinions: metrics beside PSNR.
+        name: the files' names, with a place for the photo's.
+        limit: how many photos.
     """
-    for pair in study.validation[:6]:
+    for pair in itertools.islice(pairs, limit):
         images = {pair.baseline: pair.enlarged} | {name: fn(pair.lr) for name, fn in upscalers.items()}
-        captions = ["PSNR, LPIPS" if "lpips_alex" in study.opinions else "PSNR"]
+        captions = ["PSNR, LPIPS" if "lpips_alex" in opinions else "PSNR"]
         for image in images.values():
-            scores = inference.score_pair(pair, image, opinions=study.opinions)
+            scores = inference.score_pair(pair, image, opinions=opinions)
             words = [f"{scores['psnr_y_db']:.2f} dB"]
             words += [f"{scores['lpips_alex']:.3f}"] if "lpips_alex" in scores else []
             captions.append(", ".join(words))
         panels = [("HR", pair.hr), *((n, np.clip(np.asarray(i), 0, 1)) for n, i in images.items())]
-        strip = reports.comparison_strip(panels, captions=captions, crop_size=96)
-        name = f"validation_{pair.name.replace('/', '_')}.png"
-        reports.save_image(directory / name, strip, caption=f"{pair.name}, never trained on.")
+        strip = reports.comparison_strip(panels, captions=captions, width=215 * (len(panels) + 1))
+        file = directory / name.format(pair.name.replace("/", "_"))
+        reports.save_image(file, strip, caption=f"{pair.name}, never trained on.")
 
 
 def halvings(side: int, flag: str) -> int:

@@ -38,16 +38,27 @@ class Config(base.RunConfig):
         """The upscaling factor."""
         return int(self.model.scale)  # type: ignore[attr-defined]
 
+    def allowed_scales(self) -> tuple[int, ...]:
+        """The scales that the network takes."""
+        return (2, 3, 4, 8)
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scale not in (2, 3, 4, 8):
-            raise ValueError(f"--model.scale must be 2, 3, 4 or 8, got {self.scale}.")
+        if self.scale not in self.allowed_scales():
+            *most, last = self.allowed_scales()
+            raise ValueError(
+                f"--model.scale must be {', '.join(map(str, most))} or {last}, got {self.scale}."
+            )
         # SSIM needs 11 pixels a side once a border of `scale` is left out; a crop should show more than that.
         for flag, value, least, why in (
             ("--eval-crop", self.eval_crop, 12 * self.scale, " (12 x the scale)"),
             ("--test-crop", self.test_crop, 12 * self.scale, " (12 x the scale)"),
             ("--patch", self.patch, 1, ""),
-            *((f"--model.{n}", v, 1, "") for n, v in vars(self.model).items() if n in _COUNTS),  # type: ignore[attr-defined]
+            *(
+                (f"--model.{n}", v, 1, "")
+                for n, v in vars(self.model).items()
+                if n in _COUNTS and isinstance(v, int)
+            ),  # type: ignore[attr-defined]
         ):
             if value < least:
                 raise ValueError(f"{flag} must be at least {least}{why}, got {value}.")

@@ -226,7 +226,8 @@ def compare(config: Config) -> None:
     print("".join([f"{'':<16}", *(f"{name:>12}" for name in names)]))
     for title, row in rows.items():
         print("".join([f"{title:<16}", *(f"{row[name]:>12.4f}" for name in names)]), flush=True)
-    gan.save_strips(study, upscalers, config.workdir / "figures")
+    figures = config.workdir / "figures"
+    gan.save_strips(test, upscalers, figures, opinions=study.opinions, name="1_test_{}.png")
     with training.MetricsWriter(config.workdir) as writer:
         values = {f"{title}/{name}": row[name] for title, row in rows.items() for name in names}
         writer.write(runs[""].step, "test", values)

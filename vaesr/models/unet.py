@@ -222,19 +222,23 @@ def _pad(x: jax.Array, multiple: int) -> jax.Array:
 def transplant_chroma(image: jax.Array, coloured: jax.Array) -> jax.Array:
     """The luma of one image under the chroma of another: U and V of YUV, BT.601.
 
+    Colours that RGB does not have become paler until it has them: cutting them off would change the luma.
+
     Args:
         image: RGB `[B, H, W, 3]` in [0, 1], whose luma stays.
         coloured: the same shape, whose colour differences are taken.
 
     Returns:
-        float32 `[B, H, W, 3]`, not clipped.
+        float32 `[B, H, W, 3]` in [0, 1].
 
     Source: DeOldify, `ColorizerFilter._post_process`.
     """
     luma = jnp.asarray(_LUMA).reshape(1, 1, 1, 3)
     old, new = ((x * luma).sum(axis=-1, keepdims=True) for x in (image, coloured))
     # A colour is its luma plus differences that have none.
-    return coloured + (old - new)
+    differences = coloured - new
+    room = jnp.where(differences > 0, 1 - old, old) / jnp.maximum(jnp.abs(differences), 1e-6)
+    return old + differences * jnp.minimum(room.min(axis=-1, keepdims=True), 1)
 
 
 _COLOURS: dict[str, Any] = {

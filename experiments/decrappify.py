@@ -1,0 +1,86 @@
+"""decrappify (Antic, Howard and fastai 2018/19): photos made small, marked and compressed, and the way back.
+
+    python -m experiments.decrappify                             # x4, embedded photos, 2 CPU cores
+    python -m experiments.decrappify --data folder:PHOTOS        # your own photos
+    python -m experiments.decrappify paper --data folder:PHOTOS  # ResNet34, VGG16 with batch norm
+    vaesr upscale --run runs/decrappify/default/joint -i small.jpg -o big.png
+
+Crappification shrinks a photo bilinearly, writes a number on it and compresses it as JPEG of that quality. A
+U-Net that sees the enlarged result learns to undo all of it: first alone, with pixel, feature and Gram losses
+(the run folder itself); then a critic learns alone to tell its results from photos (critic/); then both take
+turns for a short time (joint/): the critic moves until its loss is below 0.65, then the generator, once.
+Pictures of every evaluation of the joint phase stay, to choose by eye. `--resume` goes on wherever a run
+stopped. LPIPS is measured with AlexNet, the losses of the training are VGG's: the judge is another network.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+from experiments import gan, nogan, stages
+from vaesr import data, training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(nogan.Config):
+    """decrappify on photographs; the shared flags are the first stage's."""
+
+    # Write the quality on the photos.
+    text: bool = True
+
+
+_DEFAULT = Config(
+    data="embedded:photos", steps=3000, batch_size=8, patch=16, eval_every=1000, checkpoint_every=1000,
+    model=nogan.ModelConfig(scale=4, blocks=(1, 1, 1, 1), channels=24), ema_decay=0.999,
+    optim=training.OptimConfig(lr=1e-3, schedule="cosine", warmup=100),
+    critic=nogan.CriticConfig(
+        steps=400, eval_every=200, channels=16, blocks=2, dense=True, optim=training.OptimConfig(lr=1e-3)
+    ),
+    joint=nogan.JointConfig(
+        steps=600, eval_every=100, optim=training.OptimConfig(lr=2e-4, b1=0.0, b2=0.99),
+    ),
+)  # fmt: skip
+PRESETS = {
+    "smoke": dataclasses.replace(
+        _DEFAULT, steps=4, batch_size=2, eval_every=4, checkpoint_every=4, log_every=2, eval_crop=64,
+        test_crop=96, patch=8, model=nogan.ModelConfig(scale=4, blocks=(1, 1, 1, 1), channels=4),
+        features="random", judge="none",
+        critic=nogan.CriticConfig(
+            steps=4, eval_every=4, channels=4, blocks=2, dense=True, optim=training.OptimConfig(lr=1e-3)
+        ),
+        joint=nogan.JointConfig(steps=4, eval_every=4, optim=training.OptimConfig(lr=1e-4, b1=0.0, b2=0.99)),
+    ),
+    "default": _DEFAULT,
+    # fastai's course v3, lesson 7: batches of 32 at 128 pixels, one-cycle in the notebooks; GAN at 1e-4 with
+    # the squared error weighted 50.
+    "paper": Config(
+        data="folder:PHOTOS", steps=10_000, batch_size=32, patch=32, eval_every=1000, checkpoint_every=1000,
+        model=nogan.ModelConfig(scale=4), features="vgg16-bn",
+        optim=training.OptimConfig(name="adamw", lr=1e-3, weight_decay=1e-3, schedule="cosine", warmup=500),
+        critic=nogan.CriticConfig(
+            steps=2000, channels=128, dense=True, optim=training.OptimConfig(lr=1e-3)
+        ),
+        joint=nogan.JointConfig(
+            steps=9000, eval_every=500, restoration="mse", restoration_weight=50.0,
+            optim=training.OptimConfig(name="adamw", lr=1e-4, b1=0.0, b2=0.99, weight_decay=1e-3),
+        ),
+    ),
+}  # fmt: skip
+
+
+def plan(config: Config) -> Iterator[stages.Stage]:
+    """Generator alone, critic alone, both.
+
+    Args:
+        config: with `workdir` set.
+
+    Returns:
+        The trainings.
+    """
+    return nogan.plan(
+        config, degradation=data.crappification(config.scale, text=config.text), keep_luma=False,
+        opinions=gan.opinions(config),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    stages.main("experiments.decrappify", PRESETS, plan)

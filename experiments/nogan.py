@@ -1,0 +1,445 @@
+"""What decrappify and DeOldify share: a U-Net trained with features, a critic, and both for a short time."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from experiments import base, gan, sr, stages
+from vaesr import data, inference, losses, objectives, training
+from vaesr.data.degraded import Degradation
+from vaesr.models.critic import Critic
+from vaesr.models.unet import UNet
+
+GENERATOR, CRITIC = "generator", "critic"
+# Losses are measured in ImageNet's units by the authors, whose networks see such images.
+_UNIT = 0.226
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The U-Net."""
+
+    # Enlarge the input so many times.
+    scale: int = 1
+    # Residual blocks of the encoder's four stages.
+    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
+    # Blocks of 1x1, 3x3, 1x1 convolutions.
+    bottleneck: bool = False
+    # Channels of the encoder's stem.
+    channels: int = 64
+    # fastai's decoder, or DeOldify's deep (Artistic) and wide (Stable) ones.
+    style: Literal["plain", "deep", "wide"] = "plain"
+    # Width of the deep and wide decoders.
+    factor: float = 1.0
+    # Norm of the decoder's convolutions.
+    norm: Literal["weight", "spectral", "batch"] = "weight"
+    # Attend over all pixels at an eighth of the size.
+    self_attention: bool = True
+    # Range of the sigmoid at the end, in ImageNet's units.
+    output_range: tuple[float, float] | None = (-3.0, 3.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticConfig:
+    """The critic's training alone."""
+
+    # Training steps.
+    steps: int
+    # Optimizer.
+    optim: training.OptimConfig
+    # Steps between evaluations and checkpoints.
+    eval_every: int = 500
+    # Channels of the first convolution.
+    channels: int = 256
+    # Halvings after it.
+    blocks: int = 3
+    # Share of channels dropped in training.
+    dropout: float = 0.15
+    # A dense block after the first convolution.
+    dense: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class JointConfig:
+    """The joint phase: short, in turns."""
+
+    # Steps, the critic's and the generator's together.
+    steps: int
+    # Generator's optimizer.
+    optim: training.OptimConfig
+    # Critic's learning rate by the generator's.
+    critic_rate: float = 5.0
+    # Steps between evaluations, pictures and checkpoints.
+    eval_every: int = 100
+    # The critic's loss below which the generator moves, once.
+    threshold: float = 0.65
+    # Weight of the generator's adversarial loss.
+    adversarial_weight: float = 1.0
+    # Weight of the loss of the first stage, or of the squared error.
+    restoration_weight: float = 1.5
+    # What holds the generator: the first stage's loss, or the squared error.
+    restoration: Literal["features", "mse"] = "features"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "eval_every", "critic_rate", "threshold"):
+            if not getattr(self, name) > 0:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--joint.{flag} must be above 0, got {getattr(self, name)}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(gan.Config):
+    """A U-Net that restores photographs; the shared flags are the first stage's."""
+
+    # U-Net.
+    model: ModelConfig = ModelConfig()
+    # Second stage: the critic alone.
+    critic: CriticConfig
+    # Third stage: both.
+    joint: JointConfig
+    # Weights of the features before VGG's third, fourth and fifth pooling.
+    feature_weights: tuple[float, float, float] = (5.0, 15.0, 2.0)
+    # Compare Gram matrices too.
+    style: bool = True
+    # Stop after the first stage; --resume without it goes on.
+    only_generator: bool = False
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of what the networks see in training."""
+        return self.patch * self.scale
+
+    def allowed_scales(self) -> tuple[int, ...]:
+        """The scales that the network takes."""
+        return (1, 2, 3, 4, 8)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = 4 * 2 ** (self.critic.blocks + 1)
+        if self.side < least:
+            raise ValueError(
+                f"--patch {self.patch} makes images of {self.side} pixels; the critic takes {least} and more."
+            )
+
+
+def plan(
+    config: Config, *, degradation: Degradation, keep_luma: bool, opinions: dict[str, inference.Score]
+) -> Iterator[stages.Stage]:
+    """Generator alone, critic alone, both.
+
+    Args:
+        config: with `workdir` set.
+        degradation: what is to be undone.
+        keep_luma: the network adds chroma alone.
+        opinions: metrics beside PSNR and SSIM; the first one chooses the joint phase's checkpoint.
+
+    Yields:
+        The trainings.
+    """
+    assert config.workdir is not None
+    task = Task(degradation, keep_luma, opinions, config.workdir)
+    yield stages.Stage("", config, functools.partial(build_generator, task))
+    if config.only_generator:
+        return
+    alone = dataclasses.replace(
+        config, steps=config.critic.steps, eval_every=config.critic.eval_every,
+        checkpoint_every=config.critic.eval_every, log_every=min(config.log_every, config.critic.steps),
+        ema_decay=0.0, init_from=None,
+    )  # fmt: skip
+    yield stages.Stage("critic", alone, functools.partial(build_critic, task))
+    joint = dataclasses.replace(
+        alone, steps=config.joint.steps, eval_every=config.joint.eval_every,
+        checkpoint_every=config.joint.eval_every, log_every=min(10, config.joint.steps),
+    )  # fmt: skip
+    yield stages.Stage("joint", joint, functools.partial(build_joint, task))
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What the stages have in common.
+
+    Attributes:
+        degradation: what is to be undone.
+        keep_luma: the network adds chroma alone.
+        opinions: metrics beside PSNR and SSIM.
+        root: the first stage's run folder.
+    """
+
+    degradation: Degradation
+    keep_luma: bool
+    opinions: dict[str, inference.Score]
+    root: pathlib.Path
+
+
+# --- Networks ---
+
+
+def make_generator(task: Task, config: Config) -> UNet:
+    """The U-Net of a configuration.
+
+    Args:
+        task: see `Task`.
+        config: see `Config`.
+
+    Returns:
+        The module.
+    """
+    # "loop": on CPUs, convolution gradients inside the `lax.cond` of a turn are as slow as inside loops.
+    return UNet(
+        dtype=jnp.dtype(config.compute_dtype), keep_luma=task.keep_luma, form="loop",
+        axis_name="data" if config.parallel == "pmap" else None, **dataclasses.asdict(config.model),
+    )  # fmt: skip
+
+
+def make_critic(config: Config) -> Critic:
+    """The critic of a configuration.
+
+    Args:
+        config: see `Config`.
+
+    Returns:
+        The module.
+    """
+    critic = config.critic
+    return Critic(
+        channels=critic.channels, blocks=critic.blocks, dropout=critic.dropout, dense=critic.dense,
+        dtype=jnp.dtype(config.compute_dtype), form="loop",
+    )  # fmt: skip
+
+
+def _in_training(critic: Critic) -> Callable[..., tuple[jax.Array, Any]]:
+    def apply(params: Any, variables: Any, images: jax.Array, keys: jax.Array) -> tuple[jax.Array, Any]:
+        return critic.apply({"params": params, **variables}, images, True, keys, mutable=list(variables))
+
+    return apply
+
+
+def _still(model: Any) -> Any:
+    """Out of training; for the losses the whole output counts, so chroma is not transplanted."""
+    model = model.clone(keep_luma=False) if getattr(model, "keep_luma", False) else model
+    return lambda collections, images: model.apply(collections, images)
+
+
+# --- Stages ---
+
+
+def _loss_parts(config: Config) -> tuple[dict[str, Any], Any, str]:
+    """The feature loss as keyword arguments, its network's variables, and what it is in words."""
+    trunk, features, words = gan.load_features(config, "before_pooling")
+    weights = config.feature_weights[: len(trunk.taps)]
+    apply: Any = trunk.apply
+    content = objectives.feature_content(
+        apply, weights=weights, style_weights=[w * w * 5e3 for w in weights] if config.style else None
+    )
+    return {"pixel_weight": 1 / _UNIT, "content": content}, features, words
+
+
+def _sampler(task: Task, config: Config, bank: data.Bank) -> data.DegradedSampler:
+    return data.DegradedSampler(
+        bank, "train", config.batch_size, scale=config.scale, patch=config.patch,
+        degradation=task.degradation,
+    )  # fmt: skip
+
+
+def _study(task: Task, config: Config, bank: data.Bank, label: str) -> inference.PhotoStudy:
+    return inference.PhotoStudy(
+        bank, sr.unmapped(make_generator(task, config)), player=GENERATOR, label=label,
+        eval_crop=config.eval_crop, test_crop=config.test_crop, opinions=task.opinions,
+        degradation=task.degradation,
+    )  # fmt: skip
+
+
+def _with_features(init: Any, start: Any, features: Any, words: str) -> tuple[Any, Any]:
+    """`init` and warm start of a training whose variables hold a feature network."""
+
+    def make(key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        params, variables = init(key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
+        return params, {**variables, objectives.FEATURES: zeros}
+
+    def begin(params: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        params, variables = start(params, variables) if start is not None else (params, variables)
+        print(f"feature loss: {words}", flush=True)
+        return params, {**variables, objectives.FEATURES: features}
+
+    return make, begin
+
+
+def build_generator(task: Task, config: Config) -> base.Experiment:
+    """The first stage: the U-Net with pixel, feature and Gram losses.
+
+    Args:
+        task: see `Task`.
+        config: see `Config`.
+
+    Returns:
+        The experiment.
+    """
+    bank = data.open_bank(config.data, strict=config.strict)
+    model = make_generator(task, config)
+    parts, features, words = _loss_parts(config)
+    study = _study(task, config, bank, "generator")
+    start = sr.start_from(config.init_from, GENERATOR) if config.init_from else None
+    init, begin = _with_features(
+        lambda key: sr.initial({GENERATOR: (model, (32, 32))}, key), start, features, words
+    )
+    objective = objectives.restoration(sr.network(model), player=GENERATOR, **parts)
+    return base.Experiment(
+        model=inference.describe_model(sr.unmapped(model)) | {"trained_with": words},
+        init=init,
+        players={
+            GENERATOR: training.Player(objective, training.make_optimizer(config.optim, steps=config.steps))
+        },
+        sampler=_sampler(task, config, bank),
+        evaluate=study.evaluate,
+        score=_score(task),
+        finish=study.finish,
+        figures=study.figures,
+        ema_decay=config.ema_decay or None,
+        warm_start=begin,
+    )
+
+
+def _score(task: Task) -> str:
+    """What chooses a checkpoint: the perceptual distance where there is one."""
+    return "-lpips_alex" if "lpips_alex" in task.opinions else "ssim_y"
+
+
+def build_critic(task: Task, config: Config) -> base.Experiment:
+    """The second stage: the critic against the first stage's results.
+
+    Args:
+        task: see `Task`.
+        config: the stage's own.
+
+    Returns:
+        The experiment.
+    """
+    bank = data.open_bank(config.data, strict=config.strict)
+    model, critic = make_generator(task, config), make_critic(config)
+    first = inference.load_run(task.root)
+    frozen = jax.tree.map(jnp.asarray, first.collections)
+    side = (config.side, config.side)
+
+    def init(key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        params, variables = sr.initial({CRITIC: (critic, side)}, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), frozen)
+        return params, {**variables, objectives.FROZEN: zeros}
+
+    objective = objectives.critic_alone(_still(model), _in_training(critic), player=CRITIC)
+    judge = jax.jit(lambda collections, x: critic.apply(collections, x))
+
+    def measure(params: dict[str, Any], variables: Any, split: str) -> dict[str, float]:
+        pairs = inference.photo_pairs(
+            bank, split, scale=config.scale, longest=max(config.eval_crop, config.side),
+            degradation=task.degradation,
+        )  # fmt: skip
+        collections = {"params": params[CRITIC], **variables[CRITIC]}
+        found = []
+        for pair in pairs:
+            x_sr = jnp.clip(first.apply(pair.lr[None]), 0, 1)
+            real, fake = judge(collections, pair.hr[None]), judge(collections, x_sr)
+            loss = losses.standard_discriminator_loss(real, fake)[0] / 2
+            found.append((float(loss), float((real > 0).mean() + (fake < 0).mean()) / 2))
+        return {
+            "critic_loss": sum(x for x, _ in found) / len(found),
+            "accuracy": sum(x for _, x in found) / len(found),
+        }
+
+    return base.Experiment(
+        model=inference.describe_model(critic),
+        init=init,
+        players={
+            CRITIC: training.Player(
+                objective, training.make_optimizer(config.critic.optim, steps=config.steps)
+            )
+        },
+        sampler=_sampler(task, config, bank),
+        evaluate=lambda params, variables: measure(params, variables, "validation"),
+        score="-critic_loss",
+        finish=lambda params, variables: measure(params, variables, "test"),
+        figures=lambda params, variables, directory, step: None,
+        warm_start=lambda params, variables: (params, {**variables, objectives.FROZEN: frozen}),
+    )
+
+
+def build_joint(task: Task, config: Config) -> base.Experiment:
+    """The third stage: critic and generator in turns.
+
+    Args:
+        task: see `Task`.
+        config: the stage's own.
+
+    Returns:
+        The experiment.
+    """
+    bank = data.open_bank(config.data, strict=config.strict)
+    model, critic = make_generator(task, config), make_critic(config)
+    parts, features, words = _loss_parts(config)
+    joint = config.joint
+    if joint.restoration == "mse":
+        parts = {"pixel_loss": losses.mse, "pixel_weight": 1 / _UNIT**2}
+    weight = joint.restoration_weight
+    parts = {**parts, "pixel_weight": weight * parts["pixel_weight"], "content_weight": weight}
+    both = objectives.nogan(
+        sr.network(model), _still(model), _in_training(critic), _still(critic), threshold=joint.threshold,
+        adversarial_weight=joint.adversarial_weight, players=(CRITIC, GENERATOR), **parts,
+    )  # fmt: skip
+    rates = {
+        GENERATOR: joint.optim,
+        CRITIC: dataclasses.replace(joint.optim, lr=joint.optim.lr * joint.critic_rate),
+    }
+    study = _study(task, config, bank, "NoGAN")
+
+    def initial(key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        side = (config.side, config.side)
+        params, variables = sr.initial({CRITIC: (critic, side), GENERATOR: (model, (32, 32))}, key)
+        return params, {**variables, objectives.TURN: jnp.array(False)}
+
+    def start(params: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        params, variables = sr.start_from(task.root, GENERATOR)(params, variables)
+        return sr.start_from(task.root / "critic", CRITIC)(params, variables)
+
+    init, begin = _with_features(initial, start, features, words)
+    turns = objectives.turns(players=(CRITIC, GENERATOR))
+    return base.Experiment(
+        model=inference.describe_model(sr.unmapped(model)) | {"trained_with": words},
+        init=init,
+        players={
+            name: training.Player(
+                objective, training.make_optimizer(rates[name], steps=config.steps), turns[name]
+            )
+            for name, objective in both.items()
+        },
+        sampler=_sampler(task, config, bank),
+        evaluate=study.evaluate,
+        score=_score(task),
+        finish=study.finish,
+        figures=functools.partial(_joint_figures, study, task.root),
+        warm_start=begin,
+    )
+
+
+def _joint_figures(
+    study: inference.PhotoStudy,
+    root: pathlib.Path,
+    params: dict[str, Any],
+    variables: Any,
+    directory: pathlib.Path,
+    step: int,
+) -> None:
+    """Input, generator alone, and this step's: pictures of every evaluation stay, to choose by eye."""
+    before = inference.load_run(root)
+    upscalers = {
+        "generator alone": lambda lr: before.apply(lr[None])[0],
+        f"step {step}": study.upscaler(params, variables),
+    }
+    gan.save_strips(
+        study.validation, upscalers, directory, opinions=study.opinions,
+        name=f"validation_{{}}_step_{step:06d}.png", limit=2,
+    )  # fmt: skip
