@@ -1,6 +1,7 @@
 """How our training steps are built, compiled and driven for a measurement."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from benchmarks import flops, timing
 from vaesr.training import Player, TrainState, compile_step, create_state, make_mesh, make_train_step
 
+Players = Player | Mapping[str, Player]
 LEARNING_RATE = 1e-4
 PARITY_STEPS = 5  # whose losses must agree with the peer's
 
@@ -17,9 +19,9 @@ class Runner:
     """A compiled training step and the state it is chained through.
 
     Args:
-        player: objective and optimizer.
-        name: the player's name.
-        params: its parameters; copied, since the state is donated.
+        player: objective and optimizer; or several players by name, in the order of their moves.
+        name: the player's name; of several, whose loss is told.
+        params: its parameters, or of several, all by name; copied, since the state is donated.
         source: what each call is given: a batch, or the resident data.
         seed: of the run's key.
         variables: what gradients don't touch, `{player: ...}`; none by default.
@@ -27,13 +29,14 @@ class Runner:
     """
 
     def __init__(
-        self, player: Player, name: str, params: Any, source: Any, *, seed: int = 0, variables: Any = None,
+        self, player: Players, name: str, params: Any, source: Any, *, seed: int = 0, variables: Any = None,
         **how: Any,
     ) -> None:  # fmt: skip
         self.steps_per_call = how.get("steps_per_dispatch", 1)
         mesh = make_mesh(devices=jax.devices()[:1])
-        players = {name: player}
-        state = create_state(lambda _: ({name: params}, variables or {}), players, key=jax.random.key(seed))
+        players, trees = _by_name(player, name, params)
+        self.loss = f"{name}/loss" if len(players) > 1 else "loss"
+        state = create_state(lambda _: (trees, variables or {}), players, key=jax.random.key(seed))
         self.initial = jax.tree.map(jax.numpy.copy, state)
         self.source = source
         step: Any = compile_step(make_train_step(players), mesh, state=state, **how)
@@ -71,7 +74,7 @@ class Runner:
         values: list[float] = []
         for _ in range(calls):
             state, metrics = self.compiled(state, self.source)
-            values.extend(float(loss) for loss in metrics["loss"])
+            values.extend(float(loss) for loss in metrics[self.loss])
         return values
 
     def check(self) -> dict[str, bool]:
@@ -83,7 +86,7 @@ class Runner:
         jnp = jax.numpy
         pairs = zip(jax.tree.leaves(self.initial.params), jax.tree.leaves(self.state.params), strict=True)
         return {
-            "loss_finite": bool(jnp.isfinite(self.metrics["loss"]).all()),
+            "loss_finite": bool(jnp.isfinite(self.metrics[self.loss]).all()),
             "no_update_skipped": int(self.state.skipped) == 0,
             "output_changed": any(bool((a != b).any()) for a, b in pairs),
         }
@@ -123,14 +126,21 @@ class Runner:
         )  # fmt: skip
 
 
-def step_flops(player: Player, name: str, params: Any, batch: Any, *, variables: Any = None) -> float:
+def _by_name(player: Players, name: str, params: Any) -> tuple[dict[str, Player], dict[str, Any]]:
+    """Players and parameters by name."""
+    if isinstance(player, Player):
+        return {name: player}, {name: params}
+    return dict(player), dict(params)
+
+
+def step_flops(player: Players, name: str, params: Any, batch: Any, *, variables: Any = None) -> float:
     """Operations of one training step, counted on its jaxpr.
 
     Args:
         player: objective and optimizer; the model in its plain form (direct convolutions, no remat), so
-            that cheaper algorithms show as speed and not as less work.
+            that cheaper algorithms show as speed and not as less work. Or several players by name.
         name: the player's name.
-        params: its parameters, arrays or shapes.
+        params: its parameters, or of several, all by name; arrays or shapes.
         batch: one batch, arrays or shapes.
         variables: what gradients don't touch; none by default.
 
@@ -142,8 +152,8 @@ def step_flops(player: Player, name: str, params: Any, batch: Any, *, variables:
     """
 
     def one(params: Any, batch: Any) -> Any:
-        players = {name: player}
-        state = create_state(lambda _: ({name: params}, variables or {}), players, key=jax.random.key(0))
+        players, trees = _by_name(player, name, params)
+        state = create_state(lambda _: (trees, variables or {}), players, key=jax.random.key(0))
         return make_train_step(players)(state, batch)
 
     counted = flops.count(one, params, batch)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import timing
 from benchmarks.options import Options
-from benchmarks.suites import train_bnn, train_edsr, train_pixelsnail, train_vae, train_vqvae
+from benchmarks.suites import train_bnn, train_edsr, train_pixelsnail, train_sr, train_vae, train_vqvae
 
 
 def cases(options: Options) -> Iterator[timing.Case]:
@@ -17,8 +17,8 @@ def cases(options: Options) -> Iterator[timing.Case]:
         options: the run's settings.
 
     Yields:
-        VAE, IWAE, Bayesian net, VQ-VAE, VQ-VAE-2, PixelSNAIL, EDSR baseline and, on an accelerator, EDSR as
-        in the paper.
+        VAE, IWAE, Bayesian net, VQ-VAE, VQ-VAE-2, PixelSNAIL, EDSR baseline, on an accelerator also EDSR as
+        in the paper, RCAN, RRDB, and the full steps of SRGAN and ESRGAN.
     """
     builders: list[tuple[str, Callable[[Options, pathlib.Path], timing.Case]]] = [
         ("vae", train_vae.vae_case),
@@ -39,3 +39,9 @@ def cases(options: Options) -> Iterator[timing.Case]:
         yield train_edsr.edsr_case(options, paper=False)
     if "edsr_paper" in options.models or (options.accelerator and not options.models):
         yield train_edsr.edsr_case(options, paper=True)
+    for model in ("rcan", "rrdb"):
+        if options.wants(model):
+            yield train_sr.pixel_case(options, model)
+    for model in ("srgan", "esrgan"):
+        if options.wants(model):
+            yield train_sr.gan_case(options, model)

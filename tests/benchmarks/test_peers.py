@@ -29,7 +29,10 @@ def test_edsr_outputs_agree(scale):
     np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
-@pytest.mark.parametrize("model", ["vae", "iwae", "bnn", "vqvae", "vqvae2", "pixelsnail", "edsr"])
+@pytest.mark.parametrize(
+    "model",
+    ["vae", "iwae", "bnn", "vqvae", "vqvae2", "pixelsnail", "edsr", "rcan", "rrdb", "srgan", "esrgan"],
+)
 def test_training_agrees(model):
     count = 0
     for case in train.cases(Options(smoke=True, peers=("torch",), threads=1, models=(model,))):
