@@ -42,7 +42,7 @@ _DEFAULT = Config(
 PRESETS = {
     "smoke": dataclasses.replace(
         _DEFAULT, steps=4, batch_size=2, eval_every=4, checkpoint_every=4, log_every=2, eval_crop=64,
-        test_crop=96, patch=8, model=nogan.ModelConfig(scale=4, blocks=(1, 1, 1, 1), channels=4),
+        test_crop=96, patch=8, model=nogan.ModelConfig(scale=4, blocks=(1, 1, 1), channels=4),
         features="random", judge="none",
         critic=nogan.CriticConfig(
             steps=4, eval_every=4, channels=4, blocks=2, dense=True, optim=training.OptimConfig(lr=1e-3)

@@ -26,8 +26,8 @@ class ModelConfig:
 
     # Enlarge the input so many times.
     scale: int = 1
-    # Residual blocks of the encoder's four stages.
-    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
+    # Residual blocks of each of the encoder's stages.
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
     # Blocks of 1x1, 3x3, 1x1 convolutions.
     bottleneck: bool = False
     # Channels of the encoder's stem.
