@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vaesr.imaging import pixel_shuffle, plan_tiles, tiled_apply
+from vaesr.imaging.tiles import mirror_to_multiple
 
 
 def test_every_plan_covers_once_with_its_margins():
@@ -117,3 +118,33 @@ def test_tiling_rejects():
         tiled_apply(lambda x: x, image, scale=1, tile=8, halo=0, batch_size=0)
     with pytest.raises(ValueError, match="scale"):
         tiled_apply(lambda x: x, image, scale=1.5, tile=8, halo=0)
+
+
+def test_windows_begin_at_the_squares_of_an_unshuffling_network():
+    """A network that cuts its input into 4x4 squares: only aligned windows see the same squares."""
+    import jax
+
+    from vaesr.models.rrdb import RRDBNet
+
+    rng = np.random.default_rng(0)
+    image = rng.random((61, 70, 3)).astype(np.float32)
+    for scale in (1, 2):
+        model = RRDBNet(scale=scale, channels=4, growth=2, blocks=0, conv_form="direct")
+        variables = model.init(jax.random.key(0), image[None])
+        run = jax.jit(lambda x, model=model, variables=variables: model.apply(variables, x))
+        whole = np.asarray(run(image[None]))[0]
+        settings = {"scale": scale, "tile": 10, "halo": model.receptive_radius}
+        tiled = tiled_apply(run, image, **settings, multiple=model.input_multiple)
+        assert tiled.shape == whole.shape
+        np.testing.assert_allclose(tiled, whole, atol=1e-5)
+    with pytest.raises(ValueError, match="multiple"):
+        tiled_apply(run, image, scale=2, tile=10, halo=4, multiple=0)
+
+
+def test_mirroring_to_a_multiple():
+    image = np.arange(30.0).reshape(5, 6, 1)
+    out = mirror_to_multiple(image, 4)
+    np.testing.assert_array_equal(out[:, :, 0], np.pad(image[..., 0], ((0, 3), (0, 2)), mode="reflect"))
+    narrow = mirror_to_multiple(image[:, :1], 4)
+    np.testing.assert_array_equal(narrow[:5, :, 0], np.tile(image[:, :1, 0], (1, 4)))
+    assert mirror_to_multiple(image, 1) is image

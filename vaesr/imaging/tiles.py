@@ -62,6 +62,7 @@ def tiled_apply(
     scale: int,
     tile: int,
     halo: int,
+    multiple: int = 1,
     batch_size: int = 1,
     progress: Progress | None = None,
 ) -> np.ndarray:
@@ -80,6 +81,9 @@ def tiled_apply(
         tile: pixels an inner tile provides; windows have `tile + 2 * halo` pixels, or the axis if it is
             shorter.
         halo: receptive radius of `fn` in input pixels.
+        multiple: `fn` cuts its input into squares of so many pixels (a pixel unshuffle): windows begin at
+            their corners. Images of other sizes are mirrored at the bottom and the right, as `fn` itself must
+            do to images that it is given whole.
         batch_size: tiles per call; the last batch is filled by repeating a tile.
         progress: called as `progress(done, total)` with numbers of tiles after each batch.
 
@@ -93,7 +97,11 @@ def tiled_apply(
         raise ValueError(f"tiled_apply takes one image [H, W, C], but was given shape {np.shape(image)}.")
     scale = check_positive_int(scale, function="tiled_apply", argument="scale")
     batch_size = check_positive_int(batch_size, function="tiled_apply", argument="batch_size")
-    source = np.asarray(image)
+    multiple = check_positive_int(multiple, function="tiled_apply", argument="multiple")
+    if multiple > 1:
+        tile = check_positive_int(tile, function="tiled_apply", argument="tile")
+        tile, halo = (-(-n // multiple) * multiple for n in (tile, halo))
+    source = mirror_to_multiple(np.asarray(image), multiple)
     height, width, _ = source.shape
     rows = plan_tiles(height, tile, halo)
     columns = plan_tiles(width, tile, halo)
@@ -116,7 +124,24 @@ def tiled_apply(
         if progress is not None:
             progress(done, len(spans))
     assert target is not None
-    return target
+    return target[: np.shape(image)[0] * scale, : np.shape(image)[1] * scale]
+
+
+def mirror_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
+    """Mirrors an image at the bottom and the right, up to a multiple of so many pixels a side.
+
+    Args:
+        image: `[H, W, C]`.
+        multiple: at least 1.
+
+    Returns:
+        `[H', W', C]`: without repeating the last row and column, unless there are too few to mirror.
+    """
+    missing = [-n % multiple for n in image.shape[:2]]
+    if not any(missing):
+        return image
+    mode: Any = "reflect" if min(image.shape[:2]) > max(missing) else "edge"
+    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode=mode)
 
 
 def _one_ahead(

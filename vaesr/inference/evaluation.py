@@ -222,7 +222,9 @@ def name_by_scale(scores: Mapping[str, float], scale: int) -> dict[str, float]:
     }
 
 
-def tiled_upscaler(apply: Callable[..., Any], *, scale: int, halo: int, tile: int = 128) -> UpscaleOne:
+def tiled_upscaler(
+    apply: Callable[..., Any], *, scale: int, halo: int, tile: int = 128, multiple: int = 1
+) -> UpscaleOne:
     """Makes a network of batches one of single photos of any size, by exact tiles of one shape.
 
     Args:
@@ -230,11 +232,12 @@ def tiled_upscaler(apply: Callable[..., Any], *, scale: int, halo: int, tile: in
         scale: its factor.
         halo: its receptive radius in LR pixels.
         tile: LR pixels an inner tile provides, at least 1.
+        multiple: tiles must begin at multiples of so many pixels.
 
     Returns:
         `[h, w, 3]` -> `[h * scale, w * scale, 3]`; what the network would make of the whole photo.
     """
-    return lambda lr: tiled_apply(apply, lr, scale=scale, tile=tile, halo=halo)
+    return lambda lr: tiled_apply(apply, lr, scale=scale, tile=tile, halo=halo, multiple=multiple)
 
 
 def compare_pair(pair: PhotoPair, sr: jax.Array | np.ndarray, *, label: str) -> np.ndarray:

@@ -78,6 +78,7 @@ class PhotoStudy:
     ) -> None:
         self.scale, self.player, self.label, self.opinions = model.scale, player, label, dict(opinions or {})
         self.halo: int | None = getattr(model, "receptive_radius", None)
+        self.multiple: int = getattr(model, "input_multiple", 1)
         self._apply: Callable[[Any, jax.Array], jax.Array] = jax.jit(model.apply)
         self.validation = list(
             photo_pairs(bank, "validation", scale=self.scale, longest=eval_crop, degradation=degradation)
@@ -99,7 +100,7 @@ class PhotoStudy:
         apply = functools.partial(self._apply, collections)
         if self.halo is None:
             return lambda lr: apply(lr[None])[0]
-        return tiled_upscaler(apply, scale=self.scale, halo=self.halo)
+        return tiled_upscaler(apply, scale=self.scale, halo=self.halo, multiple=self.multiple)
 
     def evaluate(self, params: Params, variables: Any) -> dict[str, float]:
         """The figures of the validation photos.

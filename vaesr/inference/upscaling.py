@@ -27,12 +27,14 @@ class Network(NamedTuple):
         scale: its factor.
         halo: receptive radius in input pixels, or None where it sees the whole image.
         bytes_per_pixel: memory that one input pixel takes while it runs, roughly.
+        multiple: tiles must begin at multiples of so many pixels.
     """
 
     apply: Apply
     scale: int
     halo: int | None
     bytes_per_pixel: int = 4096
+    multiple: int = 1
 
 
 def network_of(run: Run, outscale: float | None = None) -> Network:
@@ -71,6 +73,7 @@ def network_of(run: Run, outscale: float | None = None) -> Network:
         scale=scale,
         halo=getattr(model, "receptive_radius", None),
         bytes_per_pixel=width * (3 + scale * scale),
+        multiple=getattr(model, "input_multiple", 1),
     )
 
 
@@ -297,6 +300,7 @@ def _run(
             scale=net.scale,
             tile=tile or max(x.shape[1:3]),
             halo=net.halo or 0,
+            multiple=net.multiple,
             progress=report,
         ).astype(np.float32)
         if not np.isfinite(out).all():
