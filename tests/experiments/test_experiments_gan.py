@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import base, decrappify, deoldify, esrgan, gan, srgan, stages
-from vaesr import inference, reports, training
+from experiments import base, decrappify, deoldify, esrgan, gan, nogan, srgan, stages
+from experiments.rcan import PRESETS as RCAN_PRESETS
+from vaesr import data, inference, reports, training
+from vaesr.models import critic, rcan, rrdb, srresnet, unet
 
 MODULES = {"srgan": srgan, "esrgan": esrgan, "decrappify": decrappify, "deoldify": deoldify}
 
@@ -158,3 +160,19 @@ def test_wrong_settings_are_sentences(tmp_path):
     with pytest.raises(ValueError, match=r"--joint\.threshold must be above 0, got 0"):
         dataclasses.replace(decrappify.PRESETS["smoke"].joint, threshold=0)
     assert gan.halvings(128, "--patch") == 5
+
+
+def test_the_paper_presets_are_the_published_networks():
+    assert esrgan.generator(esrgan.PRESETS["paper"]) == rrdb.PRESETS["paper_x4"]
+    assert srgan.generator(srgan.PRESETS["paper"]) == srresnet.PRESETS["paper_x4"]
+    assert rcan.RCAN(**dataclasses.asdict(RCAN_PRESETS["paper"].model)) == rcan.PRESETS["paper_x2"]
+    for module, preset, keep_luma, network, judge in (
+        (decrappify, "paper", False, "decrappify_gan", "fastai"),
+        (deoldify, "stable", True, "stable", "deoldify"),
+        (deoldify, "artistic", True, "artistic", "deoldify"),
+    ):
+        config = module.PRESETS[preset]
+        task = nogan.Task(data.fading, keep_luma, {}, config.workdir)
+        published = unet.PRESETS[network].clone(scale=config.scale, form="loop")
+        assert nogan.make_generator(task, config) == published
+        assert nogan.make_critic(config) == critic.PRESETS[judge].clone(form="loop")

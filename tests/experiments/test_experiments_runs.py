@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import base, bnn, edsr, estimators, mdsr, rate_distortion, vae
+from experiments import base, bnn, edsr, estimators, mdsr, rate_distortion, rcan, srcnn, vae
 from vaesr import reports, training
 
 EXPERIMENTS = {
@@ -20,6 +20,8 @@ EXPERIMENTS = {
     "estimators": estimators,
     "edsr": edsr,
     "mdsr": mdsr,
+    "rcan": rcan,
+    "srcnn": srcnn,
     "rate_distortion": rate_distortion,
 }
 

@@ -8,9 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments import edsr, mdsr
+from experiments import edsr, mdsr, rcan, srcnn
 
-MODULES = {"edsr": edsr, "mdsr": mdsr}
+MODULES = {"edsr": edsr, "mdsr": mdsr, "rcan": rcan, "srcnn": srcnn}
 
 
 def pictures(root: pathlib.Path, sizes: dict[str, tuple[int, int]]) -> str:
