@@ -13,7 +13,9 @@ from experiments import base, gan, sr, stages
 from vaesr import data, inference, losses, objectives, training
 from vaesr.data.degraded import Degradation
 from vaesr.models.critic import Critic
+from vaesr.models.resnet import ResNetBody
 from vaesr.models.unet import UNet
+from vaesr.pretrained import read_resnet
 
 GENERATOR, CRITIC = "generator", "critic"
 # Losses are measured in ImageNet's units by the authors, whose networks see such images.
@@ -102,6 +104,8 @@ class Config(gan.Config):
     critic: CriticConfig
     # Third stage: both.
     joint: JointConfig
+    # torchvision's file of the encoder's weights, such as resnet34-b627a593.pth; none starts from scratch.
+    encoder: pathlib.Path | None = None
     # Weights of the features before VGG's third, fourth and fifth pooling.
     feature_weights: tuple[float, float, float] = (5.0, 15.0, 2.0)
     # Compare Gram matrices too.
@@ -285,6 +289,8 @@ def build_generator(task: Task, config: Config) -> base.Experiment:
     parts, features, words = _loss_parts(config)
     study = _study(task, config, bank, "generator")
     start = sr.start_from(config.init_from, GENERATOR) if config.init_from else None
+    if config.encoder is not None:
+        start = _encoder_from(config.encoder, model)
     init, begin = _with_features(
         lambda key: sr.initial({GENERATOR: (model, (32, 32))}, key), start, features, words
     )
@@ -303,6 +309,22 @@ def build_generator(task: Task, config: Config) -> base.Experiment:
         ema_decay=config.ema_decay or None,
         warm_start=begin,
     )
+
+
+def _encoder_from(path: pathlib.Path, model: UNet) -> Any:
+    """A warm start of the U-Net's encoder alone."""
+    body = ResNetBody(model.blocks, model.bottleneck, model.channels)
+    weights, digest = read_resnet(path, body)
+
+    def start(params: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        print(f"encoder: {path.name}, sha256 {digest}", flush=True)
+        own, stats = params[GENERATOR], variables[GENERATOR]["batch_stats"]
+        own = {**own, "encoder": weights["params"]}
+        stats = {**stats, "encoder": weights["batch_stats"]}
+        variables = {**variables, GENERATOR: {**variables[GENERATOR], "batch_stats": stats}}
+        return {**params, GENERATOR: own}, variables
+
+    return start
 
 
 def _score(task: Task) -> str:

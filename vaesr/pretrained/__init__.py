@@ -1,5 +1,6 @@
 """Weights that others have trained: reading their files, fetching published ones, keeping them as `.npz`."""
 
+from vaesr.pretrained.encoders import read_resnet
 from vaesr.pretrained.features import (
     FEATURES,
     FeatureWeights,
@@ -27,6 +28,7 @@ __all__ = [
     "load_dists",
     "load_features",
     "load_lpips",
+    "read_resnet",
     "read_state",
     "write_features",
     "write_perceptual",
