@@ -64,9 +64,9 @@ def test_every_array_finds_its_place(tmp_path, bottleneck):
 
 def test_another_network_is_refused(tmp_path):
     torch.save(torchvision_state((1, 2), False), tmp_path / "small.pth")
-    with pytest.raises(ValueError, match=r"wants layer2\.2\.conv1\.weight .* lacks it"):
+    with pytest.raises(ValueError, match=r"wants layer2\.2\..* lacks it"):
         read_resnet(tmp_path / "small.pth", ResNetBody((1, 3), channels=4))
-    with pytest.raises(ValueError, match=r"it has layer2\.1\.conv1\.weight and"):
+    with pytest.raises(ValueError, match=r"it has layer2\.1\..* and"):
         read_resnet(tmp_path / "small.pth", ResNetBody((1, 1), channels=4))
-    with pytest.raises(ValueError, match=r"wants conv1\.weight \(7, 7, 3, 8\), the file has"):
+    with pytest.raises(ValueError, match=r"wants .*8.*, the file has"):
         read_resnet(tmp_path / "small.pth", ResNetBody((1, 2), channels=8))
