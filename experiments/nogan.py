@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import base, gan, sr, stages
-from vaesr import data, inference, losses, objectives, training
+from vaesr import data, inference, losses, objectives, reports, training
 from vaesr.data.degraded import Degradation
 from vaesr.models.critic import Critic
 from vaesr.models.resnet import ResNetBody
@@ -131,6 +131,23 @@ class Config(gan.Config):
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What the stages have in common.
+
+    Attributes:
+        degradation: what is to be undone.
+        keep_luma: the network adds chroma alone.
+        opinions: metrics beside PSNR and SSIM.
+        root: the first stage's run folder.
+    """
+
+    degradation: Degradation
+    keep_luma: bool
+    opinions: dict[str, inference.Score]
+    root: pathlib.Path
+
+
 def plan(
     config: Config, *, degradation: Degradation, keep_luma: bool, opinions: dict[str, inference.Score]
 ) -> Iterator[stages.Stage]:
@@ -161,23 +178,46 @@ def plan(
         checkpoint_every=config.joint.eval_every, log_every=min(10, config.joint.steps),
     )  # fmt: skip
     yield stages.Stage("joint", joint, functools.partial(build_joint, task))
+    if jax.process_index() == 0:
+        compare(task, config)
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What the stages have in common.
+def compare(task: Task, config: Config) -> None:
+    """The turns of the joint phase, and both generators on the test photos; into the first stage's report.
 
-    Attributes:
-        degradation: what is to be undone.
-        keep_luma: the network adds chroma alone.
-        opinions: metrics beside PSNR and SSIM.
-        root: the first stage's run folder.
+    Args:
+        task: see `Task`.
+        config: with `workdir` set.
     """
-
-    degradation: Degradation
-    keep_luma: bool
-    opinions: dict[str, inference.Score]
-    root: pathlib.Path
+    figures = task.root / "figures"
+    rows = [r for r in reports.read_metrics(task.root / "joint") if r["split"] == "train"]
+    rows = [r for r in rows if "critic/loss" in r]
+    steps, threshold = [r["step"] for r in rows], [config.joint.threshold] * len(rows)
+    panels = [
+        reports.Panel(
+            "the generator moves below the line", "step", "critic's loss",
+            (
+                reports.Line("mean of the last steps", steps, [r["critic/loss"] for r in rows]),
+                reports.Line("threshold", steps, threshold, dashed=True),
+            ),
+        ),
+        reports.Panel(
+            "whose turn it is", "step", "generator's share of steps",
+            (reports.Line("mean of the last steps", steps, [r["generator/moved"] for r in rows]),),
+        ),
+    ]  # fmt: skip
+    words = (
+        "The joint phase: the critic moves until its loss is below the threshold, then the generator, once."
+    )
+    reports.save_image(figures / "1_turns.png", reports.plot_panels(panels), caption=words)
+    bank = data.open_bank(config.data, strict=config.strict)
+    study = _study(task, config, bank, "")
+    upscalers = {}
+    for name, folder in (("generator alone", task.root), ("NoGAN", task.root / "joint")):
+        run = inference.load_run(folder)
+        upscalers[name] = study.upscaler(run.params, run.variables)
+    gan.save_strips(study.test, upscalers, figures, opinions=study.opinions, name="2_test_{}.png")
+    reports.write_report(task.root)
 
 
 # --- Networks ---
