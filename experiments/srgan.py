@@ -63,14 +63,22 @@ class Config(gan.Config):
     gan: gan.GanConfig
     # What is trained after SRResNet-MSE, each from it.
     variants: tuple[Variant, ...] = ("srgan-vgg54",)
+    # Weight of the squared error beside VGG's features: 0 in the paper. Deep features of small patches say
+    # little about colours, which a short training then loses.
+    anchor: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.anchor >= 0:
+            raise ValueError(f"--anchor must be at least 0, got {self.anchor}.")
 
 
 _GAN = gan.GanConfig(
-    steps=2000, eval_every=500, kind="standard", adversarial_weight=1e-3, pixel_weight=1.0, channels=16,
-    hidden=128, ema_decay=0.99, optim=training.OptimConfig(lr=2e-4),
+    steps=1500, eval_every=500, kind="standard", adversarial_weight=1e-3, pixel_weight=1.0, channels=16,
+    hidden=128, ema_decay=0.99, optim=training.OptimConfig(lr=2e-4, schedule="cosine", final=0.1),
 )  # fmt: skip
 _DEFAULT = Config(
-    data="embedded:photos", steps=4000, batch_size=8, patch=16, eval_every=1000, checkpoint_every=1000,
+    data="embedded:photos", steps=6000, batch_size=8, patch=16, anchor=0.3, eval_every=1000, checkpoint_every=1000,
     model=ModelConfig(channels=32, blocks=4), ema_decay=0.999, gan=_GAN,
     optim=training.OptimConfig(lr=1e-3, schedule="cosine", warmup=100),
 )  # fmt: skip
@@ -176,7 +184,7 @@ def build_variant(first: pathlib.Path, variant: Variant, config: Config) -> base
     layer = _LAYERS[compared]
     settings = dataclasses.replace(
         config.gan, content_weight=config.gan.content_weight * _RESCALING,
-        pixel_weight=config.gan.pixel_weight if layer is None else 0.0,
+        pixel_weight=config.gan.pixel_weight if layer is None else config.anchor,
     )  # fmt: skip
     discriminator = None
     if method == "srgan":
