@@ -54,7 +54,8 @@ PRESETS = {
     # the squared error weighted 50.
     "paper": Config(
         data="folder:PHOTOS", steps=10_000, batch_size=32, patch=32, eval_every=1000, checkpoint_every=1000,
-        model=nogan.ModelConfig(scale=4), features="vgg16-bn",
+        model=nogan.ModelConfig(scale=4), features="vgg16-bn", feature_weights=(5.0, 15.0, 2.0),
+        style_weights=(125_000.0, 1_125_000.0, 20_000.0),
         optim=training.OptimConfig(name="adamw", lr=1e-3, weight_decay=1e-3, schedule="cosine", warmup=500),
         critic=nogan.CriticConfig(
             steps=2000, channels=128, dense=True, optim=training.OptimConfig(lr=1e-3)

@@ -28,7 +28,7 @@ class Config(nogan.Config):
 _SMALL = nogan.ModelConfig(blocks=(1, 1, 1, 1), channels=24, norm="spectral", style="deep", factor=1.0)
 _DEFAULT = Config(
     data="embedded:photos", steps=3000, batch_size=8, patch=64, eval_every=1000, checkpoint_every=1000,
-    model=_SMALL, style=False, feature_weights=(20.0, 70.0, 10.0), ema_decay=0.999,
+    model=_SMALL, style_weights=None, feature_weights=(0.6, 1.7, 2.5), ema_decay=0.999,
     optim=training.OptimConfig(lr=1e-3, schedule="cosine", warmup=100),
     critic=nogan.CriticConfig(
         steps=400, eval_every=200, channels=16, blocks=2, optim=training.OptimConfig(lr=1e-3)
@@ -39,7 +39,7 @@ _DEFAULT = Config(
 )  # fmt: skip
 _PAPER = Config(
     data="folder:ImageNet", steps=100_000, batch_size=20, patch=128, eval_every=5000, checkpoint_every=5000,
-    style=False, feature_weights=(20.0, 70.0, 10.0), features="vgg16-bn",
+    style_weights=None, feature_weights=(20.0, 70.0, 10.0), features="vgg16-bn",
     optim=training.OptimConfig(lr=1e-3, schedule="cosine", warmup=5000),
     critic=nogan.CriticConfig(steps=10_000, eval_every=1000, optim=training.OptimConfig(lr=1e-3)),
     joint=nogan.JointConfig(

@@ -106,10 +106,11 @@ class Config(gan.Config):
     joint: JointConfig
     # torchvision's file of the encoder's weights, such as resnet34-b627a593.pth; none starts from scratch.
     encoder: pathlib.Path | None = None
-    # Weights of the features before VGG's third, fourth and fifth pooling.
-    feature_weights: tuple[float, float, float] = (5.0, 15.0, 2.0)
-    # Compare Gram matrices too.
-    style: bool = True
+    # Weights of the features before VGG's third, fourth and fifth pooling. fastai's 5, 15, 2 are for VGG16 with
+    # batch norm; these give VGG16's larger features about the same share of the loss.
+    feature_weights: tuple[float, float, float] = (0.15, 0.37, 0.5)
+    # Weights of their Gram matrices; none leaves them out. fastai's are 5000 times the squared weights above.
+    style_weights: tuple[float, float, float] | None = (66.0, 620.0, 2670.0)
     # Stop after the first stage; --resume without it goes on.
     only_generator: bool = False
 
@@ -275,11 +276,12 @@ def _still(model: Any) -> Any:
 def _loss_parts(config: Config) -> tuple[dict[str, Any], Any, str]:
     """The feature loss as keyword arguments, its network's variables, and what it is in words."""
     trunk, features, words = gan.load_features(config, "before_pooling")
-    weights = config.feature_weights[: len(trunk.taps)]
+    count = len(trunk.taps)
     apply: Any = trunk.apply
     content = objectives.feature_content(
-        apply, weights=weights, style_weights=[w * w * 5e3 for w in weights] if config.style else None
-    )
+        apply, weights=config.feature_weights[:count],
+        style_weights=config.style_weights[:count] if config.style_weights else None,
+    )  # fmt: skip
     return {"pixel_weight": 1 / _UNIT, "content": content}, features, words
 
 

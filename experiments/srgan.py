@@ -78,8 +78,8 @@ _GAN = gan.GanConfig(
     hidden=128, ema_decay=0.99, optim=training.OptimConfig(lr=2e-4, schedule="cosine", final=0.1),
 )  # fmt: skip
 _DEFAULT = Config(
-    data="embedded:photos", steps=6000, batch_size=8, patch=16, anchor=0.3, eval_every=1000, checkpoint_every=1000,
-    model=ModelConfig(channels=32, blocks=4), ema_decay=0.999, gan=_GAN,
+    data="embedded:photos", steps=6000, batch_size=8, patch=16, anchor=0.3, eval_every=1000,
+    checkpoint_every=1000,    model=ModelConfig(channels=32, blocks=4), ema_decay=0.999, gan=_GAN,
     optim=training.OptimConfig(lr=1e-3, schedule="cosine", warmup=100),
 )  # fmt: skip
 PRESETS = {
