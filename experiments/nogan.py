@@ -106,8 +106,8 @@ class Config(gan.Config):
     joint: JointConfig
     # torchvision's file of the encoder's weights, such as resnet34-b627a593.pth; none starts from scratch.
     encoder: pathlib.Path | None = None
-    # Weights of the features before VGG's third, fourth and fifth pooling. fastai's 5, 15, 2 are for VGG16 with
-    # batch norm; these give VGG16's larger features about the same share of the loss.
+    # Weights of the features before VGG's third, fourth and fifth pooling. fastai's 5, 15, 2 are for VGG16
+    # with batch norm; these give plain VGG16's larger features about the same share of the loss.
     feature_weights: tuple[float, float, float] = (0.15, 0.37, 0.5)
     # Weights of their Gram matrices; none leaves them out. fastai's are 5000 times the squared weights above.
     style_weights: tuple[float, float, float] | None = (66.0, 620.0, 2670.0)
