@@ -184,7 +184,8 @@ def build(
         networks[DISCRIMINATOR] = discriminator, (side, side)
         players = objectives.restoration_gan(
             sr.network(generator), sr.network(discriminator), loss=losses.ADVERSARIAL[gan.kind],
-            adversarial_weight=gan.adversarial_weight, players=(GENERATOR, DISCRIMINATOR), **parts,
+            adversarial_weight=gan.adversarial_weight, players=(GENERATOR, DISCRIMINATOR),
+            axis_name="data" if config.parallel == "pmap" else None, **parts,
         )  # fmt: skip
 
     def init(key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:

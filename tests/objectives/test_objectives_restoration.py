@@ -238,6 +238,22 @@ def test_sharded_step_equals_one_device():
         np.testing.assert_allclose(one, four, rtol=2e-3, atol=2e-5)
 
 
+def test_pmap_step_equals_one_device():
+    """Batch statistics and relativistic means are taken over the devices by name."""
+    generator, judge, settings, params, variables, batch = make("esrgan")
+    results = []
+    for parallel, axis_name in (("jit", None), ("pmap", "data")):
+        judging = stateful(judge.clone(axis_name=axis_name))
+        players = objectives.restoration_gan(stateful(generator), judging, axis_name=axis_name, **settings)
+        optimizers, state = _state(players, params, variables)
+        mesh = make_mesh(devices=jax.devices()[: 1 if parallel == "jit" else 4])
+        step = compile_step(make_train_step(optimizers), mesh, state=state, parallel=parallel)
+        state, metrics = step(jax.tree.map(jnp.copy, state), batch)
+        results.append(jax.device_get((state.params, state.variables, metrics["generator/loss"])))
+    for one, four in zip(*(jax.tree.leaves(r) for r in results), strict=True):
+        np.testing.assert_allclose(one, four, rtol=2e-3, atol=2e-5)
+
+
 def test_accumulated_micro_batches_share_too():
     """Without batch statistics, two micro-batches of a standard GAN give the gradient of the whole batch."""
     generator, _, _, params, _, batch = make("esrgan")

@@ -19,13 +19,13 @@ class AdversarialLoss(NamedTuple):
     """The losses of one kind of GAN.
 
     Attributes:
-        generator: `(real_logits, fake_logits) -> [B]`.
-        discriminator: `(real_logits, fake_logits) -> [B]`.
+        generator: `(real_logits, fake_logits, axis_name=None) -> [B]`.
+        discriminator: `(real_logits, fake_logits, axis_name=None) -> [B]`.
         relativistic: whether the generator's loss depends on the real images' logits.
     """
 
-    generator: Callable[[Array, Array], Array]
-    discriminator: Callable[[Array, Array], Array]
+    generator: Callable[..., Array]
+    discriminator: Callable[..., Array]
     relativistic: bool
 
 
@@ -137,7 +137,9 @@ def hinge_discriminator_loss(real_logits: Array, fake_logits: Array) -> Array:
     return _mean(jax.nn.relu(1 - real)) + _mean(jax.nn.relu(1 + fake))
 
 
-def relativistic_average_generator_loss(real_logits: Array, fake_logits: Array) -> Array:
+def relativistic_average_generator_loss(
+    real_logits: Array, fake_logits: Array, *, axis_name: str | None = None
+) -> Array:
     """(-log(1 - D(real, fakes)) - log D(fake, reals)) / 2 with D(a, b) = sigmoid(C(a) - mean C(b)).
 
     Half of the paper's sum, as in the authors' code and the discriminator's loss.
@@ -145,6 +147,7 @@ def relativistic_average_generator_loss(real_logits: Array, fake_logits: Array) 
     Args:
         real_logits: `[B, ...]`, C of real images.
         fake_logits: the same shape, of generated images.
+        axis_name: of the devices under `pmap`, whose batches are one.
 
     Returns:
         float32 `[B]` in nats, above 0; ln 2 where all logits are equal.
@@ -154,10 +157,12 @@ def relativistic_average_generator_loss(real_logits: Array, fake_logits: Array) 
 
     Source: Wang et al. 2018 (ESRGAN), equation 2; Jolicoeur-Martineau 2018, section 4.2.
     """
-    return relativistic_average_discriminator_loss(fake_logits, real_logits)
+    return relativistic_average_discriminator_loss(fake_logits, real_logits, axis_name=axis_name)
 
 
-def relativistic_average_discriminator_loss(real_logits: Array, fake_logits: Array) -> Array:
+def relativistic_average_discriminator_loss(
+    real_logits: Array, fake_logits: Array, *, axis_name: str | None = None
+) -> Array:
     """(-log D(real, fakes) - log(1 - D(fake, reals))) / 2 with D(a, b) = sigmoid(C(a) - mean C(b)).
 
     Half of the paper's sum, as in the authors' code. The gradient goes through the means, too.
@@ -165,6 +170,7 @@ def relativistic_average_discriminator_loss(real_logits: Array, fake_logits: Arr
     Args:
         real_logits: `[B, ...]`, C of real images.
         fake_logits: the same shape, of generated images.
+        axis_name: of the devices under `pmap`, whose batches are one.
 
     Returns:
         float32 `[B]` in nats, above 0; ln 2 where all logits are equal.
@@ -176,17 +182,33 @@ def relativistic_average_discriminator_loss(real_logits: Array, fake_logits: Arr
     """
     real, fake = _pair(real_logits, fake_logits)
     # A map's places are compared with the mean over the batch and the map, as in the authors' code.
-    return (_mean(jax.nn.softplus(fake.mean() - real)) + _mean(jax.nn.softplus(fake - real.mean()))) / 2
+    of_real, of_fake = real.mean(), fake.mean()
+    if axis_name is not None:
+        of_real, of_fake = jax.lax.pmean((of_real, of_fake), axis_name)
+    return (_mean(jax.nn.softplus(of_fake - real)) + _mean(jax.nn.softplus(fake - of_real))) / 2
+
+
+def _without_axis(loss: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    """A loss that sees each image alone, called like those that see the batch."""
+    return lambda real, fake, axis_name=None: loss(real, fake)
 
 
 ADVERSARIAL: dict[str, AdversarialLoss] = {
     "standard": AdversarialLoss(
-        lambda real, fake: standard_generator_loss(fake), standard_discriminator_loss, False
+        _without_axis(lambda real, fake: standard_generator_loss(fake)),
+        _without_axis(standard_discriminator_loss),
+        False,
     ),
     "least_squares": AdversarialLoss(
-        lambda real, fake: least_squares_generator_loss(fake), least_squares_discriminator_loss, False
+        _without_axis(lambda real, fake: least_squares_generator_loss(fake)),
+        _without_axis(least_squares_discriminator_loss),
+        False,
     ),
-    "hinge": AdversarialLoss(lambda real, fake: hinge_generator_loss(fake), hinge_discriminator_loss, False),
+    "hinge": AdversarialLoss(
+        _without_axis(lambda real, fake: hinge_generator_loss(fake)),
+        _without_axis(hinge_discriminator_loss),
+        False,
+    ),
     "relativistic_average": AdversarialLoss(
         relativistic_average_generator_loss, relativistic_average_discriminator_loss, True
     ),

@@ -112,6 +112,7 @@ def restoration_gan(
     content: Content | None = None,
     content_weight: float = 1.0,
     players: tuple[str, str] = ("generator", "discriminator"),
+    axis_name: str | None = None,
 ) -> dict[str, Objective]:
     """Train a generator against a discriminator of its results.
 
@@ -130,6 +131,7 @@ def restoration_gan(
         content: from `feature_content`; its network is in `variables["features"]`. None leaves it out.
         content_weight: its weight.
         players: the names of the two.
+        axis_name: of the devices under `pmap`, over which relativistic means are taken.
 
     Returns:
         The two objectives under these names, in the order of their updates: give both to one training step.
@@ -155,7 +157,7 @@ def restoration_gan(
         )
         real, pull_real, state = _judge(discriminator, params[judge], variables.get(judge, {}), batch["x_hr"])
         fake, pull_fake, state = _judge(discriminator, params[judge], state, x_sr)
-        adversarial = loss.generator(real, fake).mean()
+        adversarial = loss.generator(real, fake, axis_name=axis_name).mean()
         metrics["adversarial"] = adversarial
         variables = replace(replace(variables, name, own), judge, state)
         shared = {
@@ -170,7 +172,7 @@ def restoration_gan(
         del key, step
         real = _replay(params[judge], batch["real_logits"], batch["pull_real"])
         fake = _replay(params[judge], batch["fake_logits"], batch["pull_fake"])
-        value = loss.discriminator(real, fake).mean()
+        value = loss.discriminator(real, fake, axis_name=axis_name).mean()
         return value, Aux(opinion(real, fake), variables)
 
     return {name: of_generator, judge: of_discriminator}
