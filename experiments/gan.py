@@ -20,6 +20,8 @@ from vaesr.pretrained import FeatureWeights
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 _RANDOM = "random"
+Init = Callable[[jax.Array], tuple[sr.Params, sr.Params]]
+WarmStart = Callable[[sr.Params, sr.Params], tuple[sr.Params, sr.Params]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,20 +190,9 @@ def build(
             axis_name="data" if config.parallel == "pmap" else None, **parts,
         )  # fmt: skip
 
-    def init(key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-        params, variables = sr.initial(networks, key)
-        if features is not None:
-            # Filled by `start`: as constants they would be compiled into the program.
-            variables[objectives.FEATURES] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
-        return params, variables
-
-    begin = sr.start_from(first, GENERATOR)
-
-    def start(params: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        params, variables = begin(params, variables)
-        print(f"content loss: {trained_with}; judged by: {config.judge}", flush=True)
-        return params, variables if features is None else {**variables, objectives.FEATURES: features}
-
+    init, start = with_features(
+        functools.partial(sr.initial, networks), sr.start_from(first, GENERATOR), features, trained_with
+    )
     return base.Experiment(
         model=inference.describe_model(sr.unmapped(generator)) | {"trained_with": trained_with},
         init=init,
@@ -217,6 +208,35 @@ def build(
         ema_decay=config.ema_decay or None,
         warm_start=start,
     )
+
+
+def with_features(init: Init, start: WarmStart | None, features: Any, words: str) -> tuple[Init, WarmStart]:
+    """Initialisation and warm start of a training whose variables hold a feature network.
+
+    Args:
+        init: `key -> (params, variables)` without it.
+        start: warm start without it, if any.
+        features: the network's variables; None for a training that has none.
+        words: what it is.
+
+    Returns:
+        Both with it.
+    """
+
+    def make(key: jax.Array) -> tuple[sr.Params, sr.Params]:
+        params, variables = init(key)
+        if features is not None:
+            # Filled by `begin`: as constants they would be compiled into the program.
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
+            variables = {**variables, objectives.FEATURES: zeros}
+        return params, variables
+
+    def begin(params: sr.Params, variables: sr.Params) -> tuple[sr.Params, sr.Params]:
+        params, variables = start(params, variables) if start is not None else (params, variables)
+        print(f"content loss: {words}", flush=True)
+        return params, variables if features is None else {**variables, objectives.FEATURES: features}
+
+    return make, begin
 
 
 def _figures(

@@ -300,22 +300,6 @@ def _study(task: Task, config: Config, bank: data.Bank, label: str) -> inference
     )  # fmt: skip
 
 
-def _with_features(init: Any, start: Any, features: Any, words: str) -> tuple[Any, Any]:
-    """`init` and warm start of a training whose variables hold a feature network."""
-
-    def make(key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-        params, variables = init(key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
-        return params, {**variables, objectives.FEATURES: zeros}
-
-    def begin(params: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        params, variables = start(params, variables) if start is not None else (params, variables)
-        print(f"feature loss: {words}", flush=True)
-        return params, {**variables, objectives.FEATURES: features}
-
-    return make, begin
-
-
 def build_generator(task: Task, config: Config) -> base.Experiment:
     """The first stage: the U-Net with pixel, feature and Gram losses.
 
@@ -333,7 +317,7 @@ def build_generator(task: Task, config: Config) -> base.Experiment:
     start = sr.start_from(config.init_from, GENERATOR) if config.init_from else None
     if config.encoder is not None:
         start = _encoder_from(config.encoder, model)
-    init, begin = _with_features(
+    init, begin = gan.with_features(
         lambda key: sr.initial({GENERATOR: (model, (32, 32))}, key), start, features, words
     )
     objective = objectives.restoration(sr.network(model), player=GENERATOR, **parts)
@@ -469,7 +453,7 @@ def build_joint(task: Task, config: Config) -> base.Experiment:
         params, variables = sr.start_from(task.root, GENERATOR)(params, variables)
         return sr.start_from(task.root / "critic", CRITIC)(params, variables)
 
-    init, begin = _with_features(initial, start, features, words)
+    init, begin = gan.with_features(initial, start, features, words)
     turns = objectives.turns(players=(CRITIC, GENERATOR))
     return base.Experiment(
         model=inference.describe_model(sr.unmapped(model)) | {"trained_with": words},
