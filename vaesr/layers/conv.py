@@ -268,6 +268,9 @@ class Conv(nn.Module):
     Attributes:
         features: output channels.
         kernel_size: side of the kernel; odd unless `stride` or `padding` is given.
+        dtype: compute type; the parameters are float32.
+        form: see `conv2d` and `strided_conv2d`.
+        precision: see `conv2d`.
         stride: distance of the positions that are computed.
         padding: zeros on each side; None keeps the size at stride 1: `(kernel_size - 1) // 2`.
         use_bias: add a bias to each output channel.
@@ -277,13 +280,13 @@ class Conv(nn.Module):
             Kingma 2016).
         kernel_init: of the kernel; None is PyTorch's default.
         bias_init: of the bias; None is PyTorch's default.
-        dtype: compute type; the parameters are float32.
-        form: see `conv2d` and `strided_conv2d`.
-        precision: see `conv2d`.
     """
 
     features: int
     kernel_size: int = 3
+    dtype: Any = jnp.float32
+    form: str = "auto"
+    precision: str = "default"
     stride: int = 1
     padding: int | None = None
     use_bias: bool = True
@@ -291,9 +294,6 @@ class Conv(nn.Module):
     weight_norm: bool = False
     kernel_init: nn.initializers.Initializer | None = None
     bias_init: nn.initializers.Initializer | None = None
-    dtype: Any = jnp.float32
-    form: str = "auto"
-    precision: str = "default"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -59,7 +59,7 @@ class Critic(nn.Module):
 
         def conv(x: jax.Array, width: int, side: int, stride: int, name: str) -> jax.Array:
             layer = Conv(
-                width, side, stride, 1 if side == 4 else None,
+                width, side, stride=stride, padding=1 if side == 4 else None,
                 spectral=True, dtype=self.dtype, form=self.form,
                 kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
                 bias_init=nn.initializers.zeros, name=name,
@@ -83,7 +83,7 @@ class Critic(nn.Module):
             x = drop(x, self.dropout, i + 1)
         x = conv(x, width, 3, 1, "conv_last")
         out = Conv(
-            1, 4, 1, 0, use_bias=False, spectral=True, dtype=self.dtype, form=self.form, name="conv_out"
+            1, 4, padding=0, use_bias=False, spectral=True, dtype=self.dtype, form=self.form, name="conv_out"
         )
         return out(x, train).astype(jnp.float32)
 

@@ -103,7 +103,7 @@ class VGGDiscriminator(nn.Module):
             width = self.channels * 2 ** min(i, 3)
             x = Conv(width, use_bias=i == 0, dtype=self.dtype, name=f"conv{i}_0")(x)
             x = _leaky(BatchNorm(name=f"bn{i}_0", **norm)(x, train) if i else x)
-            x = Conv(width, 4, 2, 1, use_bias=False, dtype=self.dtype, name=f"conv{i}_1")(x)
+            x = Conv(width, 4, stride=2, use_bias=False, dtype=self.dtype, name=f"conv{i}_1")(x)
             x = _leaky(BatchNorm(name=f"bn{i}_1", **norm)(x, train))
         x = x.reshape(x.shape[0], -1)
         x = _leaky(nn.Dense(self.hidden, dtype=self.dtype, name="linear1")(x))
@@ -143,7 +143,7 @@ class UNetDiscriminator(nn.Module):
 
         def conv(x: jax.Array, width: int, number: int, down: bool = False) -> jax.Array:
             layer = Conv(
-                width, 4 if down else 3, 2 if down else 1, 1 if down else None, use_bias=False,
+                width, 4 if down else 3, stride=2 if down else 1, use_bias=False,
                 spectral=True, dtype=self.dtype, name=f"conv{number}",
             )  # fmt: skip
             return _leaky(layer(x, train))

@@ -32,7 +32,9 @@ class ResNetBody(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """Map `[B, H, W, 3]`, normalised, to maps at 1/2 (stem), 1/4, 1/8, ... of the size."""
         fields = {"dtype": self.dtype, "axis_name": self.axis_name, "form": self.form}
-        x = Conv(self.channels, 7, 2, 3, use_bias=False, dtype=self.dtype, form=self.form, name="conv1")(x)
+        x = Conv(self.channels, 7, stride=2, use_bias=False, dtype=self.dtype, form=self.form, name="conv1")(
+            x
+        )
         x = nn.relu(BatchNorm(self.dtype, self.axis_name, name="bn1")(x, train))
         found = [x]
         x = _max_pool(x)
@@ -60,7 +62,7 @@ class _Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         def step(x: jax.Array, width: int, side: int, stride: int, name: str) -> jax.Array:
             conv = Conv(
-                width, side, stride, use_bias=False, dtype=self.dtype, form=self.form,
+                width, side, stride=stride, use_bias=False, dtype=self.dtype, form=self.form,
                 kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), name=f"conv{name}",
             )  # fmt: skip
             return BatchNorm(self.dtype, self.axis_name, name=f"bn{name}")(conv(x), train)
