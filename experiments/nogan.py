@@ -65,6 +65,14 @@ class CriticConfig:
     # A dense block after the first convolution.
     dense: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "eval_every", "channels", "blocks"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--critic.{flag} must be at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--critic.dropout must lie in [0, 1), got {self.dropout}.")
+
 
 @dataclasses.dataclass(frozen=True)
 class JointConfig:

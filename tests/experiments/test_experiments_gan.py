@@ -157,6 +157,8 @@ def test_wrong_settings_are_sentences(tmp_path):
         dataclasses.replace(decrappify.PRESETS["smoke"], patch=4)
     with pytest.raises(ValueError, match=r"--gan\.pixel-weight must be at least 0, got -1"):
         dataclasses.replace(esrgan.PRESETS["smoke"].gan, pixel_weight=-1)
+    with pytest.raises(ValueError, match=r"--critic\.steps must be at least 1, got 0"):
+        dataclasses.replace(decrappify.PRESETS["smoke"].critic, steps=0)
     with pytest.raises(ValueError, match=r"--joint\.threshold must be above 0, got 0"):
         dataclasses.replace(decrappify.PRESETS["smoke"].joint, threshold=0)
     assert gan.halvings(128, "--patch") == 5
