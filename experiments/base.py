@@ -1,10 +1,9 @@
-"""What every experiment shares: the flags, the command line, the run folder and the run itself."""
+"""What every experiment shares: the command line and the run itself."""
 
 import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import pathlib
 import sys
@@ -17,19 +16,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-import vaesr
 from experiments.flags import ConfigT, RunConfig, cli, with_stored
+from experiments.run_folder import UserError, claim, run_folder, write_config
 from vaesr import data, reports, training
 
 PyTree = Any
 Evaluate = Callable[[dict[str, PyTree], PyTree], dict[str, float]]
 
-# These say where and how fast a run goes, not what it computes: they may change when it resumes.
-_FREE_FIELDS = {
-    "workdir", "resume", "overwrite", "steps", "eval_every", "checkpoint_every", "log_every", "parallel",
-    "fsdp", "data_on", "steps_per_dispatch", "strict", "debug", "distributed", "coordinator",
-    "num_processes", "process_id", "only_autoencoder", "samples", "temperature",
-}  # fmt: skip
 # A dispatch longer than this brings nothing more, and makes stopping and logging coarse.
 _MAX_STEPS_PER_DISPATCH = 50
 
@@ -62,10 +55,6 @@ class Experiment:
     figures: Callable[[dict[str, PyTree], PyTree, pathlib.Path, int], None]
     ema_decay: float | None = None
     warm_start: Callable[[dict[str, PyTree], PyTree], tuple[dict[str, PyTree], PyTree]] | None = None
-
-
-class UserError(Exception):
-    """A mistake in what the user asked for; shown as one line, without a traceback."""
 
 
 def open_images(config: RunConfig) -> data.Bank:
@@ -154,23 +143,9 @@ def run(experiment: str, preset: str, config: ConfigT, build: Callable[[ConfigT]
     training.enable_compile_cache(data.cache_root() / "xla")
     workdir = run_folder(experiment, preset, config)
     _check_devices(config)
-    _prepare_folder(workdir, config)
+    claim(workdir, config)
     with training.stop_on_signals() as stop:
         return _run(experiment, preset, config, build, workdir, stop)
-
-
-def run_folder(experiment: str, preset: str, config: RunConfig) -> pathlib.Path:
-    """Where a run's results go.
-
-    Args:
-        experiment: the module's name, as "experiments.vae".
-        preset: the preset's name.
-        config: the configuration.
-
-    Returns:
-        `config.workdir`, or runs/EXPERIMENT/PRESET.
-    """
-    return config.workdir or pathlib.Path("runs") / experiment.rpartition(".")[2] / preset
 
 
 def _run(
@@ -192,7 +167,11 @@ def _run(
     ) as error:  # what the data and the model say of the configuration
         raise UserError(str(error)) from error
     if first:
-        _write_config(workdir, experiment, preset, config, system)
+        source = system.sampler.bank
+        write_config(
+            workdir, experiment, preset, config, model=system.model,
+            bank=None if source is None else source.path.name,
+        )  # fmt: skip
     state, finished = _train(workdir, config, system, first, stop)
     if not finished:
         step = int(state.step)
@@ -239,7 +218,8 @@ def _train(
         if config.resume and checkpoints.latest is not None:
             state = checkpoints.restore(shapes, shardings)
         else:
-            state = jax.jit(create, out_shardings=shardings)(key)
+            initialise = jax.jit(create, out_shardings=shardings, compiler_options=training.quick_compile())
+            state = initialise(key)
             if system.warm_start is not None:
                 state = _start_from(system.warm_start(state.params, state.variables), state, shardings)
         start = int(state.step)
@@ -342,22 +322,6 @@ def _gather(mesh: jax.sharding.Mesh) -> Callable[[PyTree], PyTree]:
     return jax.jit(lambda tree: tree, out_shardings=training.replicated(mesh))
 
 
-def _as_json(config: RunConfig) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
-
-
-def _defaults(config: Any) -> dict[str, Any]:
-    """The default of every field that has one, as it was before the field existed."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            values[field.name] = _defaults(value)
-        elif field.default is not dataclasses.MISSING:
-            values[field.name] = field.default
-    return values
-
-
 def _check_devices(config: RunConfig) -> None:
     """Refuse sizes that the devices don't divide, before anything is computed."""
     devices = jax.device_count()
@@ -369,54 +333,6 @@ def _check_devices(config: RunConfig) -> None:
         raise UserError(
             f"--batch-size {config.batch_size} must be a multiple of devices x --accumulate, "
             f"{devices} x {config.accumulate}."
-        )
-
-
-def _prepare_folder(workdir: pathlib.Path, config: RunConfig) -> None:
-    """Refuse, empty or check the run folder: process 0 does it, all go on or fail together."""
-    free = set(_FREE_FIELDS)
-    optimizers = [value for value in vars(config).values() if isinstance(value, training.OptimConfig)]
-    if any(optimizer.schedule in ("cosine", "stages") for optimizer in optimizers):
-        free.remove("steps")  # the learning rate of every step depends on it
-    problem = ""
-    if jax.process_index() == 0:
-        try:
-            training.claim_folder(
-                workdir,
-                _as_json(config),
-                resume=config.resume,
-                overwrite=config.overwrite,
-                free=free,
-                defaults=json.loads(json.dumps(_defaults(config), default=str)),
-            )
-        except (training.RunFolderError, OSError) as error:
-            problem = str(error)
-    problem = training.from_first_process(problem)
-    if problem:
-        raise UserError(problem)
-
-
-def _write_config(
-    workdir: pathlib.Path, experiment: str, preset: str, config: RunConfig, system: Experiment
-) -> None:
-    source = system.sampler.bank
-    bank = None if source is None else source.path.name
-    content = {
-        "experiment": experiment,
-        "preset": preset,
-        "config": _as_json(config),
-        "model": system.model,
-        "bank": bank,
-        "environment": {
-            "vaesr": vaesr.__version__,
-            "jax": jax.__version__,
-            "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
-        },
-    }
-    before = training.write_config(workdir, content)
-    if before.get("bank", bank) != bank:
-        print(
-            f"note: {config.data} has changed since this run began; its splits may differ.", file=sys.stderr
         )
 
 

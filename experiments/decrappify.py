@@ -16,7 +16,7 @@ stopped. LPIPS is measured with AlexNet, the losses of the training are VGG's: t
 import dataclasses
 from collections.abc import Iterator
 
-from experiments import gan, nogan, stages
+from experiments import gan, nogan, nogan_stages, stages
 from vaesr import data, training
 
 
@@ -79,7 +79,7 @@ def plan(config: Config) -> Iterator[stages.Stage]:
     Returns:
         The trainings.
     """
-    return nogan.plan(
+    return nogan_stages.plan(
         config, degradation=data.crappification(config.scale, text=config.text), keep_luma=False,
         opinions=gan.opinions(config),
     )  # fmt: skip

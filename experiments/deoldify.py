@@ -16,7 +16,7 @@ measured; luma's own PSNR and SSIM say only that it stayed.
 import dataclasses
 from collections.abc import Iterator
 
-from experiments import gan, nogan, stages
+from experiments import gan, nogan, nogan_stages, stages
 from vaesr import data, metrics, training
 
 
@@ -79,7 +79,7 @@ def plan(config: Config) -> Iterator[stages.Stage]:
     """
     opinions = {"psnr_rgb_db": metrics.psnr, **gan.opinions(config)}
     opinions.pop("niqe", None)  # of luma, which stays
-    return nogan.plan(config, degradation=data.fading, keep_luma=True, opinions=opinions)
+    return nogan_stages.plan(config, degradation=data.fading, keep_luma=True, opinions=opinions)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def build_psnr(config: Config) -> base.Experiment:
         The experiment.
     """
     model = generator(config)
-    objective = objectives.restoration(sr.network(model), player=gan.GENERATOR)
+    objective = objectives.restoration(objectives.in_training(model.apply), player=gan.GENERATOR)
     return sr.build(
         config, model, label="RRDB (PSNR)", player=gan.GENERATOR, objective=objective,
         opinions=gan.opinions(config),

@@ -179,13 +179,18 @@ def build(
         "content_weight": gan.content_weight,
     }  # fmt: skip
     networks: dict[str, Any] = {GENERATOR: (generator, (8, 8))}
+    upscale = objectives.in_training(generator.apply)
     if discriminator is None:
-        players = {GENERATOR: objectives.restoration(sr.network(generator), player=GENERATOR, **parts)}
+        players = {
+            GENERATOR: objectives.restoration(
+                objectives.in_training(generator.apply), player=GENERATOR, **parts
+            )
+        }
     else:
         side = config.patch * config.scale
         networks[DISCRIMINATOR] = discriminator, (side, side)
         players = objectives.restoration_gan(
-            sr.network(generator), sr.network(discriminator), loss=losses.ADVERSARIAL[gan.kind],
+            upscale, objectives.in_training(discriminator.apply), loss=losses.ADVERSARIAL[gan.kind],
             adversarial_weight=gan.adversarial_weight, players=(GENERATOR, DISCRIMINATOR),
             axis_name="data" if config.parallel == "pmap" else None, **parts,
         )  # fmt: skip

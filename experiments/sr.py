@@ -178,25 +178,6 @@ def initial(
     return params, variables
 
 
-def network(model: nn.Module) -> Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]:
-    """A module as the restoration objectives take it.
-
-    Args:
-        model: a network; if it has variables, it takes `train`.
-
-    Returns:
-        `(params, variables, images) -> (output, new variables)` in training mode.
-    """
-
-    def apply(params: Any, variables: Any, images: jax.Array) -> tuple[jax.Array, Any]:
-        if not variables:
-            return model.apply({"params": params}, images), variables
-        out, new = model.apply({"params": params, **variables}, images, train=True, mutable=list(variables))
-        return out, new
-
-    return apply
-
-
 def unmapped(model: nn.Module) -> nn.Module:
     """A network outside `pmap`.
 

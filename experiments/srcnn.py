@@ -86,7 +86,8 @@ def build(config: Config) -> base.Experiment:
     )  # fmt: skip
     # The paper's loss is that of the luma alone, on 0 to 255 as SGD's rates expect.
     objective = objectives.restoration(
-        sr.network(model), player="srcnn", pixel_weight=255.0**2 if config.optim.name == "sgd" else 1.0,
+        objectives.in_training(model.apply), player="srcnn",
+        pixel_weight=255.0**2 if config.optim.name == "sgd" else 1.0,
         pixel_loss=lambda x, y: losses.mse(rgb_to_y(x), rgb_to_y(y)),
     )  # fmt: skip
     return sr.build(

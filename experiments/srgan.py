@@ -162,7 +162,9 @@ def build_srresnet(config: Config) -> base.Experiment:
         The experiment.
     """
     model = generator(config)
-    objective = objectives.restoration(sr.network(model), player=gan.GENERATOR, pixel_loss=squared_error)
+    objective = objectives.restoration(
+        objectives.in_training(model.apply), player=gan.GENERATOR, pixel_loss=squared_error
+    )
     return sr.build(
         config, model, label=_TITLES[""], player=gan.GENERATOR, objective=objective,
         opinions=gan.opinions(config),

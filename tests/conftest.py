@@ -3,7 +3,13 @@
 import os
 import pathlib
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+# Tests compile hundreds of programs and run each for moments: quicker compilation halves the suite. The quick
+# experiments of CI and the killed runs are compiled as a user's are.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=4 --xla_cpu_use_fusion_emitters=false "
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true",
+)
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax

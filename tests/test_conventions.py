@@ -34,7 +34,7 @@ ALLOWED_ROOMS = {
     "allocator": set(),
     "__main__": {"inference"},
 }
-EXPERIMENT_ENGINE = ("base", "flags", "gan", "nogan", "sr", "stages", "vq")
+EXPERIMENT_ENGINE = ("base", "flags", "gan", "nogan", "nogan_stages", "run_folder", "sr", "stages", "vq")
 
 DOCUMENTED_ROOMS = ["imaging", "metrics", "distributions", "quantisation", "losses", "objectives"]
 # Knobs with a default that may be positional, each with its reason.

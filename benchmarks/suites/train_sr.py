@@ -194,25 +194,6 @@ def pixel_player(model: Any) -> Player:
     return Player(objectives.pixel(apply, player="generator"), optax.adam(LEARNING_RATE))
 
 
-def network(model: Any) -> Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]:
-    """A module as the objectives take it.
-
-    Args:
-        model: with batch statistics or without.
-
-    Returns:
-        `(params, variables, images) -> (output, new variables)`.
-    """
-
-    def apply(params: Any, variables: Any, images: jax.Array) -> tuple[jax.Array, Any]:
-        if not variables:
-            return model.apply({"params": params}, images), variables
-        out, new = model.apply({"params": params, **variables}, images, train=True, mutable=list(variables))
-        return out, new
-
-    return apply
-
-
 def gan_players(name: str, generator: Any, discriminator: Any, trunk: VGG) -> dict[str, Player]:
     """Both players with the paper's losses and Adam.
 
@@ -234,7 +215,9 @@ def gan_players(name: str, generator: Any, discriminator: Any, trunk: VGG) -> di
         }  # fmt: skip
     else:
         settings = {"content": objectives.feature_content(apply)}
-    both = objectives.restoration_gan(network(generator), network(discriminator), **settings)
+    both = objectives.restoration_gan(
+        objectives.in_training(generator.apply), objectives.in_training(discriminator.apply), **settings
+    )
     return {player: Player(objective, optax.adam(LEARNING_RATE)) for player, objective in both.items()}
 
 

@@ -13,6 +13,7 @@ from tests.models.test_models_sr import filled
 from vaesr import losses, objectives
 from vaesr.models.critic import Critic
 from vaesr.models.unet import UNet
+from vaesr.objectives import in_training
 from vaesr.training import Player, create_state, make_train_step
 
 LN2 = float(np.log(2))
@@ -99,23 +100,16 @@ def real_networks():
     return generator, critic, params, variables, batch
 
 
-def in_training(model):
-    def network(params, variables, images, *keys):
-        return model.apply({"params": params, **variables}, images, True, *keys, mutable=list(variables))
-
-    return network
-
-
 def test_values_of_the_joint_losses():
     generator, critic, params, variables, batch = real_networks()
     both = objectives.nogan(
-        in_training(generator), still(generator), in_training(critic), still(critic),
+        in_training(generator.apply), still(generator), in_training(critic.apply), still(critic),
         adversarial_weight=0.5, pixel_weight=50.0, pixel_loss=losses.mse,
     )  # fmt: skip
     variables = {**variables, objectives.TURN: jnp.array(True)}
     call = {"key": jax.random.key(0), "step": 0}
     value, aux = both["generator"](params, variables, batch, **call)
-    x_sr, state = in_training(generator)(params["generator"], variables["generator"], batch["x_lr"])
+    x_sr, state = in_training(generator.apply)(params["generator"], variables["generator"], batch["x_lr"])
     logits = critic.apply({"params": params["critic"], **variables["critic"]}, x_sr)
     expected = (
         50 * losses.mse(x_sr, batch["x_hr"]).mean() + 0.5 * losses.standard_generator_loss(logits).mean()
@@ -136,7 +130,7 @@ def test_values_of_the_joint_losses():
 
 def test_the_critic_alone_learns_and_the_generator_stays():
     generator, critic, params, variables, batch = real_networks()
-    objective = objectives.critic_alone(still(generator), in_training(critic))
+    objective = objectives.critic_alone(still(generator), in_training(critic.apply))
     frozen = {"params": params["generator"], **variables["generator"]}
     players = {"critic": Player(objective, optax.adam(1e-3))}
     start = {"critic": params["critic"]}, {"critic": variables["critic"], objectives.FROZEN: frozen}
@@ -151,7 +145,12 @@ def test_the_critic_alone_learns_and_the_generator_stays():
 
 def test_a_joint_step_of_real_networks_moves_one_of_them():
     generator, critic, params, variables, batch = real_networks()
-    both = objectives.nogan(in_training(generator), still(generator), in_training(critic), still(critic))
+    both = objectives.nogan(
+        in_training(generator.apply),
+        still(generator),
+        in_training(critic.apply),
+        still(critic),
+    )
     players = {n: Player(o, optax.adam(1e-3), objectives.turns()[n]) for n, o in both.items()}
     for turn, mover, rest in ((False, "critic", "generator"), (True, "generator", "critic")):
         whole = {**variables, objectives.TURN: jnp.array(turn)}

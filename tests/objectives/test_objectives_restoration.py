@@ -12,6 +12,7 @@ from tests.models.test_models_sr import filled
 from vaesr import losses, objectives
 from vaesr.models import discriminators, rrdb, srresnet
 from vaesr.models.feature_networks import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG
+from vaesr.objectives import in_training
 from vaesr.training import (
     Player,
     batch_sharding,
@@ -24,17 +25,6 @@ from vaesr.training import (
 
 TRUNK = VGG((1, 1), ("conv2_1",), mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION)
 SIDE = 16
-
-
-def stateful(model):
-    """The network of an objective made of a Linen module with batch statistics or without."""
-
-    def network(params, variables, images):
-        if not variables:
-            return model.apply({"params": params}, images), variables
-        return model.apply({"params": params, **variables}, images, train=True, mutable=list(variables))
-
-    return network
 
 
 def make(kind):
@@ -64,7 +54,7 @@ def make(kind):
 def both(kind):
     generator, judge, settings, params, variables, batch = make(kind)
     return (
-        objectives.restoration_gan(stateful(generator), stateful(judge), **settings),
+        objectives.restoration_gan(in_training(generator.apply), in_training(judge.apply), **settings),
         params,
         variables,
         batch,
@@ -162,8 +152,8 @@ def test_discriminator_gradient_is_that_of_its_own_pass(kind):
     x_sr = found["generator"][2].shared["x_sr"]
 
     def plain(own):
-        real, state = stateful(judge)(own, variables["discriminator"], batch["x_hr"])
-        fake, _ = stateful(judge)(own, state, x_sr)
+        real, state = in_training(judge.apply)(own, variables["discriminator"], batch["x_hr"])
+        fake, _ = in_training(judge.apply)(own, state, x_sr)
         return loss.discriminator(real, fake).mean()
 
     value, grads = jax.value_and_grad(plain)(params["discriminator"])
@@ -195,8 +185,8 @@ def test_networks_run_once_a_step():
         optimizers, state = _state(players, params, variables)
         return count_convolutions(jax.jit(make_train_step(optimizers)).lower(state, batch).as_text())
 
-    gan = objectives.restoration_gan(stateful(generator), stateful(judge), **settings)
-    alone = {"generator": objectives.restoration(stateful(generator), content=settings["content"])}
+    gan = objectives.restoration_gan(in_training(generator.apply), in_training(judge.apply), **settings)
+    alone = {"generator": objectives.restoration(in_training(generator.apply), content=settings["content"])}
     only = {"generator": params["generator"]}
     optimizers, state = _state(alone, only, variables)
     text = jax.jit(make_train_step(optimizers)).lower(state, batch).as_text()
@@ -243,8 +233,10 @@ def test_pmap_step_equals_one_device():
     generator, judge, settings, params, variables, batch = make("esrgan")
     results = []
     for parallel, axis_name in (("jit", None), ("pmap", "data")):
-        judging = stateful(judge.clone(axis_name=axis_name))
-        players = objectives.restoration_gan(stateful(generator), judging, axis_name=axis_name, **settings)
+        judging = in_training(judge.clone(axis_name=axis_name).apply)
+        players = objectives.restoration_gan(
+            in_training(generator.apply), judging, axis_name=axis_name, **settings
+        )
         optimizers, state = _state(players, params, variables)
         mesh = make_mesh(devices=jax.devices()[: 1 if parallel == "jit" else 4])
         step = compile_step(make_train_step(optimizers), mesh, state=state, parallel=parallel)
@@ -266,7 +258,9 @@ def test_accumulated_micro_batches_share_too():
     def opinion(own, _, images):
         return judge.apply({"params": own, "spectral": fixed}, images), {}
 
-    players = objectives.restoration_gan(stateful(generator), opinion, loss=losses.ADVERSARIAL["standard"])
+    players = objectives.restoration_gan(
+        in_training(generator.apply), opinion, loss=losses.ADVERSARIAL["standard"]
+    )
     optimizers, state = _state(players, params, {})
     whole, _ = jax.jit(make_train_step(optimizers))(state, batch)
     parts, _ = jax.jit(make_train_step(optimizers, accumulate=2))(state, batch)
@@ -278,10 +272,14 @@ def test_restoration_values_and_metrics():
     generator, _, settings, params, variables, batch = make("srgan")
     content = settings["content"]
     objective = objectives.restoration(
-        stateful(generator), pixel_loss=losses.mse, pixel_weight=4.0, content=content, content_weight=0.5
+        in_training(generator.apply),
+        pixel_loss=losses.mse,
+        pixel_weight=4.0,
+        content=content,
+        content_weight=0.5,
     )
     loss, aux = objective(params, variables, batch, key=jax.random.key(0), step=0)
-    x_sr, state = stateful(generator)(params["generator"], variables["generator"], batch["x_lr"])
+    x_sr, state = in_training(generator.apply)(params["generator"], variables["generator"], batch["x_lr"])
     pixels = losses.mse(x_sr, batch["x_hr"])
     features = [TRUNK.apply(variables["features"], x)[0] for x in (x_sr, batch["x_hr"])]
     expected = 4 * pixels.mean() + 0.5 * losses.mse(*features).mean()
@@ -291,7 +289,7 @@ def test_restoration_values_and_metrics():
     for new, same in zip(jax.tree.leaves(aux.variables["generator"]), jax.tree.leaves(state), strict=True):
         np.testing.assert_allclose(new, same, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="nothing is left"):
-        objectives.restoration(stateful(generator), pixel_weight=0)
+        objectives.restoration(in_training(generator.apply), pixel_weight=0)
 
 
 def test_style_weights_add_gram_matrices():
@@ -307,7 +305,7 @@ def test_discriminator_learns_to_tell_and_the_generator_to_deceive():
     """On one batch: the discriminator alone separates it; the generator alone raises the fakes' logits."""
     generator, judge, _, params, variables, batch = make("srgan")
     players = objectives.restoration_gan(
-        stateful(generator), stateful(judge),
+        in_training(generator.apply), in_training(judge.apply),
         loss=losses.ADVERSARIAL["standard"], adversarial_weight=1.0, pixel_weight=0.0,
     )  # fmt: skip
     for name, metric, better in (("discriminator", "loss", -1), ("generator", "adversarial", -1)):

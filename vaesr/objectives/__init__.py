@@ -28,7 +28,13 @@ from vaesr.objectives.nogan import FROZEN, TURN, critic_alone, nogan, turns
 from vaesr.objectives.objective import Aux, Batch, Objective, Params
 from vaesr.objectives.posterior import Decode, Draw, Draws, Encode, EncodeFeatures
 from vaesr.objectives.predictive import PredictiveMoments, predictive, predictive_log_prob, predictive_moments
-from vaesr.objectives.restoration import FEATURES, feature_content, restoration, restoration_gan
+from vaesr.objectives.restoration import (
+    FEATURES,
+    feature_content,
+    in_training,
+    restoration,
+    restoration_gan,
+)
 from vaesr.objectives.super_resolution import multi_scale_pixel, pixel
 from vaesr.objectives.supervised import supervised
 from vaesr.objectives.variational import elbo, iwae
@@ -75,6 +81,7 @@ __all__ = [
     "feature_content",
     "hierarchical_elbo",
     "hierarchical_iwae",
+    "in_training",
     "iwae",
     "multi_scale_pixel",
     "nogan",

@@ -2,6 +2,7 @@
 
 A *network* here is `(params, variables, images) -> (output, new variables)`: its parameters, and its own
 collections that gradients don't touch (batch statistics, spectral vectors), `{}` where it has none.
+`in_training` makes one of a Linen module.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +22,30 @@ PixelLoss = Callable[[Array, Array], Array]
 Content = Callable[[Any, Array, Array], Array]
 FEATURES = "features"
 """The name in `variables` of what the content loss's network has learned."""
+
+
+def in_training(apply: Callable[..., Any]) -> Network:
+    """A Linen module as these objectives take it: in training mode, its own collections updated.
+
+    Args:
+        apply: the module's `apply`; if it has variables beside its parameters, it takes `train`; if it
+            draws random numbers, `keys`.
+
+    Returns:
+        `(params, variables, images [B, H, W, C]) -> (output, new variables)`, with `keys` as a fourth
+        argument where the module takes them.
+    """
+
+    def network(params: Any, variables: Any, images: Array, *keys: Array) -> tuple[Array, Any]:
+        named: dict[str, Any] = {"keys": keys[0]} if keys else {}
+        if variables or keys:
+            named["train"] = True
+        if not variables:
+            return apply({"params": params}, images, **named), variables
+        output, new = apply({"params": params, **variables}, images, mutable=list(variables), **named)
+        return output, new
+
+    return network
 
 
 def feature_content(

@@ -7,7 +7,12 @@ from vaesr.training.logging import MetricsWriter
 from vaesr.training.loop import Evaluation, LoopConfig, NonFiniteError, fit, stop_on_signals
 from vaesr.training.mesh import batch_sharding, make_mesh, replicated, state_shardings
 from vaesr.training.optim import OptimConfig, make_optimizer, make_schedule
-from vaesr.training.runtime import enable_compile_cache, from_first_process, initialize_distributed
+from vaesr.training.runtime import (
+    enable_compile_cache,
+    from_first_process,
+    initialize_distributed,
+    quick_compile,
+)
 from vaesr.training.state import Player, TrainState, create_state
 from vaesr.training.step import make_train_step
 
@@ -36,6 +41,7 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "make_train_step",
+    "quick_compile",
     "replicated",
     "restore_params",
     "state_shardings",

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +25,22 @@ def enable_compile_cache(directory: str | pathlib.Path) -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def quick_compile() -> dict[str, Any]:
+    """Compiler options for a program that runs once, such as an initialisation.
+
+    Returns:
+        For `jax.jit(..., compiler_options=...)`: on CPUs what spares XLA most code generation (a U-Net's
+        initialisation compiles in a tenth of the time), elsewhere nothing.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+        "xla_cpu_use_fusion_emitters": False,
+    }
 
 
 def initialize_distributed(
