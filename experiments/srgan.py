@@ -79,7 +79,7 @@ _GAN = gan.GanConfig(
 )  # fmt: skip
 _DEFAULT = Config(
     data="embedded:photos", steps=6000, batch_size=8, patch=16, anchor=0.3, eval_every=1000,
-    checkpoint_every=1000,    model=ModelConfig(channels=32, blocks=4), ema_decay=0.999, gan=_GAN,
+    checkpoint_every=1000, model=ModelConfig(channels=32, blocks=4), ema_decay=0.999, gan=_GAN,
     optim=training.OptimConfig(lr=1e-3, schedule="cosine", warmup=100),
 )  # fmt: skip
 PRESETS = {
@@ -89,9 +89,7 @@ PRESETS = {
         gan=dataclasses.replace(_GAN, steps=4, eval_every=4, channels=4, hidden=8),
     ),
     "default": _DEFAULT,
-    "table": dataclasses.replace(
-        _DEFAULT, variants=("srresnet-vgg22", "srgan-mse", "srgan-vgg22", "srgan-vgg54")
-    ),
+    "table": dataclasses.replace(_DEFAULT, variants=("srgan-mse", "srgan-vgg22", "srgan-vgg54")),
     # Ledig et al. 2017, section 3.2: 10^6 steps at 1e-4, then 10^5 at 1e-4 and 10^5 at 1e-5, batches of 16
     # patches of 96 pixels.
     "paper": Config(
