@@ -182,3 +182,19 @@ def agree(
     output = float(np.abs(a - b).max() / np.abs(b).max())
     losses = max(abs(x - y) / abs(y) for x, y in zip(our_losses, their_losses, strict=True))
     return {"output": output, "losses": losses, "passed": bool(output <= 1e-4 and losses <= 1e-3)}
+
+
+def sr_batch(scale: int, batch_size: int, patch: int) -> dict[str, jax.Array]:
+    """A batch of random pairs.
+
+    Args:
+        scale: the factor.
+        batch_size: pairs.
+        patch: side of the small image.
+
+    Returns:
+        `x_lr` and `x_hr`, float32 in [0, 1].
+    """
+    rng = np.random.default_rng(0)
+    shapes = {"x_lr": patch, "x_hr": patch * scale}
+    return {k: jnp.asarray(rng.random((batch_size, n, n, 3), np.float32)) for k, n in shapes.items()}

@@ -11,7 +11,7 @@ import optax
 from benchmarks import timing
 from benchmarks.options import Options
 from benchmarks.peers import torch_common
-from benchmarks.suites.ours import LEARNING_RATE, PARITY_STEPS, Runner, agree, step_flops
+from benchmarks.suites.ours import LEARNING_RATE, PARITY_STEPS, Runner, agree, sr_batch, step_flops
 from vaesr.models import edsr
 from vaesr.objectives.super_resolution import pixel
 from vaesr.training import Player
@@ -32,7 +32,7 @@ def edsr_case(options: Options, *, paper: bool) -> timing.Case:
     if options.smoke:
         base, batch_size, patch = base.clone(channels=8, blocks=2), 2, 12
     model = base.clone(dtype=jnp.bfloat16) if options.accelerator else base
-    batch = edsr_batch(base.scale, batch_size, patch)
+    batch = sr_batch(base.scale, batch_size, patch)
     params = edsr_params(base)
     work = step_flops(edsr_player(base.clone(conv_form="direct")), "edsr", params, batch)
     sides = []
@@ -65,22 +65,6 @@ def edsr_player(model: edsr.EDSR) -> Player:
     """
     apply: Callable[..., Any] = model.apply
     return Player(pixel(apply), optax.adam(LEARNING_RATE))
-
-
-def edsr_batch(scale: int, batch_size: int, patch: int) -> dict[str, jax.Array]:
-    """A batch of random pairs.
-
-    Args:
-        scale: the factor.
-        batch_size: pairs.
-        patch: side of the small image.
-
-    Returns:
-        `x_lr` and `x_hr`, float32 in [0, 1].
-    """
-    rng = np.random.default_rng(0)
-    shapes = {"x_lr": patch, "x_hr": patch * scale}
-    return {k: jnp.asarray(rng.random((batch_size, n, n, 3), np.float32)) for k, n in shapes.items()}
 
 
 def edsr_params(model: edsr.EDSR) -> Any:

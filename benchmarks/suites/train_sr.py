@@ -13,7 +13,7 @@ from flax import linen as nn
 from benchmarks import timing
 from benchmarks.options import Options
 from benchmarks.peers import torch_common
-from benchmarks.suites.ours import LEARNING_RATE, PARITY_STEPS, Runner, agree, step_flops
+from benchmarks.suites.ours import LEARNING_RATE, PARITY_STEPS, Runner, agree, sr_batch, step_flops
 from vaesr import losses, objectives
 from vaesr.models.discriminators import SRGANDiscriminator, VGGDiscriminator
 from vaesr.models.feature_networks import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG
@@ -134,22 +134,6 @@ def _in_form(model: Any, form: str) -> Any:
 
 
 # --- Ours ---
-
-
-def sr_batch(scale: int, batch_size: int, patch: int) -> dict[str, jax.Array]:
-    """A batch of random pairs.
-
-    Args:
-        scale: the factor.
-        batch_size: pairs.
-        patch: side of the small image.
-
-    Returns:
-        `x_lr` and `x_hr`, float32 in [0, 1].
-    """
-    rng = np.random.default_rng(0)
-    shapes = {"x_lr": patch, "x_hr": patch * scale}
-    return {k: jnp.asarray(rng.random((batch_size, n, n, 3), np.float32)) for k, n in shapes.items()}
 
 
 def filled(model: nn.Module, images: jax.Array, seed: int = 1) -> dict[str, Any]:

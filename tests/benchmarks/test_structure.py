@@ -31,7 +31,7 @@ def _edsr(model=EDSR_TINY):
         train_edsr.edsr_player(model),
         "edsr",
         train_edsr.edsr_params(model),
-        train_edsr.edsr_batch(2, BATCH, PATCH),
+        ours.sr_batch(2, BATCH, PATCH),
     )
 
 
