@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.options import Options
-from benchmarks.suites import banks, input, ours, sample, train, train_edsr, train_vae, vq
+from benchmarks.suites import banks, input, sample, train, train_edsr, train_vae, vq
+from benchmarks.suites.ours import sr_batch
 from vaesr.models.edsr import EDSR
 
 torch = pytest.importorskip("torch")
@@ -22,7 +23,7 @@ def test_edsr_outputs_agree(scale):
     params = train_edsr.edsr_params(model)
     network = torch_edsr.build(scale=scale, channels=8, blocks=2, residual_scale=0.1)
     torch_edsr.load_params(network, params)
-    x = np.asarray(ours.sr_batch(scale, 2, 6)["x_lr"])
+    x = np.asarray(sr_batch(scale, 2, 6)["x_lr"])
     with torch.no_grad():
         theirs = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy().transpose(0, 2, 3, 1)
     ours = model.apply({"params": params}, jnp.asarray(x))
