@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import flops, timing
@@ -37,7 +38,7 @@ class Runner:
         players, trees = _by_name(player, name, params)
         self.loss = f"{name}/loss" if len(players) > 1 else "loss"
         state = create_state(lambda _: (trees, variables or {}), players, key=jax.random.key(seed))
-        self.initial = jax.tree.map(jax.numpy.copy, state)
+        self.initial = jax.tree.map(jnp.copy, state)
         self.source = source
         step: Any = compile_step(make_train_step(players), mesh, state=state, **how)
         start = time.perf_counter()
@@ -48,7 +49,7 @@ class Runner:
             "trace_and_lower": lowered_at - start,
             "compile": time.perf_counter() - lowered_at,
         }
-        self.state: TrainState = jax.tree.map(jax.numpy.copy, state)
+        self.state: TrainState = jax.tree.map(jnp.copy, state)
         self.metrics: dict[str, jax.Array] = {}
 
     def run(self, calls: int) -> None:
@@ -70,7 +71,7 @@ class Runner:
         Returns:
             One loss per step.
         """
-        state = jax.tree.map(jax.numpy.copy, self.initial)
+        state = jax.tree.map(jnp.copy, self.initial)
         values: list[float] = []
         for _ in range(calls):
             state, metrics = self.compiled(state, self.source)
