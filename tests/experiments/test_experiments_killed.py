@@ -21,34 +21,19 @@ from vaesr.reports import read_metrics
 
 KILLS = int(os.environ.get("VAESR_KILLS", "2"))
 COMMANDS = {
-    "edsr": ["--steps", "120", "--checkpoint-every", "5", "--eval-every", "40", "--log-every", "5"],
+    "edsr": "--steps 120 --checkpoint-every 5 --eval-every 40 --log-every 5",
     # Two stages, the second in a folder of its own.
-    "vqvae": [
-        "--steps",
-        "200",
-        "--prior.steps",
-        "200",
-        "--steps-per-dispatch",
-        "5",
-        "--checkpoint-every",
-        "20",
-        "--eval-every",
-        "100",
-        "--prior.eval-every",
-        "20",
-    ],
-    "vae": [
-        "--steps",
-        "6000",
-        "--steps-per-dispatch",
-        "10",
-        "--checkpoint-every",
-        "200",
-        "--eval-every",
-        "1000",
-    ],
+    "vqvae": (
+        "--steps 200 --prior.steps 200 --steps-per-dispatch 5 --checkpoint-every 20 --eval-every 100 "
+        "--prior.eval-every 20"
+    ),
+    "vae": "--steps 6000 --steps-per-dispatch 10 --checkpoint-every 200 --eval-every 1000",
+    # Two stages, the second of two players.
+    "esrgan": (
+        "--steps 60 --gan.steps 60 --log-every 5 --checkpoint-every 10 --eval-every 30 --gan.eval-every 15"
+    ),
 }
-STEPS = {"edsr": 120, "vqvae": 400, "vae": 6000}
+STEPS = {"edsr": 120, "vqvae": 400, "vae": 6000, "esrgan": 120}
 CASES = list(itertools.islice(itertools.cycle(COMMANDS), KILLS))
 
 
@@ -67,7 +52,7 @@ def start(name, workdir, environment, *more):
         "smoke",
         "--workdir",
         str(workdir),
-        *COMMANDS[name],
+        *COMMANDS[name].split(),
     ]
     with (workdir.parent / f"{workdir.name}.log").open("a") as log:
         return subprocess.Popen([*command, *more], env=environment, stdout=log, stderr=log)
