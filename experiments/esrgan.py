@@ -108,6 +108,8 @@ def plan(config: Config) -> Iterator[stages.Stage]:
     """
     assert config.workdir is not None
     gan.halvings(config.patch * config.scale, "--patch")
+    # Before the first stage, which may take days.
+    gan.load_features(config, config.layer)
     yield stages.Stage("", config, build_psnr)
     yield stages.Stage(
         "gan", gan.own_config(config, config.gan), functools.partial(build_gan, config.workdir)

@@ -159,6 +159,8 @@ def build_generator(task: Task, config: Config) -> base.Experiment:
 
 def _encoder_from(path: pathlib.Path, model: UNet) -> Any:
     """A warm start of the U-Net's encoder alone."""
+    if not path.is_file():
+        raise base.UserError(f"--encoder {path}: there is no such file; give torchvision's, or leave it out.")
     body = ResNetBody(model.blocks, model.bottleneck, model.channels)
     weights, digest = read_resnet(path, body)
 

@@ -114,8 +114,12 @@ def plan(config: Config) -> Iterator[stages.Stage]:
         The trainings.
     """
     assert config.workdir is not None
+    variants = tuple(dict.fromkeys(config.variants))
+    # Before the first stage, which may take days.
+    for layer in {_layer(variant) for variant in variants} - {None}:
+        gan.load_features(config, layer)
     yield stages.Stage("", config, build_srresnet)
-    for variant in dict.fromkeys(config.variants):
+    for variant in variants:
         build = functools.partial(build_variant, config.workdir, variant)
         yield stages.Stage(variant, gan.own_config(config, config.gan), build)
     if jax.process_index() == 0:
@@ -180,14 +184,13 @@ def build_variant(first: pathlib.Path, variant: Variant, config: Config) -> base
     Returns:
         The experiment.
     """
-    method, _, compared = variant.partition("-")
-    layer = _LAYERS[compared]
+    layer = _layer(variant)
     settings = dataclasses.replace(
         config.gan, content_weight=config.gan.content_weight * _RESCALING,
         pixel_weight=config.gan.pixel_weight if layer is None else config.anchor,
     )  # fmt: skip
     discriminator = None
-    if method == "srgan":
+    if variant.startswith("srgan"):
         side = config.patch * config.scale
         discriminator = SRGANDiscriminator(
             channels=settings.channels, hidden=settings.hidden, stages=_stages(side),
@@ -197,6 +200,11 @@ def build_variant(first: pathlib.Path, variant: Variant, config: Config) -> base
         config, settings, generator(config), discriminator, label=_TITLES[variant], first=first, layer=layer,
         distance=losses.mse, pixel_loss=squared_error,
     )  # fmt: skip
+
+
+def _layer(variant: Variant) -> str | None:
+    """Which layer of VGG a variant compares; None compares pixels."""
+    return _LAYERS[variant.partition("-")[2]]
 
 
 def _stages(side: int) -> int:

@@ -144,6 +144,11 @@ def test_features_are_never_silently_random(tmp_path):
         run("decrappify", tmp_path / "a", features="vgg19")
     with pytest.raises(base.UserError, match="there are no features 'vgg91'"):
         run("decrappify", tmp_path / "b", features="vgg91")
+    # Of two stages, before the first.
+    for name in ("srgan", "esrgan"):
+        with pytest.raises(base.UserError, match="there are no features 'vgg91'"):
+            run(name, tmp_path / name, features="vgg91")
+        assert not (tmp_path / name).exists()
 
 
 def test_wrong_settings_are_sentences(tmp_path):
@@ -161,6 +166,8 @@ def test_wrong_settings_are_sentences(tmp_path):
         dataclasses.replace(decrappify.PRESETS["smoke"].critic, steps=0)
     with pytest.raises(ValueError, match=r"--joint\.threshold must be above 0, got 0"):
         dataclasses.replace(decrappify.PRESETS["smoke"].joint, threshold=0)
+    with pytest.raises(base.UserError, match=r"--encoder .*: there is no such file"):
+        run("decrappify", tmp_path / "b", encoder=tmp_path / "resnet34.pth")
     assert gan.halvings(128, "--patch") == 5
 
 
