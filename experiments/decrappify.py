@@ -29,8 +29,8 @@ class Config(nogan.Config):
 
 
 # Measured on crops whose small version has 96 pixels a side, as fastai's: the number takes about the same
-# share of them. A short training reproduces tones sooner without the sigmoid at the end, and gains more with a
-# third of the weights of features and style.
+# share of them. A short training reproduces tones sooner without the sigmoid at the end, and gains more with
+# a third of the weights of features and style.
 _DEFAULT = Config(
     data="embedded:photos", steps=2400, batch_size=8, patch=32, eval_every=800, checkpoint_every=800,
     model=nogan.ModelConfig(scale=2, blocks=(1, 1, 1), channels=32, output_range=None), ema_decay=0.999,
