@@ -37,6 +37,8 @@ class ModelConfig:
     self_attention: bool = True
     # Range of the sigmoid at the end, in ImageNet's units.
     output_range: tuple[float, float] | None = (-3.0, 3.0)
+    # Add what the network makes to the enlarged input.
+    residual: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.models.test_models_sr import filled
+from vaesr.imaging import imresize
 from vaesr.models import critic, resnet, unet
 
 COUNTS = {
@@ -57,7 +58,6 @@ def test_any_size(name, size):
 
 
 def test_scale_enlarges_first():
-    from vaesr.imaging import imresize
 
     x = jnp.asarray(np.random.default_rng(0).random((1, 16, 16, 3)), jnp.float32)
     variables = filled(TINY, x)
@@ -211,3 +211,16 @@ def test_resnet_equals_torch(bottleneck):
         found.append(y)
     for mine, theirs in zip(ours, found, strict=True):
         np.testing.assert_allclose(mine, theirs.permute(0, 2, 3, 1).numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_residual_network_begins_at_the_enlarged_input():
+    model = unet.UNet(scale=2, blocks=(1, 1, 1), channels=4, residual=True, form="loop")
+    image = jnp.asarray(np.random.default_rng(0).random((2, 16, 16, 3)), jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), image)
+    enlarged = imresize(image, 2, method="bilinear")
+    first = model.apply(variables, image, train=True, mutable=["batch_stats"])[0]
+    np.testing.assert_allclose(first, enlarged, atol=0.05)
+    assert np.abs(first - enlarged).max() > 1e-4
+    for wrong in ({"norm": "spectral"}, {"output_range": (-3.0, 3.0)}):
+        with pytest.raises(ValueError, match="residual goes with"):
+            model.clone(**wrong).init(jax.random.key(0), image)

@@ -40,6 +40,8 @@ class UNet(nn.Module):
         self_attention: attend over all pixels at an eighth of the size.
         bottleneck_head: the last block has half the channels inside (`bottle` of fastai).
         output_range: a sigmoid's range, in ImageNet's units; None is unbounded.
+        residual: what the network makes is added to the enlarged input, and begins near nothing: a short
+            training from scratch need not learn to pass the image on. For the norm "weight", unbounded.
         keep_luma: outside training, the luma is the input's and only the chroma the network's.
         dtype: compute type; parameters and output are float32.
         axis_name: of the devices under `pmap`, for statistics over all of them.
@@ -59,6 +61,7 @@ class UNet(nn.Module):
     self_attention: bool = False
     bottleneck_head: bool = False
     output_range: tuple[float, float] | None = None
+    residual: bool = False
     keep_luma: bool = False
     dtype: Any = jnp.float32
     axis_name: str | None = None
@@ -76,7 +79,7 @@ class UNet(nn.Module):
             float32 `[B, h * scale, w * scale, 3]` in about [0, 1], not clipped.
 
         Raises:
-            ValueError: if `x_lr` is no batch of RGB images or a word is unknown.
+            ValueError: if `x_lr` is no batch of RGB images, a word is unknown or `residual` doesn't fit.
         """
         if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
             raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
@@ -84,12 +87,20 @@ class UNet(nn.Module):
             raise ValueError(
                 f"style must be one of {_STYLES} and norm of {_NORMS}, got {self.style!r} and {self.norm!r}."
             )
+        if self.residual and (self.norm != "weight" or self.output_range is not None):
+            raise ValueError(
+                f"residual goes with norm 'weight' and output_range None, got {self.norm!r}, "
+                f"{self.output_range}."
+            )
         image = x_lr if self.scale == 1 else imresize(x_lr, self.scale, method="bilinear")
         _, height, width, _ = image.shape
         shape = (1, 1, 1, 3)
         mean, deviation = (np.asarray(v, np.float32).reshape(shape) for v in (_MEAN, _DEVIATION))
-        x = self._decode(_pad((image - mean) / deviation, 2 ** (len(self.blocks) + 1)), train)
+        normal = (image - mean) / deviation
+        x = self._decode(_pad(normal, 2 ** (len(self.blocks) + 1)), train)
         x = x.astype(jnp.float32)[:, :height, :width]
+        if self.residual:
+            x = x + normal
         if self.output_range is not None:
             low, high = self.output_range
             x = nn.sigmoid(x) * (high - low) + low
@@ -117,7 +128,8 @@ class UNet(nn.Module):
         count = x.shape[-1]
         y = _ConvLayer(count // 2 if self.bottleneck_head else count, name="head_0", **fields)(x, train)
         x = x + _ConvLayer(count, name="head_1", **fields)(y, train)
-        return _ConvLayer(3, 1, relu=False, name="head_out", **fields)(x, train)
+        gain = 1e-4 if self.residual else 2.0
+        return _ConvLayer(3, 1, relu=False, gain=gain, name="head_out", **fields)(x, train)
 
 
 class _ConvLayer(nn.Module):
@@ -127,6 +139,7 @@ class _ConvLayer(nn.Module):
     kernel_size: int = 3
     relu: bool = True
     icnr: bool = False
+    gain: float = 2.0
     norm: str = "weight"
     dtype: Any = jnp.float32
     axis_name: str | None = None
@@ -135,7 +148,7 @@ class _ConvLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         normed = self.norm != "weight" and not (self.norm == "batch" and not self.relu)
-        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        init = nn.initializers.variance_scaling(self.gain, "fan_in", "normal")
         x = Conv(
             self.features, self.kernel_size, use_bias=not normed, spectral=self.norm == "spectral",
             weight_norm=self.norm == "weight", kernel_init=_icnr(init) if self.icnr else init,
