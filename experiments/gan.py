@@ -15,11 +15,13 @@ from flax import linen as nn
 
 from experiments import base, sr
 from vaesr import data, inference, losses, objectives, reports, training
+from vaesr.imaging import imresize
 from vaesr.models.feature_networks import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG
 from vaesr.pretrained import FeatureWeights
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 _RANDOM = "random"
+_WHOLE = 192  # pixels a side of a photo that a strip shows whole
 Init = Callable[[jax.Array], tuple[sr.Params, sr.Params]]
 WarmStart = Callable[[sr.Params, sr.Params], tuple[sr.Params, sr.Params]]
 
@@ -269,6 +271,7 @@ def save_strips(
     opinions: Mapping[str, inference.Score],
     name: str = "validation_{}.png",
     limit: int = 6,
+    whole: bool = False,
 ) -> None:
     """Strips of photos: HR, bicubic, and every upscaler; what the metrics say under each.
 
@@ -279,17 +282,22 @@ def save_strips(
         opinions: metrics beside PSNR.
         name: the files' names, with a place for the photo's.
         limit: how many photos.
+        whole: show whole photos made small in place of a detail.
     """
+    fidelity = "psnr_rgb_db" if "psnr_rgb_db" in opinions else "psnr_y_db"
     for pair in itertools.islice(pairs, limit):
         images = {pair.baseline: pair.enlarged} | {name: fn(pair.lr) for name, fn in upscalers.items()}
         captions = ["PSNR, LPIPS" if "lpips_alex" in opinions else "PSNR"]
         for image in images.values():
             scores = inference.score_pair(pair, image, opinions=opinions)
-            words = [f"{scores['psnr_y_db']:.2f} dB"]
+            words = [f"{scores[fidelity]:.2f} dB"]
             words += [f"{scores['lpips_alex']:.3f}"] if "lpips_alex" in scores else []
             captions.append(", ".join(words))
-        panels = [("HR", pair.hr), *((n, np.clip(np.asarray(i), 0, 1)) for n, i in images.items())]
-        strip = reports.comparison_strip(panels, captions=captions, width=215 * (len(panels) + 1))
+        panels = [("HR", pair.hr), *images.items()]
+        shrink = min(1.0, _WHOLE / min(pair.hr.shape[:2])) if whole else 1.0
+        drawn = [(n, np.clip(imresize(i, shrink) if shrink < 1 else np.asarray(i), 0, 1)) for n, i in panels]
+        how: dict[str, Any] = {"crop_size": _WHOLE, "context": False} if whole else {}
+        strip = reports.comparison_strip(drawn, captions=captions, width=215 * (len(panels) + 1), **how)
         file = directory / name.format(pair.name.replace("/", "_"))
         reports.save_image(file, strip, caption=f"{pair.name}, never trained on.")
 

@@ -89,7 +89,9 @@ def compare(task: Task, config: Config) -> None:
     for name, folder in (("generator alone", task.root), ("NoGAN", task.root / "joint")):
         run = inference.load_run(folder)
         upscalers[name] = study.upscaler(run.params, run.variables)
-    gan.save_strips(study.test, upscalers, figures, opinions=study.opinions, name="2_test_{}.png")
+    gan.save_strips(
+        study.test, upscalers, figures, opinions=study.opinions, name="2_test_{}.png", whole=task.keep_luma
+    )
     reports.write_report(task.root)
 
 
@@ -291,28 +293,28 @@ def build_joint(task: Task, config: Config) -> base.Experiment:
         evaluate=study.evaluate,
         score=_score(task),
         finish=study.finish,
-        figures=functools.partial(_joint_figures, study, task.root),
+        figures=functools.partial(_joint_figures, study, task),
         warm_start=begin,
     )
 
 
 def _joint_figures(
     study: inference.PhotoStudy,
-    root: pathlib.Path,
+    task: Task,
     params: dict[str, Any],
     variables: Any,
     directory: pathlib.Path,
     step: int,
 ) -> None:
     """Input, generator alone, and this step's: pictures of every evaluation stay, to choose by eye."""
-    before = inference.load_run(root)
+    before = inference.load_run(task.root)
     upscalers = {
         "generator alone": lambda lr: before.apply(lr[None])[0],
         f"step {step}": study.upscaler(params, variables),
     }
     gan.save_strips(
         study.validation, upscalers, directory, opinions=study.opinions,
-        name=f"validation_{{}}_step_{step:06d}.png", limit=2,
+        name=f"validation_{{}}_step_{step:06d}.png", limit=2, whole=task.keep_luma,
     )  # fmt: skip
 
 
