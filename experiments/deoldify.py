@@ -25,13 +25,15 @@ class Config(nogan.Config):
     """DeOldify on photographs; the shared flags are the first stage's."""
 
 
-# Without the sigmoid at the end, as decrappify's.
+# Without the sigmoid at the end, as decrappify's. What has which colour is seen in whole scenes, not in
+# details of large photos: they are made smaller.
 _SMALL = nogan.ModelConfig(
     blocks=(1, 1, 1), channels=32, norm="spectral", style="deep", factor=1.0, output_range=None
 )
 _DEFAULT = Config(
     data="embedded:photos", steps=2400, batch_size=8, patch=64, eval_every=800, checkpoint_every=800,
-    model=_SMALL, style_weights=None, feature_weights=(0.1, 0.3, 0.4), ema_decay=0.999,
+    model=_SMALL, style_weights=None, feature_weights=(0.6, 1.7, 2.5), ema_decay=0.999, shrink=4,
+    eval_crop=96, test_crop=256,
     optim=training.OptimConfig(lr=1e-3, schedule="cosine", warmup=100),
     critic=nogan.CriticConfig(
         steps=400, eval_every=200, channels=16, blocks=2, optim=training.OptimConfig(lr=1e-3)

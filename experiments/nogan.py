@@ -107,6 +107,8 @@ class Config(gan.Config):
     critic: CriticConfig
     # Third stage: both.
     joint: JointConfig
+    # Make photos so many times smaller first: patches then show more of them.
+    shrink: int = 1
     # torchvision's file of the encoder's weights, such as resnet34-b627a593.pth; none starts from scratch.
     encoder: pathlib.Path | None = None
     # Weights of the features before VGG's third, fourth and fifth pooling. fastai's 5, 15, 2 are for VGG16
@@ -128,6 +130,8 @@ class Config(gan.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.shrink < 1:
+            raise ValueError(f"--shrink must be at least 1, got {self.shrink}.")
         least = 4 * 2 ** (self.critic.blocks + 1)
         if self.side < least:
             raise ValueError(

@@ -110,7 +110,7 @@ def _loss_parts(config: Config) -> tuple[dict[str, Any], Any, str]:
 def _sampler(task: Task, config: Config, bank: data.Bank) -> data.DegradedSampler:
     return data.DegradedSampler(
         bank, "train", config.batch_size, scale=config.scale, patch=config.patch,
-        degradation=task.degradation,
+        degradation=task.degradation, shrink=config.shrink,
     )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def _study(task: Task, config: Config, bank: data.Bank, label: str) -> inference
     return inference.PhotoStudy(
         bank, sr.unmapped(make_generator(task, config)), player=GENERATOR, label=label,
         eval_crop=config.eval_crop, test_crop=config.test_crop, opinions=task.opinions,
-        degradation=task.degradation,
+        degradation=task.degradation, shrink=config.shrink,
     )  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def build_critic(task: Task, config: Config) -> base.Experiment:
     def measure(params: dict[str, Any], variables: Any, split: str) -> dict[str, float]:
         pairs = inference.photo_pairs(
             bank, split, scale=config.scale, longest=max(config.eval_crop, config.side),
-            degradation=task.degradation,
+            degradation=task.degradation, shrink=config.shrink,
         )  # fmt: skip
         collections = {"params": params[CRITIC], **variables[CRITIC]}
         found = []

@@ -33,6 +33,8 @@ class DegradedSampler(PairSampler):
         scale: sides of the photo's patch by those of what the degradation makes of it.
         patch: side of the degraded patch, >= 1.
         degradation: random through its words alone, of which each example of each step has its own.
+        shrink: photos are made so many times smaller first, by MATLAB's bicubic: a patch then shows as much
+            more of them.
         augment: one of the eight symmetries of the square, at random.
 
     Raises:
@@ -48,9 +50,11 @@ class DegradedSampler(PairSampler):
         scale: int,
         patch: int,
         degradation: Degradation,
+        shrink: int = 1,
         augment: bool = True,
     ) -> None:
-        super().__init__(bank, split, batch_size, scale=scale, patch=patch, augment=augment)
+        # What is a pair's small half to the base is the photo's patch here.
+        super().__init__(bank, split, batch_size, scale=shrink, patch=patch * scale, augment=augment)
         self.degradation = degradation
 
     def draw(self, key: Array, step: Array, position: Array) -> dict[str, Array]:
@@ -77,8 +81,7 @@ class DegradedSampler(PairSampler):
         Returns:
             {"x_lr": what the degradation makes, "x_hr": `[B, patch*scale, patch*scale, C]`}, in [0, 1].
         """
-        # The bicubic reduction that the base makes is not used and thus never computed.
-        x_hr = super().finish(raw, draw)["x_hr"]
+        x_hr = super().finish(raw, draw)["x_lr"]
         return {"x_lr": self.degradation(x_hr, draw["words"]), "x_hr": x_hr}
 
 

@@ -66,17 +66,20 @@ class PhotoPairs:
     """The pairs of a split, made one by one each time they are iterated over; see `photo_pairs`."""
 
     def __init__(
-        self, bank: Bank, index: Sequence[int], scale: int, longest: int, degradation: Degradation | None
-    ) -> None:
+        self, bank: Bank, index: Sequence[int], scale: int, longest: int, degradation: Degradation | None,
+        shrink: int,
+    ) -> None:  # fmt: skip
         self._bank, self._index, self._scale, self._longest = bank, index, scale, longest
-        self._degradation = degradation
+        self._degradation, self._shrink = degradation, shrink
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __iter__(self) -> Iterator[PhotoPair]:
         for index in self._index:
-            hr = _crop(self._bank.image(index), self._scale, self._longest)
+            hr = _crop(self._bank.image(index), self._scale * self._shrink, self._longest * self._shrink)
+            if self._shrink > 1:
+                hr = quantise(imresize(hr, 1 / self._shrink))
             name, scale = self._bank.names[index], self._scale
             if self._degradation is None:
                 yield PhotoPair(name, scale, hr, quantise(imresize(hr, 1 / scale)))
@@ -86,8 +89,9 @@ class PhotoPairs:
 
 
 def photo_pairs(
-    bank: Bank, split: str, *, scale: int, longest: int, degradation: Degradation | None = None
-) -> PhotoPairs:
+    bank: Bank, split: str, *, scale: int, longest: int, degradation: Degradation | None = None,
+    shrink: int = 1,
+) -> PhotoPairs:  # fmt: skip
     """Makes a pair of the central crop of every photo of a split.
 
     Photos too small for the benchmarks' SSIM are left out and named on stderr. That takes their sizes alone:
@@ -100,6 +104,7 @@ def photo_pairs(
         longest: sides of the crop in HR pixels are at most this, and multiples of `scale`.
         degradation: in place of MATLAB's bicubic reduction, see `vaesr.data.DegradedSampler`; each photo's
             is always the same.
+        shrink: photos are made so many times smaller first.
 
     Returns:
         An iterable of `PhotoPair` with a length, in the bank's order; each iteration makes them anew.
@@ -107,15 +112,16 @@ def photo_pairs(
     Raises:
         ValueError: if the bank has no such split, a number is out of range, or every photo is too small.
     """
-    if not isinstance(scale, int) or scale < 1:
-        raise ValueError(f"scale must be an integer of at least 1, got {scale!r}")
+    for name, value in (("scale", scale), ("shrink", shrink)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     least = SSIM_WINDOW + 2 * scale  # what a crop keeps once `scale` pixels are shaved from every side
     if longest // scale * scale < least:
         raise ValueError(
             f"longest must leave crops of {least} pixels in multiples of the scale, {scale}, got {longest}"
         )
     indices = [int(index) for index in bank.split(split)]
-    shorter = {i: int(min(bank.height[i], bank.width[i])) for i in indices}
+    shorter = {i: int(min(bank.height[i], bank.width[i])) // shrink for i in indices}
     kept = [i for i in indices if shorter[i] // scale * scale >= least]
     small = [i for i in indices if shorter[i] // scale * scale < least]
     if not kept:
@@ -130,7 +136,7 @@ def photo_pairs(
             f"{bank.spec}: left out of {split}, too small to be measured at scale {scale}: {names}{more}",
             file=sys.stderr,
         )
-    return PhotoPairs(bank, kept, scale, longest, degradation)
+    return PhotoPairs(bank, kept, scale, longest, degradation, shrink)
 
 
 def _crop(image: np.ndarray, scale: int, longest: int) -> jax.Array:

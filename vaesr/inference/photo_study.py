@@ -59,6 +59,7 @@ class PhotoStudy:
         test_crop: longest side of the central crop of each test photo.
         opinions: further metrics by name, see `score_pair`.
         degradation: in place of MATLAB's bicubic reduction, see `photo_pairs`.
+        shrink: photos are made so many times smaller first.
 
     Raises:
         ValueError: if a split has no photo that is large enough.
@@ -75,16 +76,16 @@ class PhotoStudy:
         test_crop: int,
         opinions: Mapping[str, Score] | None = None,
         degradation: Degradation | None = None,
+        shrink: int = 1,
     ) -> None:
         self.scale, self.player, self.label, self.opinions = model.scale, player, label, dict(opinions or {})
         self.halo: int | None = getattr(model, "receptive_radius", None)
         self.multiple: int = getattr(model, "input_multiple", 1)
         self._apply: Callable[[Any, jax.Array], jax.Array] = jax.jit(model.apply)
-        self.validation = list(
-            photo_pairs(bank, "validation", scale=self.scale, longest=eval_crop, degradation=degradation)
-        )
+        pairs = functools.partial(photo_pairs, bank, scale=self.scale, degradation=degradation, shrink=shrink)
+        self.validation = list(pairs("validation", longest=eval_crop))
         # Made here, so that a test split without a photo of the size needed stops a run before it trains.
-        self.test = photo_pairs(bank, "test", scale=self.scale, longest=test_crop, degradation=degradation)
+        self.test = pairs("test", longest=test_crop)
 
     def upscaler(self, params: Params, variables: Any) -> UpscaleOne:
         """The network for single photos of any size, in tiles where it may.
