@@ -18,7 +18,11 @@ from vaesr.allocator import keep_freed_memory
 
 SUITES = ("train", "input", "vq", "sample", "metrics")
 METRICS = ("psnr", "ssim", "ms_ssim", "iw_ssim", "gmsd", "fsim", "fsimc", "vsi", "sff")
-MODELS = ("vae", "iwae", "bnn", "vqvae", "vqvae2", "pixelsnail", "edsr", "edsr_paper", *METRICS)
+TRAINED = (
+    "vae", "iwae", "bnn", "vqvae", "vqvae2", "pixelsnail", "edsr", "edsr_paper", "rcan", "rrdb", "srgan",
+    "esrgan",
+)  # fmt: skip
+MODELS = (*TRAINED, *METRICS)
 PEERS = ("torch", "piq")
 # Set for the pinned child: the core it may use. XLA makes its threads once, when the backend starts, so
 # the core has to be chosen before JAX is imported.

@@ -9,9 +9,17 @@ import pytest
 
 from benchmarks import options, peaks, report, run, timing
 from benchmarks.peers import torch_common
+from benchmarks.suites import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXTRAS = ("torch", "matplotlib", "tensorflow_datasets", "grain", "tyro", "tqdm", "PIL", "skimage", "sklearn")
+
+
+@pytest.mark.parametrize("model", ["vae", "rcan"])
+def test_one_model_can_be_asked_for(model):
+    asked = run.parser().parse_args(["--model", model]).model
+    (case,) = train.cases(options.Options(smoke=True, models=asked))
+    assert case.name.lower().startswith(model)
 
 
 def test_imports_need_only_core_dependencies():
