@@ -116,7 +116,7 @@ class Config(gan.Config):
     feature_weights: tuple[float, float, float] = (0.15, 0.37, 0.5)
     # Weights of their Gram matrices; none leaves them out. fastai's are 5000 times the squared weights above.
     style_weights: tuple[float, float, float] | None = (66.0, 620.0, 2670.0)
-    # Stop after the first stage; --resume without it goes on.
+    # Stop after the first stage; --resume --no-only-generator goes on.
     only_generator: bool = False
 
     @property

@@ -16,7 +16,8 @@ from vaesr import training
 _FREE_FIELDS = {
     "workdir", "resume", "overwrite", "steps", "eval_every", "checkpoint_every", "log_every", "parallel",
     "fsdp", "data_on", "steps_per_dispatch", "strict", "debug", "distributed", "coordinator",
-    "num_processes", "process_id", "only_autoencoder", "samples", "temperature",
+    "num_processes", "process_id", "only_autoencoder", "only_generator", "samples",
+    "temperature",
 }  # fmt: skip
 
 

@@ -106,7 +106,7 @@ class Config(base.RunConfig):
     optim: training.OptimConfig = training.OptimConfig()
     # Priors.
     prior: PriorConfig = PriorConfig()
-    # Stop after the autoencoder; --resume without it goes on to the priors.
+    # Stop after the autoencoder; --resume --no-only-autoencoder goes on to the priors.
     only_autoencoder: bool = False
     # Photos of many sizes are cut into tiles of this side.
     tile: int = 32

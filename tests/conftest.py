@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-# Tests compile hundreds of programs and run each for moments: quicker compilation halves the suite. The quick
+# Tests compile hundreds of programs and run each for moments: quick compilation halves the slowest. The quick
 # experiments of CI and the killed runs are compiled as a user's are.
 os.environ.setdefault(
     "XLA_FLAGS",
