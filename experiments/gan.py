@@ -183,11 +183,7 @@ def build(
     networks: dict[str, Any] = {GENERATOR: (generator, (8, 8))}
     upscale = objectives.in_training(generator.apply)
     if discriminator is None:
-        players = {
-            GENERATOR: objectives.restoration(
-                objectives.in_training(generator.apply), player=GENERATOR, **parts
-            )
-        }
+        players = {GENERATOR: objectives.restoration(upscale, player=GENERATOR, **parts)}
     else:
         side = config.patch * config.scale
         networks[DISCRIMINATOR] = discriminator, (side, side)

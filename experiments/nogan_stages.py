@@ -153,7 +153,7 @@ def build_generator(task: Task, config: Config) -> base.Experiment:
         evaluate=study.evaluate,
         score=_score(task),
         finish=study.finish,
-        figures=study.figures,
+        figures=functools.partial(_figures, study, task),
         ema_decay=config.ema_decay or None,
         warm_start=begin,
     )
@@ -296,6 +296,19 @@ def build_joint(task: Task, config: Config) -> base.Experiment:
         figures=functools.partial(_joint_figures, study, task),
         warm_start=begin,
     )
+
+
+def _figures(
+    study: inference.PhotoStudy,
+    task: Task,
+    params: dict[str, Any],
+    variables: Any,
+    directory: pathlib.Path,
+    step: int,
+) -> None:
+    """Input and the generator's; what is judged in colour is drawn whole, with the PSNR of RGB."""
+    upscalers = {study.label: study.upscaler(params, variables)}
+    gan.save_strips(study.validation, upscalers, directory, opinions=study.opinions, whole=task.keep_luma)
 
 
 def _joint_figures(

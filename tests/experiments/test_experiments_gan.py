@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import base, decrappify, deoldify, esrgan, gan, nogan, srgan, stages
+from experiments import base, decrappify, deoldify, esrgan, flags, gan, nogan, srgan, stages
 from experiments.rcan import PRESETS as RCAN_PRESETS
 from vaesr import data, inference, reports, training
 from vaesr.models import critic, rcan, rrdb, srresnet, unet
@@ -107,10 +107,15 @@ def test_decrappify_interrupted_in_any_stage_ends_as_if_it_had_not_been(tmp_path
     assert run("decrappify", whole, joint=joint)
     assert run("decrappify", parts, joint=joint, only_generator=True)
     assert not (parts / "critic").exists()
+    # As the command line goes on: what was asked for stays, but for what it says anew.
+    words = ["--resume", "--workdir", str(parts), "--no-only-generator"]
+    presets, _ = flags.with_stored("experiments.decrappify", decrappify.PRESETS, words)
+    assert presets["default"].only_generator and presets["default"].joint == joint
+    _, config = flags.cli(presets, words)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2)  # the joint phase's second
         with pytest.raises(KeyboardInterrupt):
-            run("decrappify", parts, joint=joint, resume=True)
+            stages.run("experiments.decrappify", "smoke", config, decrappify.plan)
     assert run("decrappify", parts, joint=joint, resume=True)
     same_bits(whole, parts, (".", "critic", "joint"))
     # A threshold that is always met: they alternate, and each one's metrics are those of its own steps.
