@@ -21,7 +21,7 @@ from vaesr.pretrained import FeatureWeights
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 _RANDOM = "random"
-_WHOLE = 192  # pixels a side of a photo that a strip shows whole
+WHOLE = 192  # pixels a side of a photo that a strip shows whole
 Init = Callable[[jax.Array], tuple[sr.Params, sr.Params]]
 WarmStart = Callable[[sr.Params, sr.Params], tuple[sr.Params, sr.Params]]
 
@@ -290,9 +290,9 @@ def save_strips(
             words += [f"{scores['lpips_alex']:.3f}"] if "lpips_alex" in scores else []
             captions.append(", ".join(words))
         panels = [("HR", pair.hr), *images.items()]
-        shrink = min(1.0, _WHOLE / min(pair.hr.shape[:2])) if whole else 1.0
+        shrink = min(1.0, WHOLE / min(pair.hr.shape[:2])) if whole else 1.0
         drawn = [(n, np.clip(imresize(i, shrink) if shrink < 1 else np.asarray(i), 0, 1)) for n, i in panels]
-        how: dict[str, Any] = {"crop_size": _WHOLE, "context": False} if whole else {}
+        how: dict[str, Any] = {"crop_size": WHOLE, "context": False} if whole else {}
         strip = reports.comparison_strip(drawn, captions=captions, width=215 * (len(panels) + 1), **how)
         file = directory / name.format(pair.name.replace("/", "_"))
         reports.save_image(file, strip, caption=f"{pair.name}, never trained on.")
