@@ -171,7 +171,7 @@ def _learned_encoder(encoder: str, model: UNet) -> gan.WarmStart:
         path = pathlib.Path(encoder).expanduser()
         if not path.is_file():
             raise base.UserError(
-                f"--encoder {encoder}: there is no such file; give torchvision's, {VGG16!r}, or leave it out."
+                f"--encoder {encoder}: there is no such file; give torchvision's, {VGG16} or None."
             )
         body = ResNetBody(model.blocks, model.bottleneck, model.channels)
         weights, digest = read_resnet(path, body)
