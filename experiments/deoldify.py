@@ -26,15 +26,14 @@ class Config(nogan.Config):
 
 
 # Without the sigmoid at the end, as decrappify's. What has which colour is seen in whole scenes, not in
-# details of large photos: they are made smaller. A few photos don't teach what grass and sky are: the encoder
-# is the one whose ImageNet weights a package holds, and stays as it is.
+# details of large photos: they are made smaller.
 _SMALL = nogan.ModelConfig(
-    frozen=True, blocks=(1, 1, 1), channels=32, norm="spectral", style="wide", output_range=None
+    blocks=(1, 1, 1), channels=32, norm="spectral", style="deep", factor=1.0, output_range=None
 )
 _DEFAULT = Config(
     data="embedded:photos", steps=2400, batch_size=8, patch=64, eval_every=800, checkpoint_every=800,
-    model=_SMALL, encoder="vgg16", style_weights=None, feature_weights=(0.6, 1.7, 2.5), ema_decay=0.999,
-    shrink=4, eval_crop=96, test_crop=256,
+    model=_SMALL, style_weights=None, feature_weights=(0.6, 1.7, 2.5), ema_decay=0.999, shrink=4,
+    eval_crop=96, test_crop=256,
     optim=training.OptimConfig(lr=1e-3, schedule="cosine", warmup=100),
     critic=nogan.CriticConfig(
         steps=400, eval_every=200, channels=16, blocks=2, optim=training.OptimConfig(lr=1e-3)
@@ -58,8 +57,8 @@ _PAPER = Config(
 PRESETS = {
     "smoke": dataclasses.replace(
         _DEFAULT, steps=4, batch_size=2, eval_every=4, checkpoint_every=4, log_every=2, eval_crop=64,
-        test_crop=96, patch=32, model=dataclasses.replace(_SMALL, channels=4, frozen=False),
-        encoder=None, features="random", judge="none",
+        test_crop=96, patch=32, model=dataclasses.replace(_SMALL, channels=4, blocks=(1, 1, 1)),
+        features="random", judge="none",
         critic=nogan.CriticConfig(
             steps=4, eval_every=4, channels=4, blocks=2, optim=training.OptimConfig(lr=1e-3)
         ),

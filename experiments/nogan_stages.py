@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import base, gan, sr, stages
-from experiments.nogan import CRITIC, GENERATOR, VGG16, Config, Task, make_critic, make_generator
+from experiments.nogan import CRITIC, GENERATOR, Config, Task, make_critic, make_generator
 from vaesr import data, inference, losses, objectives, reports, training
 from vaesr.data.degraded import Degradation
 from vaesr.models.resnet import ResNetBody
@@ -139,8 +139,8 @@ def build_generator(task: Task, config: Config) -> base.Experiment:
     parts, features, words = _loss_parts(config)
     study = _study(task, config, bank, "generator")
     start = sr.start_from(config.init_from, GENERATOR) if config.init_from else None
-    if start is None and config.encoder is not None:
-        start = _learned_encoder(config.encoder, model)
+    if config.encoder is not None:
+        start = _encoder_from(config.encoder, model)
     init, begin = gan.with_features(
         lambda key: sr.initial({GENERATOR: (model, (32, 32))}, key), start, features, words
     )
@@ -161,32 +161,20 @@ def build_generator(task: Task, config: Config) -> base.Experiment:
     )
 
 
-def _learned_encoder(encoder: str, model: UNet) -> gan.WarmStart:
+def _encoder_from(path: pathlib.Path, model: UNet) -> Any:
     """A warm start of the U-Net's encoder alone."""
-    if encoder == VGG16:
-        found = inference.find_features(VGG16)
-        file, digest = next(iter(found.origin.items()))
-        weights = found.variables
-    else:
-        path = pathlib.Path(encoder).expanduser()
-        if not path.is_file():
-            raise base.UserError(
-                f"--encoder {encoder}: there is no such file; give torchvision's, {VGG16} or None."
-            )
-        body = ResNetBody(model.blocks, model.bottleneck, model.channels)
-        weights, digest = read_resnet(path, body)
-        file = path.name
+    if not path.is_file():
+        raise base.UserError(f"--encoder {path}: there is no such file; give torchvision's, or leave it out.")
+    body = ResNetBody(model.blocks, model.bottleneck, model.channels)
+    weights, digest = read_resnet(path, body)
 
-    def start(params: sr.Params, variables: sr.Params) -> tuple[sr.Params, sr.Params]:
-        print(f"encoder: {file}, sha256 {digest}", flush=True)
-        wanted, own = params[GENERATOR]["encoder"], variables[GENERATOR]
-        learned = {name: weights["params"][name] for name in wanted}
-        if "batch_stats" in weights:
-            own = {**own, "batch_stats": {**own["batch_stats"], "encoder": weights["batch_stats"]}}
-        return (
-            {**params, GENERATOR: {**params[GENERATOR], "encoder": learned}},
-            {**variables, GENERATOR: own},
-        )
+    def start(params: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        print(f"encoder: {path.name}, sha256 {digest}", flush=True)
+        own, stats = params[GENERATOR], variables[GENERATOR]["batch_stats"]
+        own = {**own, "encoder": weights["params"]}
+        stats = {**stats, "encoder": weights["batch_stats"]}
+        variables = {**variables, GENERATOR: {**variables[GENERATOR], "batch_stats": stats}}
+        return {**params, GENERATOR: own}, variables
 
     return start
 

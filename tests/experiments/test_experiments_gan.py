@@ -1,7 +1,6 @@
 """SRGAN, ESRGAN, decrappify and DeOldify: every stage, resumable at every point; what they leave behind."""
 
 import dataclasses
-import functools
 import json
 
 import jax
@@ -10,9 +9,8 @@ import pytest
 
 from experiments import base, decrappify, deoldify, esrgan, flags, gan, nogan, srgan, stages
 from experiments.rcan import PRESETS as RCAN_PRESETS
-from tests.models.test_models_sr import filled
-from vaesr import data, inference, pretrained, reports, training
-from vaesr.models import critic, feature_networks, rcan, rrdb, srresnet, unet
+from vaesr import data, inference, reports, training
+from vaesr.models import critic, rcan, rrdb, srresnet, unet
 
 MODULES = {"srgan": srgan, "esrgan": esrgan, "decrappify": decrappify, "deoldify": deoldify}
 
@@ -134,18 +132,9 @@ def test_decrappify_interrupted_in_any_stage_ends_as_if_it_had_not_been(tmp_path
     assert inference.upscale(inference.load_run(whole / "joint"), small).shape == (44, 36, 3)
 
 
-def test_deoldify_keeps_the_luma_and_a_frozen_encoder(tmp_path, monkeypatch):
-    trunk = feature_networks.VGG()
-    learned = jax.tree.map(np.asarray, filled(trunk, np.zeros((1, 16, 16, 3))))
-    weights = pretrained.FeatureWeights("vgg16", learned, {"a.pth": "0123"})
-    monkeypatch.setattr(inference, "find_features", {"vgg16": weights}.__getitem__)
-    model = dataclasses.replace(deoldify.PRESETS["smoke"].model, frozen=True)
-    assert run("deoldify", tmp_path / "run", encoder="vgg16", model=model)
-    for stage in ("", "joint"):
-        learned = training.restore_params(tmp_path / "run" / stage, "latest")[0]["generator"]["encoder"]
-        assert set(learned) == set(weights.variables["params"])
-        same = functools.partial(np.testing.assert_allclose, rtol=1e-6)  # averaging rounds
-        jax.tree.map(same, learned, dict(weights.variables["params"]))
+def test_deoldify_keeps_the_luma(tmp_path):
+    assert run("deoldify", tmp_path / "run")
+    assert {"critic", "joint"} <= {path.name for path in (tmp_path / "run").iterdir()}
     image = np.random.default_rng(0).random((40, 37, 3)).astype(np.float32)
     image[...] = image.mean(-1, keepdims=True)
     coloured = inference.upscale(inference.load_run(tmp_path / "run" / "joint"), image)
@@ -182,10 +171,8 @@ def test_wrong_settings_are_sentences(tmp_path):
         dataclasses.replace(decrappify.PRESETS["smoke"].critic, steps=0)
     with pytest.raises(ValueError, match=r"--joint\.threshold must be above 0, got 0"):
         dataclasses.replace(decrappify.PRESETS["smoke"].joint, threshold=0)
-    with pytest.raises(ValueError, match=r"--model\.frozen keeps the encoder"):
-        dataclasses.replace(deoldify.PRESETS["default"], encoder=None)
     with pytest.raises(base.UserError, match=r"--encoder .*: there is no such file"):
-        run("decrappify", tmp_path / "b", encoder=str(tmp_path / "resnet34.pth"))
+        run("decrappify", tmp_path / "b", encoder=tmp_path / "resnet34.pth")
     assert gan.halvings(128, "--patch") == 5
 
 

@@ -193,7 +193,7 @@ def test_usage_errors_are_one_line(
     [
         ([], "COMMAND"),
         (["export"], "invalid choice"),
-        (["upscale", "-i", "x", "-o", "y"], "--run"),
+        (["upscale", "-i", "x", "-n", "a", "--run", "r"], "not allowed with"),
         (["upscale", "--run", "r", "-i", "x", "-o", "y", "--tile", "-3"], "at least 0"),
         (["upscale", "--run", "r", "-i", "x", "-o", "y", "-s", "inf"], "above 0"),
         (["upscale", "--run", "r", "-i", "x", "-o", "y", "--ext", "bmp"], "invalid choice"),

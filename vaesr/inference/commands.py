@@ -16,6 +16,7 @@ from vaesr.imaging import imresize
 from vaesr.inference import code_sampling, files, latents
 from vaesr.inference.cli import output_path
 from vaesr.inference.images import ImageFileError, read_photo
+from vaesr.inference.others import load_upscaler
 from vaesr.inference.runs import Run, load_run
 from vaesr.reports.canvas import write_atomically
 from vaesr.reports.grids import save_grid
@@ -33,16 +34,29 @@ def upscale(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
+    if args.image and args.input:
+        raise files.UsageError(f"the input is given twice, {args.image!r} and -i {args.input!r}: give one")
+    if not (args.image or args.input):
+        raise files.UsageError("give an image file, a folder or a glob pattern in quotes")
     jobs = files.plan_jobs(
-        args.input, args.output, suffix=args.suffix, extension=args.ext, skip_existing=args.skip_existing
+        args.image or args.input,
+        args.output,
+        suffix=args.suffix,
+        extension=args.ext,
+        skip_existing=args.skip_existing,
     )
     kept = sum(job.done for job in jobs)
     if kept:
         print(f"{kept} of {len(jobs)} results are there already: skipped")
     if kept == len(jobs):
         return 0
+    network = load_upscaler(
+        args.model_path or args.model_name, which=args.which, residual_scale=args.residual_scale
+    )
+    if "origin" in network.config and not args.quiet:
+        print(_origin(network.config["origin"]))
     failed = files.upscale_files(
-        load_run(args.run, args.which),
+        network,
         jobs,
         scale=args.outscale,
         tile=args.tile,
@@ -53,6 +67,13 @@ def upscale(args: argparse.Namespace) -> int:
         on_error=traceback.print_exception if args.debug else None,
     )
     return _report(args.command, [(str(job.source), why) for job, why in failed], len(jobs) - kept)
+
+
+def _origin(origin: dict[str, Any]) -> str:
+    """Whose weights they are, in a line."""
+    if "sha256" in origin:
+        return f"{origin['file']}: {origin['network']}, sha256 {origin['sha256']}"
+    return f"{origin['weights']}: {origin['origin']}, from {origin['package']}; licence: {origin['licence']}"
 
 
 def _report(command: str, failed: Sequence[tuple[str, str]], total: int) -> int:

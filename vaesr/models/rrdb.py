@@ -13,14 +13,15 @@ _RESIDUAL_SCALE = 0.2
 
 
 class RRDBNet(nn.Module):
-    """Residual-in-residual dense blocks without batch norm, then two doublings by nearest neighbour.
+    """Residual-in-residual dense blocks without batch norm, then doublings by nearest neighbour.
 
-    Scales 2 and 1 first move 2x2 and 4x4 pixels into channels, and upscale the rest by 4 (Real-ESRGAN).
     The parameters are named as in BasicSR: `conv_first`, `body_0/rdb1/conv1`, ..., `conv_body`, `conv_up1`,
     `conv_up2`, `conv_hr`, `conv_last`.
 
     Attributes:
-        scale: 4, 2 or 1.
+        scale: 4, 2 or 1; without `unshuffle` any power of two up to 16.
+        unshuffle: scales 2 and 1 first move 2x2 and 4x4 pixels into channels, and double twice all the same
+            (BasicSR, Real-ESRGAN). Without it they double once and never, as ESRGAN's first code does.
         channels: width of the trunk.
         growth: outputs of each dense convolution.
         blocks: residual-in-residual dense blocks.
@@ -34,6 +35,7 @@ class RRDBNet(nn.Module):
     channels: int = 64
     growth: int = 32
     blocks: int = 23
+    unshuffle: bool = True
     dtype: Any = jnp.float32
     remat: bool = False
     conv_form: str = "auto"
@@ -42,14 +44,19 @@ class RRDBNet(nn.Module):
     @property
     def input_multiple(self) -> int:
         """The input is cut into squares of so many pixels: tiles must begin at their corners."""
-        return 4 // self.scale
+        return 4 // self.scale if self.unshuffle else 1
+
+    @property
+    def doublings(self) -> int:
+        """How often the size doubles at the end."""
+        return 2 if self.unshuffle else self.scale.bit_length() - 1
 
     @property
     def receptive_radius(self) -> int:
         """How many low-resolution pixels around an input pixel can change what it becomes.
 
-        15 a block and two more convolutions, one after the first doubling and three after the second; times
-        the side of the squares that scales 1 and 2 move into channels.
+        15 a block and two more convolutions, and those after the doublings, which reach two more however
+        many there are; times the side of the squares that scales 1 and 2 move into channels.
         """
         return (15 * self.blocks + 4) * self.input_multiple
 
@@ -65,12 +72,12 @@ class RRDBNet(nn.Module):
             float32 `[B, h * scale, w * scale, 3]` in about [0, 1], not clipped.
 
         Raises:
-            ValueError: if `x_lr` is no batch of RGB images or the scale is not 1, 2 or 4.
+            ValueError: if `x_lr` is no batch of RGB images or there is no network of this scale.
         """
         if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
             raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
-        if self.scale not in (1, 2, 4):
-            raise ValueError(f"scale is {self.scale}; RRDBNet has 1, 2 or 4.")
+        if self.scale not in ((1, 2, 4) if self.unshuffle else (1, 2, 4, 8, 16)):
+            raise ValueError(f"scale is {self.scale}; RRDBNet has 1, 2 or 4, and 8 and 16 without unshuffle.")
         conv = {"dtype": self.dtype, "form": self.conv_form, "precision": self.precision}
         _, height, width, _ = x_lr.shape
         up = [-n % self.input_multiple for n in (height, width)]
@@ -83,8 +90,8 @@ class RRDBNet(nn.Module):
         for i in range(self.blocks):
             x = block(self.channels, self.growth, name=f"body_{i}", **conv)(x)
         x = first + Conv(self.channels, name="conv_body", **conv)(x)
-        for name in ("conv_up1", "conv_up2"):
-            x = _leaky(Conv(self.channels, name=name, **conv)(upsample_nearest(x, 2)))
+        for i in range(self.doublings):
+            x = _leaky(Conv(self.channels, name=f"conv_up{i + 1}", **conv)(upsample_nearest(x, 2)))
         x = _leaky(Conv(self.channels, name="conv_hr", **conv)(x))
         x = Conv(3, name="conv_last", **conv)(x)
         return x[:, : height * self.scale, : width * self.scale].astype(jnp.float32)

@@ -9,7 +9,6 @@ from flax import linen as nn
 
 from vaesr.imaging import imresize, pixel_shuffle
 from vaesr.layers import BatchNorm, Conv, SelfAttention
-from vaesr.models.feature_networks import VGG
 from vaesr.models.resnet import ResNetBody
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -17,25 +16,21 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 _LUMA = (0.299, 0.587, 0.114)
 _STYLES = ("plain", "deep", "wide")
 _NORMS = ("weight", "spectral", "batch")
-_BODIES = ("resnet", "vgg16")
 
 
 class UNet(nn.Module):
-    """An encoder that shrinks the image, 32-fold with four stages, and a decoder that sees each of its sizes.
+    """An encoder that shrinks the image 32-fold, and a decoder that sees each of its sizes.
 
     The decoder enlarges by sub-pixel convolutions that begin as nearest neighbour (ICNR), blurs what they
-    make, and joins the encoder's map of that size. Images of other sizes than multiples of that are mirrored
+    make, and joins the encoder's map of that size. Images of other sizes than multiples of 32 are mirrored
     at the bottom and the right, and the result is cut. Batch statistics are in "batch_stats", spectral
     vectors in "spectral".
 
     Attributes:
         scale: the input is first enlarged so many times, bilinearly.
-        body: the encoder: "resnet", or "vgg16", whose maps at 1/2 to 1/16 of the size are taken: the one of
-            the two whose ImageNet weights a package holds (`vaesr convert vgg16`).
-        frozen: the encoder is not trained, and normalises as outside training.
-        blocks: of the ResNet, see `ResNetBody`.
+        blocks: of the encoder, see `ResNetBody`.
         bottleneck: see `ResNetBody`.
-        channels: of the ResNet's stem; the wide decoder's widths follow from it.
+        channels: of the encoder's stem; the decoder's widths follow from it.
         style: "plain" is fastai's, two convolutions a size; "deep" DeOldify's Artistic, the same with
             `factor` times the outputs; "wide" DeOldify's Stable, one convolution a size with
             `8 * channels * factor` outputs.
@@ -57,8 +52,6 @@ class UNet(nn.Module):
     """
 
     scale: int = 1
-    body: str = "resnet"
-    frozen: bool = False
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     bottleneck: bool = False
     channels: int = 64
@@ -90,9 +83,10 @@ class UNet(nn.Module):
         """
         if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
             raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
-        for name, words in (("style", _STYLES), ("norm", _NORMS), ("body", _BODIES)):
-            if getattr(self, name) not in words:
-                raise ValueError(f"{name} must be one of {words}, got {getattr(self, name)!r}.")
+        if self.style not in _STYLES or self.norm not in _NORMS:
+            raise ValueError(
+                f"style must be one of {_STYLES} and norm of {_NORMS}, got {self.style!r} and {self.norm!r}."
+            )
         if self.residual and (self.norm != "weight" or self.output_range is not None):
             raise ValueError(
                 f"residual goes with norm 'weight' and output_range None, got {self.norm!r}, "
@@ -103,7 +97,7 @@ class UNet(nn.Module):
         shape = (1, 1, 1, 3)
         mean, deviation = (np.asarray(v, np.float32).reshape(shape) for v in (_MEAN, _DEVIATION))
         normal = (image - mean) / deviation
-        x = self._decode(_pad(normal, 16 if self.body == "vgg16" else 2 ** (len(self.blocks) + 1)), train)
+        x = self._decode(_pad(normal, 2 ** (len(self.blocks) + 1)), train)
         x = x.astype(jnp.float32)[:, :height, :width]
         if self.residual:
             x = x + normal
@@ -113,25 +107,12 @@ class UNet(nn.Module):
         x = x * deviation + mean
         return transplant_chroma(image, x) if self.keep_luma and not train else x
 
-    def _encode(self, image: jax.Array, train: bool) -> tuple[jax.Array, ...]:
-        """Maps at 1/2, 1/4, ... of the size."""
-        if self.body == "vgg16":
-            taps = ("relu2_2", "relu3_3", "relu4_3", "relu5_3")
-            # The image is in ImageNet's units already.
-            maps = VGG(
-                taps=taps, mean=(0.0,) * 3, deviation=(1.0,) * 3, dtype=self.dtype, conv_form=self.form,
-                name="encoder",
-            )(image)  # fmt: skip
-        else:
-            maps = ResNetBody(
-                self.blocks, self.bottleneck, self.channels, self.dtype, self.axis_name, self.form,
-                name="encoder",
-            )(image, train and not self.frozen)  # fmt: skip
-        return jax.lax.stop_gradient(maps) if self.frozen else maps
-
     def _decode(self, image: jax.Array, train: bool) -> jax.Array:
         fields = {"norm": self.norm, "dtype": self.dtype, "axis_name": self.axis_name, "form": self.form}
-        *skips, x = self._encode(image, train)
+        encoder = ResNetBody(
+            self.blocks, self.bottleneck, self.channels, self.dtype, self.axis_name, self.form, name="encoder"
+        )
+        *skips, x = encoder(image, train)
         x = nn.relu(BatchNorm(self.dtype, self.axis_name, name="encoder_norm")(x, train))
         count = x.shape[-1]
         x = _ConvLayer(2 * count, name="middle_0", **fields)(x, train)

@@ -1,5 +1,12 @@
 """Weights that others have trained: reading their files, fetching published ones, keeping them as `.npz`."""
 
+from vaesr.pretrained.checkpoints import (
+    PUBLISHED,
+    Published,
+    read_checkpoint,
+    read_published,
+    write_checkpoint,
+)
 from vaesr.pretrained.encoders import read_resnet
 from vaesr.pretrained.features import (
     FEATURES,
@@ -17,19 +24,33 @@ from vaesr.pretrained.perceptual import (
     load_lpips,
     write_perceptual,
 )
+from vaesr.pretrained.torch_files import read_torch, write_torch
+from vaesr.pretrained.upscalers import FAMILIES, Family, Upscaler, read_upscaler, write_upscaler
 
 __all__ = [
+    "FAMILIES",
     "FEATURES",
     "PERCEPTUAL",
+    "PUBLISHED",
+    "Family",
     "FeatureWeights",
+    "Published",
+    "Upscaler",
     "convert_features",
     "convert_perceptual",
     "fetch_package",
     "load_dists",
     "load_features",
     "load_lpips",
+    "read_checkpoint",
+    "read_published",
     "read_resnet",
     "read_state",
+    "read_torch",
+    "read_upscaler",
+    "write_checkpoint",
     "write_features",
     "write_perceptual",
+    "write_torch",
+    "write_upscaler",
 ]

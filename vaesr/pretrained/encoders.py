@@ -19,14 +19,13 @@ def read_resnet(path: str | pathlib.Path, body: ResNetBody) -> tuple[dict[str, A
     """Reads a ResNet's convolutions and batch norms.
 
     Args:
-        path: torchvision's weight file, such as `resnet34-b627a593.pth`, which needs torch.
+        path: torchvision's weight file, such as `resnet34-b627a593.pth`.
         body: what they are for.
 
     Returns:
         The body's variables, `{"params": ..., "batch_stats": ...}`, and the file's sha256.
 
     Raises:
-        ImportError: without torch.
         ValueError: if the file is of another network.
         OSError: if it cannot be read.
     """

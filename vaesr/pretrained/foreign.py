@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from vaesr.pretrained.torch_files import read_torch
+
 _SAFE = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -30,14 +32,13 @@ def read_state(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Reads a file of named arrays.
 
     Args:
-        path: `.npz`; `.pth` or `.pt`, a state dict (also within "state_dict", "params_ema" or "params"),
-            which needs torch; or a pickle of nested dictionaries of NumPy arrays, of any other name.
+        path: `.npz`; `.pth` or `.pt`, a state dict (also within "state_dict", "params_ema" or "params"); or
+            a pickle of nested dictionaries of NumPy arrays, of any other name. Torch is not needed.
 
     Returns:
         Arrays by name, nested names joined by "/".
 
     Raises:
-        ImportError: for a `.pth` or `.pt` file without torch.
         ValueError: if the file is no such thing, or holds anything but arrays.
         OSError: if it cannot be read.
     """
@@ -48,8 +49,6 @@ def read_state(path: str | pathlib.Path) -> dict[str, np.ndarray]:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         tree = _read_torch(content) if path.suffix in (".pth", ".pt") else _read_pickle(content)
-    except ImportError:
-        raise
     # Whatever broken or hostile bytes make the readers raise.
     except Exception as error:
         words = " ".join(str(error).split())[:200]
@@ -58,6 +57,8 @@ def read_state(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     _flatten(tree, "", found)
     if not found:
         raise ValueError(f"{path} holds no arrays")
+    if path.suffix in (".pth", ".pt"):  # half precision and counters, too
+        return {key: array.astype(np.float32) for key, array in found.items()}
     return found
 
 
@@ -66,11 +67,7 @@ def _read_pickle(content: bytes) -> Any:
 
 
 def _read_torch(content: bytes) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError("reading a .pth or .pt file needs torch: pip install torch") from error
-    tree = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    tree = read_torch(content)
     for name in ("state_dict", "params_ema", "params"):
         if isinstance(tree, dict) and isinstance(tree.get(name), dict):
             tree = tree[name]
@@ -81,8 +78,6 @@ def _flatten(tree: Any, name: str, found: dict[str, np.ndarray]) -> None:
     if hasattr(tree, "items"):
         for key, value in tree.items():
             _flatten(value, f"{name}/{key}" if name else str(key), found)
-    elif hasattr(tree, "detach"):
-        found[name] = tree.detach().cpu().float().numpy()
     elif isinstance(tree, np.ndarray):
         found[name] = tree
 

