@@ -120,6 +120,31 @@ def test_tiling_rejects():
         tiled_apply(lambda x: x, image, scale=1.5, tile=8, halo=0)
 
 
+@pytest.mark.parametrize("feather", [1, 3, 4])
+@pytest.mark.parametrize("tile", [8, 13])
+def test_feathered_weights_add_up_to_one(feather, tile):
+    image = np.random.default_rng(0).random((37, 29, 3)).astype(np.float32)
+    double = jax.jit(lambda x: x.repeat(2, axis=1).repeat(2, axis=2))
+    out = tiled_apply(double, image, scale=2, tile=tile, halo=4, feather=feather)
+    np.testing.assert_allclose(out, image.repeat(2, axis=0).repeat(2, axis=1), atol=1e-6)
+
+
+def test_feathering_leaves_no_line_where_the_halo_is_too_small():
+    """What each window sees differs by a constant: without feathering the borders jump by it."""
+    image = np.tile(np.linspace(0, 1, 64, dtype=np.float32)[:, None, None], (1, 48, 1))
+    own_mean = jax.jit(lambda x: jnp.zeros_like(x) + x.mean(axis=(1, 2), keepdims=True))
+    jumps = [
+        float(
+            np.abs(np.diff(tiled_apply(own_mean, image, scale=1, tile=16, halo=8, feather=f), axis=0)).max()
+        )
+        for f in (0, 8)
+    ]
+    assert jumps[0] > 0.2 and jumps[1] < jumps[0] / 12
+    for wrong in (-1, 9, 1.5, True):
+        with pytest.raises(ValueError, match="feather must be an integer from 0 to halo"):
+            tiled_apply(own_mean, image, scale=1, tile=16, halo=8, feather=wrong)
+
+
 def test_windows_begin_at_the_squares_of_an_unshuffling_network():
     """A network that cuts its input into 4x4 squares: only aligned windows see the same squares."""
     import jax

@@ -38,6 +38,38 @@ def test_tiles_give_the_whole_image(run: Run, tile: int) -> None:
     assert whole.shape == (282, 190, 3)
 
 
+def test_a_small_margin_is_blended(run: Run) -> None:
+    image = np.random.default_rng(0).random((40, 33, 3)).astype(np.float32)
+    whole = upscale(run, image, tile=0)
+    np.testing.assert_allclose(upscale(run, image, tile=8, tile_pad=8), whole, atol=1e-5)  # its radius
+    errors = [np.abs(upscale(run, image, tile=8, tile_pad=pad) - whole).max() for pad in (1, 4, 7)]
+    assert errors[0] > errors[1] > errors[2] > 0
+    with pytest.raises(ValueError, match="tile_pad must be a whole number"):
+        upscale(run, image, tile_pad=-1)
+
+
+def test_margins_are_bounded_and_global_networks_may_be_tiled() -> None:
+    seen = []
+
+    def network(x):
+        seen.append(x.shape[1:3])
+        return x.repeat(2, axis=1).repeat(2, axis=2)
+
+    image = np.random.default_rng(0).random((300, 20, 3)).astype(np.float32)
+    for net, pad in (
+        (Network(network, 2, 349), None), (Network(network, 2, 349), 48), (Network(network, 2, None), 48)
+    ):  # fmt: skip
+        seen.clear()
+        out = upscale(net, image, tile=100, tile_pad=pad)
+        np.testing.assert_allclose(out, image.repeat(2, axis=0).repeat(2, axis=1), atol=1e-6)
+        assert set(seen) == {(100 + 2 * 48, 20)}
+    seen.clear()
+    upscale(Network(network, 2, 90), image, tile=100)
+    assert set(seen) == {(100 + 2 * 90, 20)}
+    with pytest.raises(ValueError, match="give tile_pad"):
+        upscale(Network(network, 2, None), image, tile=100)
+
+
 def test_self_ensemble_is_the_mean_of_eight_and_tiles_exactly(run: Run) -> None:
     from vaesr.models.self_ensemble import self_ensemble
 

@@ -1,4 +1,4 @@
-"""Exact tiling: a large image through a local network in pieces of one shape, without seams."""
+"""Tiling: a large image through a local network in pieces of one shape, without seams."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -62,6 +62,7 @@ def tiled_apply(
     scale: int,
     tile: int,
     halo: int,
+    feather: int = 0,
     multiple: int = 1,
     batch_size: int = 1,
     progress: Progress | None = None,
@@ -80,7 +81,11 @@ def tiled_apply(
         scale: whole upscaling factor of `fn`; 1 for restoration.
         tile: pixels an inner tile provides; windows have `tile + 2 * halo` pixels, or the axis if it is
             shorter.
-        halo: receptive radius of `fn` in input pixels.
+        halo: receptive radius of `fn` in input pixels; or less, where the radius is too large to afford and
+            what the farthest pixels change is too little to see.
+        feather: on both sides of a border of two tiles, as many input pixels pass gradually from one's result
+            to the other's, so that a halo below the radius leaves no line. At most `halo`, and half of
+            `tile`; the output is float32 where it is used.
         multiple: `fn` cuts its input into squares of so many pixels (a pixel unshuffle): windows begin at
             their corners. Images of other sizes are mirrored at the bottom and the right, as `fn` itself must
             do to images that it is given whole.
@@ -101,6 +106,11 @@ def tiled_apply(
     if multiple > 1:
         tile = check_positive_int(tile, function="tiled_apply", argument="tile")
         tile, halo = (-(-n // multiple) * multiple for n in (tile, halo))
+    if isinstance(feather, bool) or int(feather) != feather or not 0 <= feather <= min(halo, tile // 2):
+        raise ValueError(
+            f"tiled_apply: feather must be an integer from 0 to halo ({halo}) and half of tile "
+            f"({tile // 2}), but was {feather!r}."
+        )
     source = mirror_to_multiple(np.asarray(image), multiple)
     height, width, _ = source.shape
     rows = plan_tiles(height, tile, halo)
@@ -113,10 +123,16 @@ def tiled_apply(
         _check_result(result, len(group), group[0], scale)
         block = np.asarray(result)
         if target is None:
-            target = np.empty((height * scale, width * scale, block.shape[-1]), block.dtype)
+            kind = np.float32 if feather else block.dtype
+            target = np.zeros((height * scale, width * scale, block.shape[-1]), kind)
         for (row, column), out in zip(
             group, block, strict=False
         ):  # the filling of the last batch is left out
+            if feather:
+                down, across = _ramp(row, height, feather, scale), _ramp(column, width, feather, scale)
+                place = tuple(slice(s.start * scale, s.stop * scale) for s in (row, column))
+                target[place] += out * (down[:, None] * across)[..., None]
+                continue
             target[_slice(row, scale), _slice(column, scale)] = out[
                 _slice(row, scale, row.start), _slice(column, scale, column.start)
             ]
@@ -168,6 +184,14 @@ def _check_result(result: Any, count: int, span: tuple[Span, Span], scale: int) 
         raise ValueError(
             f"tiled_apply: fn must return [N, {height}, {width}, C] at scale {scale}, but returned {shape}."
         )
+
+
+def _ramp(span: Span, length: int, feather: int, scale: int) -> np.ndarray:
+    """The weights of a window's results along an axis of `length`: with its neighbours' they add up to 1."""
+    place = (np.arange((span.stop - span.start) * scale, dtype=np.float32) + 0.5) / scale + span.start
+    up = (place - span.first) / (2 * feather) + 0.5 if span.first > 0 else np.ones_like(place)
+    down = (span.last - place) / (2 * feather) + 0.5 if span.last < length else np.ones_like(place)
+    return np.clip(up, 0, 1) * np.clip(down, 0, 1)
 
 
 def _slice(span: Span, scale: int, origin: int = 0) -> slice:

@@ -178,6 +178,14 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="tile side in pixels, 0: whole image (default: by memory)",
     )
     add(
+        "--tile-pad",
+        "--tile_pad",
+        type=_whole,
+        metavar="N",
+        help="pixels around a tile (default: the network's reach, so that tiles change nothing; 48 where "
+        "that is more than 96, and tiles pass gradually into each other)",
+    )
+    add(
         "--self-ensemble", action="store_true", help="average 8 flips and turns: 8x the time, a little better"
     )
     add("--suffix", default="out", help="NAME_SUFFIX.EXT in a folder; '' for none (default: out)")

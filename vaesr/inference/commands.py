@@ -60,6 +60,7 @@ def upscale(args: argparse.Namespace) -> int:
         jobs,
         scale=args.outscale,
         tile=args.tile,
+        tile_pad=args.tile_pad,
         self_ensemble=args.self_ensemble,
         fp32=args.fp32,
         alpha=args.alpha_upsampler,

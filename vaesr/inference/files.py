@@ -187,6 +187,7 @@ def upscale_files(
     *,
     scale: float | None = None,
     tile: int | None = None,
+    tile_pad: int | None = None,
     self_ensemble: bool = False,
     fp32: bool = False,
     alpha: Any = "bicubic",
@@ -200,6 +201,7 @@ def upscale_files(
         jobs: from `plan_jobs`.
         scale: factor of the results, None for the network's.
         tile: see `upscale`.
+        tile_pad: see `upscale`.
         self_ensemble: see `upscale`.
         fp32: compute in full float32 (`Run.precise`). On CPUs, and for images of 16 bits, that is done
             anyway.
@@ -232,6 +234,7 @@ def upscale_files(
                     photo.pixels,
                     scale=scale,
                     tile=tile,
+                    tile_pad=tile_pad,
                     self_ensemble=self_ensemble,
                     alpha=alpha,
                     several_sizes=several,

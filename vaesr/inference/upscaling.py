@@ -16,6 +16,8 @@ from vaesr.models.self_ensemble import self_ensemble as ensemble_of_turns
 Apply = Callable[[Any], Any]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # Sides of square windows: a folder of any sizes compiles at most once for each.
+# Radii up to which tiles are exact, and the margin beyond.
+_EXACT, _MARGIN = 96, 48
 _WINDOWS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
@@ -28,6 +30,7 @@ class Network(NamedTuple):
         halo: receptive radius in input pixels, or None where it sees the whole image.
         bytes_per_pixel: memory that one input pixel takes while it runs, roughly.
         multiple: tiles must begin at multiples of so many pixels.
+        feather: pixels on both sides of a border of two tiles in which one's result passes into the other's.
     """
 
     apply: Apply
@@ -35,6 +38,7 @@ class Network(NamedTuple):
     halo: int | None
     bytes_per_pixel: int = 4096
     multiple: int = 1
+    feather: int = 0
 
 
 def network_of(run: Run, outscale: float | None = None) -> Network:
@@ -86,10 +90,14 @@ def upscale(
     scale: float | None = None,
     halo: int | None = None,
     alpha: Literal["bicubic", "network"] = "bicubic",
+    tile_pad: int | None = None,
     several_sizes: bool = False,
     progress: Callable[[int, int], Any] | None = None,
 ) -> np.ndarray:
     """Upscales one image; the result is the network's on the whole image, however it is cut into tiles.
+
+    That is exact up to a receptive radius of 96 pixels. Beyond it (RRDBNet: 349) tiles get a margin of 48,
+    and pass gradually into each other; see `tile_pad`.
 
     Grey goes through the network as RGB and comes back as its luma. Alpha is upscaled on its own; under fully
     transparent pixels the colours of the nearest visible ones are spread first, so that no dark fringe
@@ -107,6 +115,8 @@ def upscale(
             run with several scales (MDSR) it must be one of them, and None is the largest.
         halo: receptive radius in input pixels of a plain function; a run's model knows its own.
         alpha: "bicubic" or "network", which upscales the alpha channel.
+        tile_pad: margin around a tile, in input pixels, in place of the receptive radius. Where it is smaller
+            than that, or the network sees the whole image (RCAN), tiles are blended over half of it.
         several_sizes: whether images of many sizes follow; then windows of few shapes are used, so that the
             number of compilations stays bounded.
         progress: called as `progress(done, total)` with numbers of tiles.
@@ -119,7 +129,7 @@ def upscale(
         ValueError: on another shape or type, a bad knob, or where the network gives values that are not
             finite.
     """
-    net = _network(run_or_apply, scale, halo)
+    net = _with_margin(_network(run_or_apply, scale, halo), tile_pad)
     pixels = np.asarray(image)
     flat = pixels.ndim == 2
     values, top = _to_unit(pixels[..., None] if flat else pixels)
@@ -156,6 +166,18 @@ def _network(run_or_apply: Run | Network | Apply, outscale: float | None, halo: 
             f"the function must map [N, h, w, 3] to [N, h * s, w * s, 3], 16 x 16 gave {out.shape}"
         )
     return Network(jax.jit(run_or_apply), out.shape[1] // 16, halo)
+
+
+def _with_margin(net: Network, tile_pad: int | None) -> Network:
+    """The network with the margin that its tiles get."""
+    if tile_pad is not None and (isinstance(tile_pad, bool) or int(tile_pad) != tile_pad or tile_pad < 0):
+        raise ValueError(f"tile_pad must be a whole number of pixels or None, got {tile_pad!r}")
+    if tile_pad is None:
+        if net.halo is None or net.halo <= _EXACT:
+            return net
+        tile_pad = _MARGIN
+    exact = net.halo is not None and tile_pad >= net.halo
+    return net._replace(halo=net.halo if exact else tile_pad, feather=0 if exact else tile_pad // 2)
 
 
 def _to_unit(pixels: np.ndarray) -> tuple[np.ndarray, int | None]:
@@ -264,7 +286,7 @@ def _retrying(
     """Runs the network; where the tile was left to us and memory runs out, with halved windows."""
     if tile and net.halo is None:
         raise ValueError(
-            "this network has no receptive radius, so tiles would show seams: use tile=0, or give halo"
+            "this network has no receptive radius, so tiles would show seams: use tile=0, or give tile_pad"
         )
     chosen = auto_tile(rgb.shape[0], rgb.shape[1], net, several_sizes=several_sizes) if tile is None else tile
     while True:
@@ -300,6 +322,7 @@ def _run(
             scale=net.scale,
             tile=tile or max(x.shape[1:3]),
             halo=net.halo or 0,
+            feather=min(net.feather, tile // 2) if tile else 0,
             multiple=net.multiple,
             progress=report,
         ).astype(np.float32)
