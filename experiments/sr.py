@@ -30,7 +30,8 @@ class Config(base.RunConfig):
     test_crop: int = 1024
     # Decay of the parameters' moving average; 0 keeps none.
     ema_decay: float = 0.0
-    # Run folder whose parameters of the same name and shape to start from (x3 and x4 from x2).
+    # Parameters of the same name and shape to start from (x3 and x4 from x2): a run folder, another project's
+    # checkpoint, or the name of published weights (vaesr upscale --help).
     init_from: pathlib.Path | None = None
 
     @property
@@ -193,10 +194,10 @@ def unmapped(model: nn.Module) -> nn.Module:
 def start_from(
     run: pathlib.Path, player: str
 ) -> Callable[[Params, dict[str, Any]], tuple[Params, dict[str, Any]]]:
-    """A warm start: every parameter and variable of another run that has the same name and shape.
+    """A warm start: every parameter and variable of another network that has the same name and shape.
 
     Args:
-        run: its folder.
+        run: its folder, or what else `inference.load_upscaler` takes.
         player: who takes them.
 
     Returns:
@@ -205,10 +206,10 @@ def start_from(
 
     def start(params: Params, variables: dict[str, Any]) -> tuple[Params, dict[str, Any]]:
         try:
-            found = inference.load_run(run)
+            found = inference.load_upscaler(run)
             theirs = found.params[found.player], (found.variables or {}).get(found.player, {})
-        except (FileNotFoundError, ValueError) as error:
-            raise base.UserError(f"--init-from {run} is no run of an upscaler: {error}") from error
+        except (OSError, ValueError, ImportError) as error:
+            raise base.UserError(f"--init-from {run} is no network to start from: {error}") from error
         own, count = _take(params[player], theirs[0])
         if not count:
             raise base.UserError(

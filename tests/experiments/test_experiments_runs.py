@@ -163,7 +163,7 @@ def test_resume_reads_the_fields_from_the_folder(tmp_path):
 
 
 def test_a_run_that_never_began_leaves_no_claim(tmp_path):
-    with pytest.raises(base.UserError, match=r"--init-from .* is no run of an upscaler"):
+    with pytest.raises(base.UserError, match=r"--init-from .* is no network to start from"):
         smoke("edsr", tmp_path / "run", steps=2, init_from=tmp_path / "nowhere")
     assert smoke("edsr", tmp_path / "run", steps=2)
 

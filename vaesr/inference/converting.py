@@ -5,16 +5,22 @@ import pathlib
 
 from vaesr.data import cache_root
 from vaesr.inference.cli import output_path
+from vaesr.inference.others import load_upscaler
 from vaesr.metrics import LpipsNetwork
 from vaesr.pretrained import (
+    FAMILIES,
     FEATURES,
+    PERCEPTUAL,
     FeatureWeights,
     convert_features,
     convert_perceptual,
+    family_of,
     load_features,
     load_lpips,
+    write_checkpoint,
     write_features,
     write_perceptual,
+    write_upscaler,
 )
 from vaesr.reports.canvas import write_atomically
 
@@ -91,8 +97,12 @@ def convert(args: argparse.Namespace) -> int:
         The exit code.
 
     Raises:
-        ValueError: if heads are given to a network that has none.
+        ValueError: if heads are given to a network that has none, or an upscaler cannot be written so.
     """
+    if args.name not in (*FEATURES, *PERCEPTUAL):
+        return _convert_upscaler(args)
+    if args.family:
+        raise ValueError(f"--family belongs to upscalers, not to {args.name}")
     output = output_path(args.output, (".npz",)) if args.output else weight_file(args.name)
     packages = cache_root() / "packages"
     if args.name in FEATURES:
@@ -107,4 +117,20 @@ def convert(args: argparse.Namespace) -> int:
     for part, digest in origin.items():
         print(f"{part}: sha256 {digest}")
     print(f"{args.name} -> {output}")
+    return 0
+
+
+def _convert_upscaler(args: argparse.Namespace) -> int:
+    """A super-resolution network into a checkpoint for PyTorch."""
+    if args.trunk or args.heads:
+        raise ValueError(f"--trunk and --heads belong to metrics and content losses, not to {args.name}")
+    if not args.output:
+        raise ValueError("-o: say which file to write, .pth, .pt or .safetensors")
+    output = output_path(args.output, (".pth", ".pt", ".safetensors"))
+    run = load_upscaler(args.name)
+    family = args.family or run.config.get("origin", {}).get("family") or family_of(run.model)
+    state = write_upscaler(run.model, run.params[run.player], family)
+    write_atomically(output, write_checkpoint(output, state, wrapper=FAMILIES[family].wrapper))
+    count = sum(array.size for array in state.values())
+    print(f"{args.name} -> {output}: {FAMILIES[family].name}, {len(state)} arrays, {count:,} numbers")
     return 0

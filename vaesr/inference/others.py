@@ -8,7 +8,7 @@ from typing import Any, Literal
 from vaesr.data import cache_root
 from vaesr.inference.describe import describe_model
 from vaesr.inference.runs import Run, load_run
-from vaesr.pretrained import PUBLISHED, read_checkpoint, read_published, read_upscaler
+from vaesr.pretrained import FAMILIES, PUBLISHED, read_checkpoint, read_published, read_upscaler
 
 PLAYER = "generator"
 
@@ -60,5 +60,6 @@ def load_upscaler(
         found = read_upscaler(state, residual_scale=residual_scale)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    config = {"model": describe_model(found.model), "origin": origin | {"network": found.family.name}}
+    origin |= {"network": FAMILIES[found.family].name, "family": found.family}
+    config = {"model": describe_model(found.model), "origin": origin}
     return Run(path, found.model, {PLAYER: found.params}, {}, config, 0)

@@ -22,8 +22,8 @@ from vaesr.inference import files, images
 from vaesr.inference.against_people import against_people, print_table, read_weights
 from vaesr.inference.comparisons import Item, Loaded, Verdict, score_items
 from vaesr.inference.judges import Judge, find_judges, read_protocol
+from vaesr.inference.others import load_upscaler
 from vaesr.inference.pairing import match_files, read_comparable, read_pair
-from vaesr.inference.runs import load_run
 from vaesr.inference.upscaling import network_of, upscale
 from vaesr.reports import comparison_strip, scores_page
 from vaesr.reports.canvas import write_atomically
@@ -113,7 +113,7 @@ def _single_item(name: str, path: pathlib.Path) -> Item:
 
 def _run_items(args: argparse.Namespace, folder: pathlib.Path) -> list[Item]:
     """References, made small by bicubic and large again by the run; what it makes is kept in a folder."""
-    run = load_run(args.run, args.which).precise()
+    run = load_upscaler(args.run, which=args.which).precise()
     network = network_of(run, args.scale)
     paths = files.find_inputs(args.reference)
     names = _unique(paths)

@@ -25,7 +25,7 @@ from vaesr.pretrained.perceptual import (
     write_perceptual,
 )
 from vaesr.pretrained.torch_files import read_torch, write_torch
-from vaesr.pretrained.upscalers import FAMILIES, Family, Upscaler, read_upscaler, write_upscaler
+from vaesr.pretrained.upscalers import FAMILIES, Family, Upscaler, family_of, read_upscaler, write_upscaler
 
 __all__ = [
     "FAMILIES",
@@ -38,6 +38,7 @@ __all__ = [
     "Upscaler",
     "convert_features",
     "convert_perceptual",
+    "family_of",
     "fetch_package",
     "load_dists",
     "load_features",

@@ -40,7 +40,7 @@ class Family(NamedTuple):
 
     Attributes:
         name: of the network and whose names it has.
-        key: a name that the state dicts of this family have and those of the families after it lack.
+        marker: a name that the state dicts of this family have and those of the families after it lack.
         model: makes our network of the arrays' shapes, `(state) -> module`.
         names: our module's name -> their prefix, for a network.
         wrapper: the dictionary that the original code expects the state in; "" for none.
@@ -48,7 +48,7 @@ class Family(NamedTuple):
     """
 
     name: str
-    key: str
+    marker: str
     model: Callable[[State], nn.Module]
     names: Callable[[Any], Names]
     wrapper: str = ""
@@ -61,12 +61,12 @@ class Upscaler(NamedTuple):
     Attributes:
         model: the module.
         params: its parameters, NumPy arrays.
-        family: how it was written down.
+        family: how it was written down, a key of `FAMILIES`.
     """
 
     model: nn.Module
     params: dict[str, Any]
-    family: Family
+    family: str
 
 
 def unwrap_state(tree: Any) -> dict[str, np.ndarray]:
@@ -117,7 +117,8 @@ def read_upscaler(state: State, *, residual_scale: float | None = None) -> Upsca
         ValueError: if it is of no known network, a name is missing or left over, a shape does not fit, or a
             value is not finite; the names are given.
     """
-    family = _find_family(state)
+    known = _find_family(state)
+    family = FAMILIES[known]
     try:
         model = family.model(state)
     except (KeyError, IndexError, ValueError) as error:
@@ -153,7 +154,7 @@ def read_upscaler(state: State, *, residual_scale: float | None = None) -> Upsca
             f"{verb} {_some(keys)}" for verb, keys in (("lacks", missing), ("also has", [*left])) if keys
         ]
         raise ValueError(f"it looks like {family.name}, but {' and '.join(parts)}")
-    return Upscaler(model, unflatten_dict(found), family)
+    return Upscaler(model, unflatten_dict(found), known)
 
 
 def write_upscaler(model: nn.Module, params: Mapping[str, Any], family: str) -> dict[str, np.ndarray]:
@@ -194,10 +195,29 @@ def _key(names: Names, place: tuple[str, ...]) -> str:
     return f"{names[tuple(modules)]}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
-def _find_family(state: State) -> Family:
-    for family in FAMILIES.values():
-        if family.key in state:
-            return family
+def family_of(model: nn.Module) -> str:
+    """How a network is written down where nobody says how.
+
+    Args:
+        model: the network.
+
+    Returns:
+        A key of `FAMILIES`: the authors' names, and for RRDBNet those of BasicSR and Real-ESRGAN.
+
+    Raises:
+        ValueError: if no other project has such a network.
+    """
+    families = {EDSR: "edsr", MDSR: "mdsr", RCAN: "rcan", RRDBNet: "rrdb", MSRResNet: "msrresnet"}
+    found = (families | {SRVGGNetCompact: "srvgg"}).get(type(model))
+    if found is None:
+        raise ValueError(f"no project known here has names for {type(model).__name__}")
+    return found
+
+
+def _find_family(state: State) -> str:
+    for name, family in FAMILIES.items():
+        if family.marker in state:
+            return name
     if any("conv1x1" in key for key in state):
         raise ValueError("it is ESRGAN+, which is not known here")
     known = ", ".join(family.name for family in FAMILIES.values())
