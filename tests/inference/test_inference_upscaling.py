@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.test_models_sr import filled
 from vaesr.imaging import imresize
 from vaesr.inference import Network, Run, load_run, network_of, upscale
 from vaesr.inference.upscaling import auto_tile, spread_colour
 from vaesr.models.edsr import EDSR
 from vaesr.models.mdsr import MDSR
+from vaesr.models.rcan import RCAN
+from vaesr.models.rrdb import RRDBNet
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,42 @@ def test_tiles_give_the_whole_image(run: Run, tile: int) -> None:
     whole = upscale(run, image, tile=0)
     np.testing.assert_allclose(upscale(run, image, tile=tile), whole, atol=1e-5)
     assert whole.shape == (282, 190, 3)
+
+
+@pytest.mark.parametrize("how", ["rows", "batch"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        EDSR(scale=2, channels=8, blocks=2, conv_form="direct"),
+        RRDBNet(scale=2, channels=8, growth=4, blocks=1),
+        RCAN(scale=2, channels=8, groups=1, blocks=1, reduction=4),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_spread_over_devices_is_one_device(model: Any, how: Any) -> None:
+    images = np.random.default_rng(0).random((4, 32, 20, 3)).astype(np.float32)
+    params = {"generator": filled(model, jnp.asarray(images))["params"]}
+    run = Run(pathlib.Path("x"), model, params, {}, {}, 0)
+    out = run.spread(how)(images)
+    assert len(out.sharding.device_set) == 4
+    np.testing.assert_allclose(out, run.apply(images), atol=2e-6)
+    # Nothing is gathered: neighbours exchange the rows at their borders, or nothing at all.
+    (compiled,) = [value for key, value in run._compiled.items() if key[0] == "spread"]
+    text = compiled.lower(run._compiled["everywhere"], images).compile().as_text()
+    if isinstance(model, EDSR):
+        assert "all-gather" not in text and ("collective-permute" in text) == (how == "rows")
+
+
+def test_tiles_are_spread_over_devices(run: Run) -> None:
+    assert network_of(run).spread is not None and jax.local_device_count() == 4
+    image = np.random.default_rng(0).random((50, 41, 3)).astype(np.float32)
+    alone = network_of(run)._replace(spread=None)
+    for tile in (0, 8, 16, 100):  # 50 rows are not split in four
+        np.testing.assert_allclose(
+            upscale(run, image, tile=tile), upscale(alone, image, tile=tile), atol=2e-6
+        )
+    turned = [upscale(net, image[:48], self_ensemble=True) for net in (run, alone)]
+    np.testing.assert_allclose(*turned, atol=2e-6)
 
 
 def test_a_small_margin_is_blended(run: Run) -> None:

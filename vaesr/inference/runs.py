@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vaesr.inference.describe import build_model
+from vaesr.training.mesh import batch_sharding, make_mesh, replicated
 
 PyTree = Any
 
@@ -78,6 +80,31 @@ class Run:
         if "collections" not in self._compiled:
             self._compiled["collections"] = jax.device_put(self.collections)
         return self._compiled[key](self._compiled["collections"], *inputs)
+
+    def spread(self, how: Literal["batch", "rows"], **static: Any) -> Callable[[Any], Any]:
+        """The model over all local devices, compiled; one compilation per shape.
+
+        Args:
+            how: "batch" gives every device some images of a batch; "rows" gives it some rows of every image,
+                and the result is that of one device: convolutions fetch what they need from their neighbours'
+                rows, and global means are taken over all of them.
+            **static: further arguments that are not arrays, as in `apply`.
+
+        Returns:
+            `images [N, H, W, C] -> output`, whose N or H must be a multiple of the number of devices.
+        """
+        key = ("spread", how, tuple(sorted(static.items())))
+        if key not in self._compiled:
+            mesh = make_mesh(devices=jax.local_devices())
+            images = batch_sharding(mesh, leading=0 if how == "batch" else 1)
+            self._compiled[key] = jax.jit(
+                lambda collections, x: self.model.apply(collections, x, **static),
+                in_shardings=(replicated(mesh), images),
+                out_shardings=images,
+            )
+            if "everywhere" not in self._compiled:
+                self._compiled["everywhere"] = jax.device_put(self.collections, replicated(mesh))
+        return lambda x: self._compiled[key](self._compiled["everywhere"], x)
 
     def with_dtype(self, dtype: Any) -> "Run":
         """Gives the same run computing in another type.

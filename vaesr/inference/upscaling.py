@@ -1,5 +1,6 @@
 """Upscaling of one image of any size, depth and number of channels."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -31,6 +32,7 @@ class Network(NamedTuple):
         bytes_per_pixel: memory that one input pixel takes while it runs, roughly.
         multiple: tiles must begin at multiples of so many pixels.
         feather: pixels on both sides of a border of two tiles in which one's result passes into the other's.
+        spread: makes `apply` run on all local devices, see `Run.spread`; None leaves it on one.
     """
 
     apply: Apply
@@ -39,6 +41,7 @@ class Network(NamedTuple):
     bytes_per_pixel: int = 4096
     multiple: int = 1
     feather: int = 0
+    spread: Callable[[Literal["batch", "rows"]], Apply] | None = None
 
 
 def network_of(run: Run, outscale: float | None = None) -> Network:
@@ -78,6 +81,7 @@ def network_of(run: Run, outscale: float | None = None) -> Network:
         halo=getattr(model, "receptive_radius", None),
         bytes_per_pixel=width * (3 + scale * scale),
         multiple=getattr(model, "input_multiple", 1),
+        spread=functools.partial(run.spread, **static) if jax.local_device_count() > 1 else None,
     )
 
 
@@ -259,9 +263,9 @@ def auto_tile(height: int, width: int, net: Network, *, several_sizes: bool = Fa
     Returns:
         Pixels an inner tile provides, or 0 for the whole image.
     """
-    memory = (1 if jax.default_backend() == "cpu" else 8) * 2**30
-    budget = max(64 * 64, memory // net.bytes_per_pixel)
-    if net.halo is None or (height * width <= budget and not several_sizes):
+    budget = max(64 * 64, _memory() // net.bytes_per_pixel)
+    devices = jax.local_device_count() if net.spread and height % jax.local_device_count() == 0 else 1
+    if net.halo is None or (height * width <= budget * devices and not several_sizes):
         return 0
     margin = 2 * net.halo
     largest = max([w for w in _WINDOWS if w * w <= budget and w >= margin + 16] or [margin + 64])
@@ -273,6 +277,14 @@ def auto_tile(height: int, width: int, net: Network, *, several_sizes: bool = Fa
         return max(fitting) - margin
     # Too narrow for two halos: this axis is taken whole, the other cut only where it must be.
     return 0 if height * width <= budget else largest - margin
+
+
+def _memory() -> int:
+    """Bytes that a device may take: half of what an accelerator has left, 1 GiB of a host."""
+    if jax.default_backend() == "cpu":
+        return 2**30
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return max(2**30, (stats.get("bytes_limit", 2**34) - stats.get("bytes_in_use", 0)) // 2)
 
 
 def _retrying(
@@ -316,9 +328,11 @@ def _run(
         """One turn of the image, `[1, h, w, 3]`; NumPy out, so that the full result stays on the host."""
         turn = next(before)
         report = (lambda done, n: progress(done + turn * n, n * turns)) if progress else None
+        apply, batch = _on_devices(net, x.shape[1], x.shape[2], tile)
         out = tiled_apply(
-            net.apply,
+            apply,
             x[0],
+            batch_size=batch,
             scale=net.scale,
             tile=tile or max(x.shape[1:3]),
             halo=net.halo or 0,
@@ -331,3 +345,19 @@ def _run(
         return out[None]
 
     return (ensemble_of_turns(whole) if self_ensemble else whole)(rgb[None])[0]
+
+
+def _on_devices(net: Network, height: int, width: int, tile: int) -> tuple[Apply, int]:
+    """What runs the network, and how many tiles it takes at once: on one device, or on all of them."""
+    devices = jax.local_device_count()
+    if net.spread is None:
+        return net.apply, 1
+    if tile and max(height, width) > tile + 2 * (net.halo or 0):
+        apply = net.spread("batch")
+
+        def filled(batch: np.ndarray) -> Any:
+            return apply(np.concatenate([batch, batch[-1:].repeat(-len(batch) % devices, axis=0)]))
+
+        return filled, devices
+    # Rows are split evenly, or not at all.
+    return (net.apply if height % (devices * net.multiple) else net.spread("rows")), 1
