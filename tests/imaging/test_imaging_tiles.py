@@ -129,6 +129,23 @@ def test_feathered_weights_add_up_to_one(feather, tile):
     np.testing.assert_allclose(out, image.repeat(2, axis=0).repeat(2, axis=1), atol=1e-6)
 
 
+@pytest.mark.parametrize("feather", [0, 3])
+def test_results_are_finished_piece_by_piece(feather):
+    image = np.random.default_rng(0).integers(0, 256, (61, 20, 3)).astype(np.float32)
+    double = jax.jit(lambda x: x.repeat(2, axis=1).repeat(2, axis=2))
+    seen = []
+
+    def finish(part):
+        seen.append(part.shape)
+        return np.floor(part + 0.5).astype(np.uint8)
+
+    out = tiled_apply(double, image, scale=2, tile=8, halo=4, feather=feather, batch_size=3, finish=finish)
+    assert out.dtype == np.uint8
+    np.testing.assert_array_equal(out, image.repeat(2, axis=0).repeat(2, axis=1))
+    assert sum(shape[0] * shape[1] for shape in seen) == 122 * 40  # every pixel once
+    assert max(shape[0] for shape in seen) <= 2 * (8 + 2 * 4)
+
+
 def test_feathering_leaves_no_line_where_the_halo_is_too_small():
     """What each window sees differs by a constant: without feathering the borders jump by it."""
     image = np.tile(np.linspace(0, 1, 64, dtype=np.float32)[:, None, None], (1, 48, 1))

@@ -65,6 +65,7 @@ def tiled_apply(
     feather: int = 0,
     multiple: int = 1,
     batch_size: int = 1,
+    finish: Callable[[np.ndarray], np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Applies a local image network tile by tile, with the result of applying it to the whole image.
@@ -85,15 +86,17 @@ def tiled_apply(
             what the farthest pixels change is too little to see.
         feather: on both sides of a border of two tiles, as many input pixels pass gradually from one's result
             to the other's, so that a halo below the radius leaves no line. At most `halo`, and half of
-            `tile`; the output is float32 where it is used.
+            `tile`; results are float32 where it is used.
         multiple: `fn` cuts its input into squares of so many pixels (a pixel unshuffle): windows begin at
             their corners. Images of other sizes are mirrored at the bottom and the right, as `fn` itself must
             do to images that it is given whole.
         batch_size: tiles per call; the last batch is filled by repeating a tile.
+        finish: what is done with results before they are kept, such as rounding them to 8 bits: the whole
+            image then never exists as floats. Pixel by pixel.
         progress: called as `progress(done, total)` with numbers of tiles after each batch.
 
     Returns:
-        `[H * scale, W * scale, C']` numpy array of `fn`'s output dtype.
+        `[H * scale, W * scale, C']` numpy array of `fn`'s output dtype, or of `finish`'s.
 
     Raises:
         ValueError: if a knob is out of range, the image is not `[H, W, C]`, or `fn` returns another shape.
@@ -117,30 +120,77 @@ def tiled_apply(
     columns = plan_tiles(width, tile, halo)
     spans = [(row, column) for row in rows for column in columns]
 
-    target: np.ndarray | None = None
+    keep = _Canvas((height, width), scale, feather, finish or (lambda out: out))
     done = 0
     for group, result in _one_ahead(fn, source, spans, min(batch_size, len(spans))):
         _check_result(result, len(group), group[0], scale)
-        block = np.asarray(result)
-        if target is None:
-            kind = np.float32 if feather else block.dtype
-            target = np.zeros((height * scale, width * scale, block.shape[-1]), kind)
-        for (row, column), out in zip(
-            group, block, strict=False
-        ):  # the filling of the last batch is left out
-            if feather:
-                down, across = _ramp(row, height, feather, scale), _ramp(column, width, feather, scale)
-                place = tuple(slice(s.start * scale, s.stop * scale) for s in (row, column))
-                target[place] += out * (down[:, None] * across)[..., None]
-                continue
-            target[_slice(row, scale), _slice(column, scale)] = out[
-                _slice(row, scale, row.start), _slice(column, scale, column.start)
-            ]
+        # The filling of the last batch is left out.
+        for (row, column), out in zip(group, np.asarray(result), strict=False):
+            keep.add(row, column, out)
         done += len(group)
         if progress is not None:
             progress(done, len(spans))
-    assert target is not None
-    return target[: np.shape(image)[0] * scale, : np.shape(image)[1] * scale]
+    return keep.finished()[: np.shape(image)[0] * scale, : np.shape(image)[1] * scale]
+
+
+class _Canvas:
+    """Puts windows' results together, row of tiles by row of tiles; only one of them is held unfinished."""
+
+    def __init__(
+        self, size: tuple[int, int], scale: int, feather: int, finish: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        self.size, self.scale, self.feather, self.finish = size, scale, feather, finish
+        self.target: np.ndarray | None = None
+        # Where results are blended: their weighted sums, of which window row, and how many rows are finished.
+        self.sums: np.ndarray | None = None
+        self.row: Span | None = None
+        self.done = 0
+
+    def add(self, row: Span, column: Span, out: np.ndarray) -> None:
+        """Takes a window's result; windows come row by row."""
+        if not self.feather:
+            part = out[_slice(row, self.scale, row.start), _slice(column, self.scale, column.start)]
+            self._keep(_slice(row, self.scale), _slice(column, self.scale), part)
+            return
+        if row is not self.row:
+            self._begin(row, out.shape[-1])
+        assert self.sums is not None
+        down = _ramp(row, self.size[0], self.feather, self.scale)
+        across = _ramp(column, self.size[1], self.feather, self.scale)
+        place = slice(column.start * self.scale, column.stop * self.scale)
+        self.sums[:, place] += out * (down[:, None] * across)[..., None]
+
+    def finished(self) -> np.ndarray:
+        """The whole image."""
+        if self.row is not None:
+            self._flush(self.row.stop)
+        assert self.target is not None
+        return self.target
+
+    def _begin(self, row: Span, channels: int) -> None:
+        """Finishes what the windows of the new row don't reach, and carries the rest over to them."""
+        shape = ((row.stop - row.start) * self.scale, self.size[1] * self.scale, channels)
+        sums = np.zeros(shape, np.float32)
+        if self.row is not None and self.sums is not None:
+            self._flush(self.row.last - self.feather)
+            shared = max(0, self.row.stop - row.start) * self.scale
+            if shared:
+                sums[:shared] = self.sums[-shared:]
+        self.row, self.sums = row, sums
+
+    def _flush(self, until: int) -> None:
+        assert self.row is not None and self.sums is not None
+        begin, end = ((n - self.row.start) * self.scale for n in (self.done, until))
+        rows = slice(self.done * self.scale, until * self.scale)
+        self._keep(rows, slice(0, self.size[1] * self.scale), self.sums[begin:end])
+        self.done = until
+
+    def _keep(self, rows: slice, columns: slice, part: np.ndarray) -> None:
+        part = self.finish(part)
+        if self.target is None:
+            height, width = (n * self.scale for n in self.size)
+            self.target = np.empty((height, width, part.shape[-1]), part.dtype)
+        self.target[rows, columns] = part
 
 
 def mirror_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:

@@ -148,14 +148,17 @@ def upscale(
     factor = net.scale if scale is None else scale
     size = tuple(max(1, round(side * factor)) for side in values.shape[:2])
 
+    if top is not None and values.shape[2] == 3 and factor == net.scale and not self_ensemble:
+        # Rounded tile by tile: a large result never exists as floats.
+        finish = functools.partial(_round, top=top, kind=pixels.dtype)
+        return _retrying(net, values, tile, False, several_sizes, progress, finish)
+
     def through(rgb: np.ndarray) -> np.ndarray:
-        out = _retrying(net, rgb, tile, self_ensemble, several_sizes, progress)
+        out = _retrying(net, rgb, tile, self_ensemble, several_sizes, progress, _check_finite)
         return out if out.shape[:2] == size else np.asarray(imresize(out, size=size))
 
     result = _by_channels(values, through, size, alpha)
-    result = np.clip(result, 0.0, 1.0)
-    if top is not None:
-        result = np.floor(result * top + 0.5).astype(pixels.dtype)
+    result = np.clip(result, 0.0, 1.0) if top is None else _round(result, top=top, kind=pixels.dtype)
     return result[..., 0] if flat else result
 
 
@@ -182,6 +185,18 @@ def _with_margin(net: Network, tile_pad: int | None) -> Network:
         tile_pad = _MARGIN
     exact = net.halo is not None and tile_pad >= net.halo
     return net._replace(halo=net.halo if exact else tile_pad, feather=0 if exact else tile_pad // 2)
+
+
+def _check_finite(values: np.ndarray) -> np.ndarray:
+    """Results as float32."""
+    if not np.isfinite(values).all():
+        raise ValueError("the network gave values that are not finite; try --fp32, or another checkpoint")
+    return values.astype(np.float32)
+
+
+def _round(values: np.ndarray, *, top: int, kind: Any) -> np.ndarray:
+    """Results in [0, 1], or near, as integers up to `top`."""
+    return np.floor(np.clip(_check_finite(values), 0.0, 1.0) * top + 0.5).astype(kind)
 
 
 def _to_unit(pixels: np.ndarray) -> tuple[np.ndarray, int | None]:
@@ -294,6 +309,7 @@ def _retrying(
     self_ensemble: bool,
     several_sizes: bool,
     progress: Callable[[int, int], Any] | None,
+    finish: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Runs the network; where the tile was left to us and memory runs out, with halved windows."""
     if tile and net.halo is None:
@@ -303,7 +319,7 @@ def _retrying(
     chosen = auto_tile(rgb.shape[0], rgb.shape[1], net, several_sizes=several_sizes) if tile is None else tile
     while True:
         try:
-            return _run(net, rgb, chosen, self_ensemble, progress)
+            return _run(net, rgb, chosen, self_ensemble, progress, finish)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
             side = chosen or max(rgb.shape[:2])
@@ -320,6 +336,7 @@ def _run(
     tile: int,
     self_ensemble: bool,
     progress: Callable[[int, int], Any] | None,
+    finish: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     turns = 8 if self_ensemble else 1
     before = itertools.count()
@@ -338,10 +355,9 @@ def _run(
             halo=net.halo or 0,
             feather=min(net.feather, tile // 2) if tile else 0,
             multiple=net.multiple,
+            finish=finish,
             progress=report,
-        ).astype(np.float32)
-        if not np.isfinite(out).all():
-            raise ValueError("the network gave values that are not finite; try --fp32, or another checkpoint")
+        )
         return out[None]
 
     return (ensemble_of_turns(whole) if self_ensemble else whole)(rgb[None])[0]
