@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vaesr.inference.png16 import decode_png16, encode_png16, is_png16
+from vaesr.inference.png16 import decode_png16, encode_png16, is_png16, without_text
 from vaesr.reports.canvas import pillow, write_atomically
 
 READABLE = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2")
@@ -77,6 +77,7 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
 
 
 def _decode(image_module: Any, data: bytes) -> Photo:
+    data = without_text(data)
     image = image_module.open(io.BytesIO(data))
     notes: list[str] = []
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":

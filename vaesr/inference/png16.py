@@ -1,4 +1,4 @@
-"""16-bit PNG files, which Pillow reads only in grey and writes only in grey."""
+"""16-bit PNG files, which Pillow reads only in grey and writes only in grey; comments that it refuses."""
 
 import io
 import struct
@@ -22,6 +22,28 @@ def is_png16(data: bytes) -> bool:
         True for 16-bit grey, grey with alpha, RGB and RGBA.
     """
     return len(data) >= 26 and data[:8] == _SIGNATURE and data[24] == 16
+
+
+def without_text(data: bytes) -> bytes:
+    """A PNG file without its comments: Pillow refuses pictures with compressed ones that are large.
+
+    Args:
+        data: a file of any format.
+
+    Returns:
+        The file; as it was if it is no PNG, or not one as far as its last comment.
+    """
+    if data[:8] != _SIGNATURE:
+        return data
+    parts, place = [data[:8]], 8
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if end > len(data):
+            break
+        if data[place + 4 : place + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
+            parts.append(data[place:end])
+        place = end
+    return b"".join([*parts, data[place:]])
 
 
 def encode_png16(pixels: np.ndarray, *, icc_profile: bytes | None = None) -> bytes:
