@@ -1,4 +1,4 @@
-"""Eighty inputs that go wrong, or look as if: one line each, the documented exit code, nothing half-written."""
+"""Eighty inputs that go wrong, or look as if: one line each, the documented exit code, no debris."""
 
 import errno
 import io
