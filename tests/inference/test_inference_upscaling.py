@@ -16,6 +16,8 @@ from vaesr.models.edsr import EDSR
 from vaesr.models.mdsr import MDSR
 from vaesr.models.rcan import RCAN
 from vaesr.models.rrdb import RRDBNet
+from vaesr.models.srresnet import SRResNet
+from vaesr.models.srvgg import SRVGGNetCompact
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +49,17 @@ def test_tiles_give_the_whole_image(run: Run, tile: int) -> None:
     [
         EDSR(scale=2, channels=8, blocks=2, conv_form="direct"),
         RRDBNet(scale=2, channels=8, growth=4, blocks=1),
+        SRVGGNetCompact(scale=2, channels=8, convs=2),
+        SRResNet(scale=2, channels=8, blocks=1),
         RCAN(scale=2, channels=8, groups=1, blocks=1, reduction=4),
     ],
     ids=lambda model: type(model).__name__,
 )
 def test_spread_over_devices_is_one_device(model: Any, how: Any) -> None:
     images = np.random.default_rng(0).random((4, 32, 20, 3)).astype(np.float32)
-    params = {"generator": filled(model, jnp.asarray(images))["params"]}
-    run = Run(pathlib.Path("x"), model, params, {}, {}, 0)
+    tree = filled(model, jnp.asarray(images))
+    own = {name: value for name, value in tree.items() if name != "params"}
+    run = Run(pathlib.Path("x"), model, {"generator": tree["params"]}, {"generator": own}, {}, 0)
     out = run.spread(how)(images)
     assert len(out.sharding.device_set) == 4
     np.testing.assert_allclose(out, run.apply(images), atol=2e-6)

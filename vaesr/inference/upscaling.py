@@ -81,7 +81,10 @@ def network_of(run: Run, outscale: float | None = None) -> Network:
         halo=getattr(model, "receptive_radius", None),
         bytes_per_pixel=width * (3 + scale * scale),
         multiple=getattr(model, "input_multiple", 1),
-        spread=functools.partial(run.spread, **static) if jax.local_device_count() > 1 else None,
+        # XLA cannot split every network by rows: those that are convolutions and no more are known to be.
+        spread=functools.partial(run.spread, **static)
+        if jax.local_device_count() > 1 and hasattr(model, "receptive_radius")
+        else None,
     )
 
 
