@@ -10,7 +10,7 @@ import pytest
 from tests.models.test_models_sr import filled
 from vaesr.models import edsr, mdsr, rcan, rrdb, srcnn, srresnet, srvgg
 from vaesr.pretrained import FAMILIES, family_of, read_upscaler, write_upscaler
-from vaesr.pretrained.upscalers import unwrap_state
+from vaesr.pretrained.torch_files import unwrap_state
 
 
 def dense(scale, unshuffle=True):

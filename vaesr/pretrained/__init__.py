@@ -8,6 +8,7 @@ from vaesr.pretrained.checkpoints import (
     write_checkpoint,
 )
 from vaesr.pretrained.encoders import read_resnet
+from vaesr.pretrained.families import FAMILIES, Family
 from vaesr.pretrained.features import (
     FEATURES,
     FeatureWeights,
@@ -25,7 +26,7 @@ from vaesr.pretrained.perceptual import (
     write_perceptual,
 )
 from vaesr.pretrained.torch_files import read_torch, write_torch
-from vaesr.pretrained.upscalers import FAMILIES, Family, Upscaler, family_of, read_upscaler, write_upscaler
+from vaesr.pretrained.upscalers import Upscaler, family_of, read_upscaler, write_upscaler
 
 __all__ = [
     "FAMILIES",

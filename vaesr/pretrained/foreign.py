@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vaesr.pretrained.torch_files import read_torch
+from vaesr.pretrained.torch_files import read_torch, unwrap_state
 
 _SAFE = {
     ("numpy", "ndarray"),
@@ -32,8 +32,8 @@ def read_state(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Reads a file of named arrays.
 
     Args:
-        path: `.npz`; `.pth` or `.pt`, a state dict (also within "state_dict", "params_ema" or "params"); or
-            a pickle of nested dictionaries of NumPy arrays, of any other name. Torch is not needed.
+        path: `.npz`; `.pth` or `.pt`, a state dict, see `unwrap_state`; or a pickle of nested dictionaries of
+            NumPy arrays, of any other name. Torch is not needed.
 
     Returns:
         Arrays by name, nested names joined by "/".
@@ -48,7 +48,7 @@ def read_state(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         if path.suffix == ".npz":
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        tree = _read_torch(content) if path.suffix in (".pth", ".pt") else _read_pickle(content)
+        tree = unwrap_state(read_torch(content)) if path.suffix in (".pth", ".pt") else _read_pickle(content)
     # Whatever broken or hostile bytes make the readers raise.
     except Exception as error:
         words = " ".join(str(error).split())[:200]
@@ -64,14 +64,6 @@ def read_state(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_pickle(content: bytes) -> Any:
     return _ArraysOnly(io.BytesIO(content)).load()
-
-
-def _read_torch(content: bytes) -> Any:
-    tree = read_torch(content)
-    for name in ("state_dict", "params_ema", "params"):
-        if isinstance(tree, dict) and isinstance(tree.get(name), dict):
-            tree = tree[name]
-    return tree
 
 
 def _flatten(tree: Any, name: str, found: dict[str, np.ndarray]) -> None:

@@ -28,6 +28,11 @@ _DTYPES: dict[str, Any] = {
     "bool": np.bool_,
 }  # fmt: skip
 _NAMES = {np.dtype(kind): name for name, kind in _TYPES.items()}
+# Where checkpoints keep their state dict, the best first.
+_WRAPPERS = (
+    "params_ema", "params-ema", "params", "model_state_dict", "state_dict", "model", "net", "generator",
+)  # fmt: skip
+_PREFIXES = ("module.", "netG.", "generator.")
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
@@ -210,6 +215,39 @@ def _arrays(tree: Any) -> Any:
     if isinstance(tree, (list, tuple)):
         return [_arrays(value) for value in tree]
     return tree
+
+
+def unwrap_state(tree: Any) -> dict[str, np.ndarray]:
+    """Finds the state dict in what a checkpoint holds.
+
+    Args:
+        tree: nested dictionaries, see `read_torch`.
+
+    Returns:
+        Arrays by dotted name, without the prefixes that wrappers of modules add.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    while isinstance(tree, dict):
+        arrays = {k: v for k, v in tree.items() if isinstance(v, np.ndarray) and isinstance(k, str)}
+        inner = [tree[name] for name in _WRAPPERS if isinstance(tree.get(name), dict)]
+        if inner:
+            tree = inner[0]
+        elif arrays:
+            return _without_prefix(arrays)
+        elif len(tree) == 1:
+            tree = next(iter(tree.values()))
+        else:
+            break
+    raise ValueError("it holds no state dict: save the network's state_dict()")
+
+
+def _without_prefix(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            return _without_prefix({key[len(prefix) :]: array for key, array in state.items()})
+    return state
 
 
 def write_torch(state: Mapping[str, np.ndarray], *, name: str = "") -> bytes:
