@@ -1,14 +1,17 @@
 """The `vaesr` command: what users type, and what they get wrong."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from vaesr.inference import files, latents, load_run
+from vaesr.inference import files, latents, load_run, load_upscaler, upscale
 from vaesr.inference.cli import main
 from vaesr.inference.images import Photo, read_photo, write_photo
 
@@ -192,7 +195,7 @@ def test_usage_errors_are_one_line(
     "arguments, words",
     [
         ([], "COMMAND"),
-        (["export"], "invalid choice"),
+        (["enhance"], "invalid choice"),
         (["upscale", "-i", "x", "-n", "a", "--run", "r"], "not allowed with"),
         (["upscale", "--run", "r", "-i", "x", "-o", "y", "--tile", "-3"], "at least 0"),
         (["upscale", "--run", "r", "-i", "x", "-o", "y", "-s", "inf"], "above 0"),
@@ -296,3 +299,42 @@ def test_help_does_not_wait_for_jax() -> None:
     code += "print('jax' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "False" and "upscale" in out and "evaluate" in out
+
+
+def test_noise_is_kept_as_far_as_wanted(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from vaesr.models.srvgg import SRVGGNetCompact
+    from vaesr.pretrained import write_checkpoint, write_upscaler
+
+    model = SRVGGNetCompact(scale=2, channels=4, convs=2)
+    for name, seed in (("tiny-x4v3", 0), ("tiny-wdn-x4v3", 1), ("else", 2)):
+        params = model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)))["params"]
+        path = tmp_path / f"{name}.pth"
+        path.write_bytes(write_checkpoint(path, write_upscaler(model, params, "srvgg")))
+    write_photo(tmp_path / "a.png", Photo(np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)))
+
+    def result(*flags: str) -> np.ndarray:
+        line = ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), *flags]
+        assert main(line) == 0
+        return read_photo(tmp_path / "b.png").pixels
+
+    first, keeps = str(tmp_path / "tiny-x4v3.pth"), str(tmp_path / "tiny-wdn-x4v3.pth")
+    ends = [result("--model-path", path) for path in (first, keeps)]
+    assert (ends[0] != ends[1]).any()
+    np.testing.assert_array_equal(result("--model_path", first, "-dn", "1"), ends[0])
+    np.testing.assert_array_equal(result("--model_path", first, "-dn", "0"), ends[1])
+    given = result("--model-path", keeps, "--denoise-path", first, "--denoise_strength", "0.25")
+    np.testing.assert_array_equal(result("--model-path", first, "-dn", "0.75"), given)
+    # A quarter of the one network's weights is no quarter of its picture: the mix is the weights'.
+    mixed = load_upscaler(first)
+    half = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, mixed.params, load_upscaler(keeps).params)
+    photo = read_photo(tmp_path / "a.png").pixels
+    found = upscale(dataclasses.replace(mixed, params=half, _compiled={}), photo)
+    assert np.abs(found.astype(int) - given.astype(int)).max() <= 1
+    capsys.readouterr()
+    for flags, words in (
+        (["-dn", "0.5"], "give --model-path"),
+        (["-dn", "0.5", "--model-path", str(tmp_path / "else.pth")], "-wdn"),
+        (["-dn", "0.5", "--denoise-path", str(tmp_path / "no.pth"), "--model-path", first], "no.pth"),
+    ):
+        assert main(["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "c.png"), *flags]) == 2
+        assert words in capsys.readouterr().err

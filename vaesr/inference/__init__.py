@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         score_pairs,
         tiled_upscaler,
     )
+    from vaesr.inference.exporting import export_onnx, export_stablehlo, load_exported, write_export
     from vaesr.inference.images import ImageFileError, Photo, read_photo, write_photo
     from vaesr.inference.interpolation import interpolate
     from vaesr.inference.latent_figures import save_latent_figures
@@ -69,9 +70,11 @@ if TYPE_CHECKING:
         score_members,
     )
     from vaesr.inference.upscaling import Network, network_of, upscale
+    from vaesr.inference.video import Clip, VideoFileError, upscale_video
 
 __all__ = [
     "METHOD_TITLES",
+    "Clip",
     "CodeBits",
     "CodeStudy",
     "CurveStudy",
@@ -87,6 +90,7 @@ __all__ = [
     "Run",
     "Score",
     "UpscaleOne",
+    "VideoFileError",
     "build_model",
     "choose_labels",
     "code_statistics",
@@ -100,11 +104,14 @@ __all__ = [
     "encode_maps",
     "encode_splits",
     "exact_pca_log_likelihood",
+    "export_onnx",
+    "export_stablehlo",
     "find_features",
     "find_lpips",
     "foreign_images",
     "interpolate",
     "level_names",
+    "load_exported",
     "load_priors",
     "load_run",
     "load_upscaler",
@@ -135,7 +142,9 @@ __all__ = [
     "tiled_upscaler",
     "unigram_bits",
     "upscale",
+    "upscale_video",
     "water_filling",
+    "write_export",
     "write_photo",
 ]
 
@@ -188,6 +197,7 @@ _HOMES = {
         "score_pairs",
         "tiled_upscaler",
     ),
+    "exporting": ("export_onnx", "export_stablehlo", "load_exported", "write_export"),
     "images": ("ImageFileError", "Photo", "read_photo", "write_photo"),
     "interpolation": ("interpolate",),
     "latent_figures": ("save_latent_figures",),
@@ -206,6 +216,7 @@ _HOMES = {
         "score_members",
     ),
     "upscaling": ("Network", "network_of", "upscale"),
+    "video": ("Clip", "VideoFileError", "upscale_video"),
 }
 
 

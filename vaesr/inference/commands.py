@@ -1,9 +1,11 @@
 """What the subcommands of `vaesr` do with their parsed arguments."""
 
 import argparse
+import dataclasses
 import io
 import json
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,9 +15,10 @@ import jax
 import numpy as np
 
 from vaesr.imaging import imresize
-from vaesr.inference import code_sampling, files, latents
+from vaesr.inference import code_sampling, exporting, files, latents
 from vaesr.inference.cli import output_path
 from vaesr.inference.images import ImageFileError, read_photo
+from vaesr.inference.interpolation import interpolate
 from vaesr.inference.others import load_upscaler
 from vaesr.inference.runs import Run, load_run
 from vaesr.reports.canvas import write_atomically
@@ -53,6 +56,8 @@ def upscale(args: argparse.Namespace) -> int:
     network = load_upscaler(
         args.model_path or args.model_name, which=args.which, residual_scale=args.residual_scale
     )
+    if args.denoise is not None:
+        network = _denoising(network, args)
     if "origin" in network.config and not args.quiet:
         print(_origin(network.config["origin"]))
     failed = files.upscale_files(
@@ -64,10 +69,52 @@ def upscale(args: argparse.Namespace) -> int:
         self_ensemble=args.self_ensemble,
         fp32=args.fp32,
         alpha=args.alpha_upsampler,
+        crf=args.crf,
         say=(lambda line: None) if args.quiet else print,
         on_error=traceback.print_exception if args.debug else None,
     )
     return _report(args.command, [(str(job.source), why) for job, why in failed], len(jobs) - kept)
+
+
+def _denoising(network: Run, args: argparse.Namespace) -> Run:
+    """The network mixed with one that keeps noise, as Real-ESRGAN's -dn does for realesr-general-x4v3."""
+    other = args.denoise_path
+    if other is None:
+        if not args.model_path:
+            raise files.UsageError("-dn mixes two networks: give --model-path, and --denoise-path")
+        path = pathlib.Path(args.model_path).expanduser()
+        beside = path.with_name(re.sub(r"-(x\d+v\d+)", r"-wdn-\1", path.name))
+        if beside == path or not beside.exists():
+            raise files.UsageError(
+                f"-dn needs a network that keeps noise: beside {path.name} with -wdn, or --denoise-path"
+            )
+        other = beside
+    keeps = load_upscaler(other, which=args.which, residual_scale=args.residual_scale)
+    mixed = interpolate(keeps.params, network.params, args.denoise)
+    return dataclasses.replace(network, params=mixed, _compiled={})
+
+
+def export(args: argparse.Namespace) -> int:
+    """Carries out `vaesr export`.
+
+    Args:
+        args: parsed arguments.
+
+    Returns:
+        The exit code.
+    """
+    output = output_path(args.output, (".onnx", ".stablehlo"))
+    run = load_upscaler(args.network, which=args.which, residual_scale=args.residual_scale)
+    if "origin" in run.config:
+        print(_origin(run.config["origin"]))
+    difference = exporting.write_export(
+        run, output, scale=args.scale, size=args.size, layout=args.layout, platforms=args.platforms
+    )
+    print(
+        f"{output}: {output.stat().st_size / 2**20:.1f} MiB; its results are within {difference:.1g} of "
+        f"the network's"
+    )
+    return 0
 
 
 def _origin(origin: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from vaesr.inference import images
+from vaesr.inference import images, video
 from vaesr.inference.runs import Run
 from vaesr.inference.upscaling import network_of, upscale
 from vaesr.reports.canvas import pillow
@@ -35,6 +35,7 @@ class Job:
         bits: 8 or 16.
         note: why the target is of another format than asked, or "".
         done: whether the target is there already and is to be kept.
+        moving: whether it is a video.
     """
 
     source: pathlib.Path
@@ -43,14 +44,16 @@ class Job:
     bits: int = 8
     note: str = ""
     done: bool = False
+    moving: bool = False
 
 
-def find_inputs(pattern: str) -> list[pathlib.Path]:
-    """Lists the image files that `-i` means.
+def find_inputs(pattern: str, endings: Sequence[str] = images.READABLE) -> list[pathlib.Path]:
+    """Lists the files that `-i` means.
 
     Args:
         pattern: a file (whatever its extension), a folder (its image files, not those in folders within), or
             a glob pattern such as `"photos/*.jpg"` or `"photos/**/*.png"`.
+        endings: which of a folder's or a pattern's files count, lower case.
 
     Returns:
         Paths in the order of their names.
@@ -68,9 +71,10 @@ def find_inputs(pattern: str) -> list[pathlib.Path]:
         if not found:
             kind = "no file matches" if glob.has_magic(pattern) else "there is no file or folder"
             raise UsageError(f"-i: {kind} {pattern!r}")
-    pictures = sorted(p for p in found if p.suffix.lower() in images.READABLE and not p.name.startswith("."))
+    pictures = sorted(p for p in found if p.suffix.lower() in endings and not p.name.startswith("."))
     if not pictures:
-        raise UsageError(f"-i: {pattern!r} holds no image files ({', '.join(images.READABLE)})")
+        kinds = "image files or videos" if ".mp4" in endings else "image files"
+        raise UsageError(f"-i: {pattern!r} holds no {kinds} ({', '.join(endings)})")
     return pictures
 
 
@@ -81,10 +85,12 @@ def plan_jobs(
 
     Args:
         pattern: see `find_inputs`.
-        output: a folder; or, with one input file, a file name that ends in a writable extension.
+        output: a folder; or, with one input file, a file name that ends in a writable extension, an image's
+            for an image and a video's for a video.
         suffix: put after the name with an underscore; "" for none.
         extension: "png", "jpg", "webp", "tiff", or "auto" for the input's own (PNG where that is none of
             them). An image that the format cannot hold (transparency in JPEG, 16 bits in WebP) becomes PNG.
+            Videos keep theirs where it can be written, and become `.mkv` where not.
         skip_existing: mark jobs whose target is there.
 
     Returns:
@@ -93,10 +99,15 @@ def plan_jobs(
     Raises:
         UsageError: where the output is impossible.
     """
-    sources = find_inputs(pattern)
+    sources = find_inputs(pattern, (*images.READABLE, *video.READABLE))
     destination = pathlib.Path(output).expanduser()
-    single = destination.suffix.lower() in images.WRITABLE and not destination.is_dir()
     one_file = pathlib.Path(pattern).expanduser().is_file()
+    ending = destination.suffix.lower()
+    single = ending in (*images.WRITABLE, *video.READABLE) and not destination.is_dir()
+    if single and one_file:
+        writable = video.WRITABLE if _is_video(sources[0]) else images.WRITABLE
+        if ending not in writable:
+            raise UsageError(f"-o: {sources[0].name} becomes {', '.join(writable)}, not {destination.name!r}")
     if single and not one_file:
         raise UsageError(f"-o: {output!r} is a file name, but -i names several images; give a folder")
     if destination.is_file() and not single:
@@ -122,7 +133,17 @@ def plan_jobs(
     return jobs
 
 
+def _is_video(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in video.READABLE
+
+
 def _job(source: pathlib.Path, destination: pathlib.Path, single: bool, suffix: str, extension: str) -> Job:
+    if _is_video(source):
+        own = source.suffix.lower()
+        ending, note = (own, "") if own in video.WRITABLE else (".mkv", f"{own} written as Matroska")
+        name = f"{source.stem}_{suffix}" if suffix else source.stem
+        target = destination if single else destination / (name + ending)
+        return Job(source, target, note="" if single else note, moving=True)
     size, channels, bits = look(source)
     if single:
         return Job(source, destination, size, bits)
@@ -191,6 +212,7 @@ def upscale_files(
     self_ensemble: bool = False,
     fp32: bool = False,
     alpha: Any = "bicubic",
+    crf: int = 16,
     say: Say = print,
     on_error: Callable[[Exception], None] | None = None,
 ) -> list[tuple[Job, str]]:
@@ -206,6 +228,7 @@ def upscale_files(
         fp32: compute in full float32 (`Run.precise`). On CPUs, and for images of 16 bits, that is done
             anyway.
         alpha: see `upscale`.
+        crf: of videos, see `upscale_video`.
         say: gets a line for each file.
         on_error: gets each exception as it is caught.
 
@@ -221,36 +244,28 @@ def upscale_files(
     network_of(run, scale)  # a run of another kind is refused before the first file
     todo = [job for job in jobs if not job.done]
     # Few sizes: each whole. Many: windows of few shapes, so that compilation does not outweigh the work.
-    several = len({job.size for job in todo}) > 3
+    several = len({job.size for job in todo if not job.moving}) > 3
+    knobs = {"scale": scale, "tile": tile, "tile_pad": tile_pad, "self_ensemble": self_ensemble}
+    photos = {**knobs, "alpha": alpha, "several_sizes": several}
     failed: list[tuple[Job, str]] = []
     bar = progress_bar(len(todo))
     try:
         for index, job in enumerate(todo):
             began = time.perf_counter()
+            progress = _fraction(bar, index)
             try:
-                photo = images.read_photo(job.source)
-                result = upscale(
-                    precise if job.bits == 16 else run,
-                    photo.pixels,
-                    scale=scale,
-                    tile=tile,
-                    tile_pad=tile_pad,
-                    self_ensemble=self_ensemble,
-                    alpha=alpha,
-                    several_sizes=several,
-                    progress=_fraction(bar, index),
-                )
-                images.write_photo(job.target, dataclasses.replace(photo, pixels=result))
-            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                if job.moving:
+                    done = _upscale_clip(run, job, {**knobs, "crf": crf, "progress": progress})
+                else:
+                    network = precise if job.bits == 16 else run
+                    done = _upscale_photo(network, job, {**photos, "progress": progress})
+            except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
                 reason = " ".join((str(error) or type(error).__name__).split())
                 failed.append((job, reason))
                 if on_error:
                     on_error(error)
             else:
-                notes = [note for note in (*photo.notes, job.note) if note]
-                _tell(
-                    bar, say, _line(job, photo.pixels.shape, result.shape, time.perf_counter() - began, notes)
-                )
+                _tell(bar, say, _line(job, *done, time.perf_counter() - began))
             if bar is not None:
                 bar.n = index + 1
                 bar.refresh()
@@ -260,9 +275,26 @@ def upscale_files(
     return failed
 
 
-def _line(job: Job, before: Sequence[int], after: Sequence[int], seconds: float, notes: list[str]) -> str:
+# Height and width before and after, and notes.
+Done = tuple[Sequence[int], Sequence[int], Sequence[str]]
+
+
+def _upscale_photo(run: Run, job: Job, knobs: dict[str, Any]) -> Done:
+    photo = images.read_photo(job.source)
+    result = upscale(run, photo.pixels, **knobs)
+    images.write_photo(job.target, dataclasses.replace(photo, pixels=result))
+    return photo.pixels.shape, result.shape, photo.notes
+
+
+def _upscale_clip(run: Run, job: Job, knobs: dict[str, Any]) -> Done:
+    clip = video.upscale_video(run, job.source, job.target, **knobs)
+    return clip.before, clip.after, (f"{clip.frames} pictures", *clip.notes)
+
+
+def _line(job: Job, before: Sequence[int], after: Sequence[int], notes: Sequence[str], seconds: float) -> str:
     sizes = f"{before[1]}x{before[0]} -> {after[1]}x{after[0]}"
     text = f"{job.source.name}: {sizes} {job.target} ({seconds:.1f} s)"
+    notes = [note for note in (*notes, job.note) if note]
     return text + (f" [{'; '.join(notes)}]" if notes else "")
 
 

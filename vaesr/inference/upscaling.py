@@ -74,7 +74,7 @@ def network_of(run: Run, outscale: float | None = None) -> Network:
         )
     scale = int(outscale) if several and outscale is not None else max(scales)
     static: dict[str, Any] = {"scale": scale} if several else {}
-    width = 4 * int(getattr(model, "channels", 64))
+    width = 4 * int(np.max(getattr(model, "channels", 64)))
     return Network(
         apply=lambda x: run.apply(x, **static),
         scale=scale,

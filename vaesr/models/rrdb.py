@@ -140,7 +140,7 @@ class _DenseBlock(nn.Module):
 
 
 def _leaky(x: jax.Array) -> jax.Array:
-    return nn.leaky_relu(x, 0.2)
+    return nn.leaky_relu(x, negative_slope=0.2)
 
 
 # Parameter counts: 16,697,987, 16,703,171, 16,723,907 and 4,467,779.

@@ -143,7 +143,7 @@ class MSRResNet(nn.Module):
 
 
 def _leaky(x: jax.Array) -> jax.Array:
-    return nn.leaky_relu(x, 0.1)
+    return nn.leaky_relu(x, negative_slope=0.1)
 
 
 # Parameter counts: 1,549,462 and 1,517,571.

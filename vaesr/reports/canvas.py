@@ -1,9 +1,11 @@
 """Pixels and letters: what the figures are drawn with. Pillow is imported inside the functions."""
 
+import contextlib
 import functools
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -51,19 +53,37 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         OSError: where the folder cannot be written; nothing is left behind.
     """
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Lets a file be written at leisure under another name, and gives it its own once it is complete.
+
+    Args:
+        path: where it is to be; missing parent folders are made.
+
+    Yields:
+        The path to write, an empty file beside it with the same extension.
+
+    Raises:
+        OSError: where the folder cannot be written; nothing is left behind, whatever was raised.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part" + path.suffix)
+    os.close(handle)
+    temporary = pathlib.Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        yield temporary
         # mkstemp makes private files; give the ones everybody else's programs would make.
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
     except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
