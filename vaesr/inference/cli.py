@@ -80,6 +80,14 @@ written after its results were compared with the network's own. A .stablehlo is 
 vaesr.inference.load_exported reads it, or jax.export.deserialize without this library. Whoever runs them cuts
 large photos into tiles."""
 
+_DEMO = """\
+examples:
+  vaesr demo
+  vaesr demo --model-path runs/edsr 4x_community_model.pth --port 9000
+
+A page on this machine alone: choose a photo and a network, look at it before and after, keep the result. Give
+--host 0.0.0.0 to let others of your network use it."""
+
 _EVALUATE = """\
 examples:
   vaesr evaluate -r hr/ -i upscaled/ -o results/ --metrics psnr,ssim,vsi --protocol sr:4
@@ -123,6 +131,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_fit(commands)
     _add_convert(commands)
     _add_export(commands)
+    _add_demo(commands)
     return parser
 
 
@@ -378,6 +387,24 @@ def _add_export(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
 
 
+def _add_demo(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    command = _new(commands, "demo", "serve a page to upscale photos with", _DEMO, run=False)
+    add = command.add_argument
+    add(
+        "--model-path",
+        "--model_path",
+        "--run",
+        dest="model_path",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="run folders and checkpoints to choose from, beside the published networks",
+    )
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at (default: 127.0.0.1)")
+    add("--port", type=_count, default=8080, metavar="N", help="to listen at (default: 8080)")
+    add("--no-browser", action="store_true", help="don't open it in the browser")
+
+
 def _size(text: str) -> tuple[int, int]:
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
@@ -455,6 +482,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "fit": fitting.fit,
         "convert": converting.convert,
         "export": commands.export,
+        "demo": commands.demo,
     }[args.command]
     try:
         return run(args)

@@ -6,6 +6,7 @@ import io
 import json
 import pathlib
 import re
+import socket
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,10 +18,13 @@ import numpy as np
 from vaesr.imaging import imresize
 from vaesr.inference import code_sampling, exporting, files, latents
 from vaesr.inference.cli import output_path
+from vaesr.inference.demo import serve
 from vaesr.inference.images import ImageFileError, read_photo
 from vaesr.inference.interpolation import interpolate
 from vaesr.inference.others import load_upscaler
 from vaesr.inference.runs import Run, load_run
+from vaesr.inference.upscaling import network_of
+from vaesr.pretrained import PUBLISHED
 from vaesr.reports.canvas import write_atomically
 from vaesr.reports.grids import save_grid
 
@@ -113,6 +117,34 @@ def export(args: argparse.Namespace) -> int:
     print(
         f"{output}: {output.stat().st_size / 2**20:.1f} MiB; its results are within {difference:.1g} of "
         f"the network's"
+    )
+    return 0
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Carries out `vaesr demo`.
+
+    Args:
+        args: parsed arguments.
+
+    Returns:
+        The exit code.
+    """
+    sources = {pathlib.Path(path).name: path for path in args.model_path}
+    for path in args.model_path:
+        network_of(load_upscaler(path))  # refused now, not when a visitor chooses it
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((args.host, args.port))
+        except OSError as error:
+            raise OSError(f"cannot listen at {args.host}:{args.port}: {error.strerror or error}") from error
+    print(f"http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
+    serve(
+        {**sources, **{name: name for name in PUBLISHED}},
+        host=args.host,
+        port=args.port,
+        browser=not args.no_browser,
     )
     return 0
 

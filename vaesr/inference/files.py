@@ -258,7 +258,7 @@ def upscale_files(
                     done = _upscale_clip(run, job, {**knobs, "crf": crf, "progress": progress})
                 else:
                     network = precise if job.bits == 16 else run
-                    done = _upscale_photo(network, job, {**photos, "progress": progress})
+                    done = upscale_photo(network, job, **photos, progress=progress)
             except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
                 reason = " ".join((str(error) or type(error).__name__).split())
                 failed.append((job, reason))
@@ -279,7 +279,22 @@ def upscale_files(
 Done = tuple[Sequence[int], Sequence[int], Sequence[str]]
 
 
-def _upscale_photo(run: Run, job: Job, knobs: dict[str, Any]) -> Done:
+def upscale_photo(run: Run, job: Job, **knobs: Any) -> Done:
+    """Upscales one image file.
+
+    Args:
+        run: of a super-resolution network.
+        job: from `plan_jobs`.
+        **knobs: see `upscale`.
+
+    Returns:
+        Shape before, shape after, and notes of what was changed in reading.
+
+    Raises:
+        ValueError: where the file is no image, or the network fails on it.
+        OSError: where the result cannot be written.
+        MemoryError: where the device's memory does not suffice.
+    """
     photo = images.read_photo(job.source)
     result = upscale(run, photo.pixels, **knobs)
     images.write_photo(job.target, dataclasses.replace(photo, pixels=result))
