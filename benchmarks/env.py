@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 _PATH = re.compile(r"(?<![\w.])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\=,:;'\"]+[/\\])*([^\s/\\=,:;'\"]*)")
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "piq", "scikit-image")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "piq", "scikit-image", "ncnn")
 
 
 def scrub(text: str) -> str:

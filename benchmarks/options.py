@@ -13,7 +13,8 @@ class Options:
         suites: names of the suites.
         models: which models the `train` suite measures, and which metrics the `metrics` suite; empty for all
             that suit the device.
-        peers: frameworks to compare with ("torch"; "piq" for the metrics, with scikit-image).
+        peers: frameworks to compare with ("torch"; "piq" and scikit-image for metrics; "ncnn" for tiles).
+        sizes: `(height, width)` of the photos of the `tiles` suite; empty for its own.
         smoke: tiny sizes, seconds in all.
         torch_compile: measure `torch.compile` too; compiling takes long.
         plan: how long to measure.
@@ -25,6 +26,7 @@ class Options:
     suites: tuple[str, ...] = ("train", "input")
     models: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
     smoke: bool = False
     torch_compile: bool = False
     plan: timing.Plan = dataclasses.field(default_factory=timing.Plan)

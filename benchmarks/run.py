@@ -16,14 +16,15 @@ from typing import Any
 
 from vaesr.allocator import keep_freed_memory
 
-SUITES = ("train", "input", "vq", "sample", "metrics")
+SUITES = ("train", "input", "vq", "sample", "metrics", "tiles")
 METRICS = ("psnr", "ssim", "ms_ssim", "iw_ssim", "gmsd", "fsim", "fsimc", "vsi", "sff")
 TRAINED = (
     "vae", "iwae", "bnn", "vqvae", "vqvae2", "pixelsnail", "edsr", "edsr_paper", "rcan", "rrdb", "srgan",
     "esrgan",
 )  # fmt: skip
-MODELS = (*TRAINED, *METRICS)
-PEERS = ("torch", "piq")
+UPSCALERS = ("rrdb23", "rrdb6", "srvgg", "edsr_baseline")
+MODELS = (*TRAINED, *METRICS, *UPSCALERS)
+PEERS = ("torch", "piq", "ncnn")
 # Set for the pinned child: the core it may use. XLA makes its threads once, when the backend starts, so
 # the core has to be chosen before JAX is imported.
 _PINNED = "VAESR_BENCH_CORE"
@@ -44,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
         "--suite", type=_names(SUITES), default=SUITES, help="comma-separated: " + ", ".join(SUITES)
     )
     p.add_argument("--model", type=_names(MODELS), default=(), help="comma-separated: " + ", ".join(MODELS))
-    p.add_argument("--peer", type=_names(PEERS), default=(), help="compare with: torch, piq")
+    p.add_argument("--peer", type=_names(PEERS), default=(), help="compare with: torch, piq, ncnn")
+    p.add_argument("--sizes", type=_sizes, default=(), metavar="WxH,...", help="photos of the suite tiles")
     p.add_argument("--json", metavar="FILE", help="write the result with raw samples and environment")
     p.add_argument("--plot", metavar="FILE", help="write bars of throughput as PNG (needs matplotlib)")
     p.add_argument("--trace", metavar="DIR", help="write a profile of our sides, apart from the timed runs")
@@ -75,6 +77,15 @@ def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
         return names
 
     return read
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """Reads widths and heights, and gives heights and widths."""
+    try:
+        pairs = [[int(side) for side in size.split("x")] for size in text.split(",")]
+        return tuple((height, width) for width, height in pairs)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} given; expected WIDTHxHEIGHT, with commas") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -149,6 +160,7 @@ def _measure(arguments: argparse.Namespace, argv: list[str], *, pinned: bool) ->
         suites=arguments.suite,
         models=arguments.model,
         peers=arguments.peer,
+        sizes=arguments.sizes,
         smoke=arguments.smoke,
         torch_compile=arguments.torch_compile,
         plan=plan,
@@ -199,6 +211,8 @@ def _rows(case: Any, options: Any, trace: str | None) -> list[dict[str, Any]]:
     plan = options.plan
     if case.suite == "peaks":
         plan = timing.Plan(max(4, plan.samples // 2), plan.sample_s, plan.warmup, 2)
+    elif case.suite == "tiles":  # a call takes seconds
+        plan = timing.Plan(max(2, plan.samples // 5), plan.sample_s, 1, 2)
     samples = timing.measure(case.sides, plan)
     rows = [report.row(case, side, samples[side.name], clock=options.clock) for side in case.sides]
     if trace and case.suite != "peaks":

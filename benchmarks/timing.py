@@ -27,7 +27,7 @@ class Side:
         framework: `vaesr`, or the peer's name.
         run: `run(n)` makes n calls, each depending on the one before, and returns when all are done.
         steps_per_call: training steps (or batches) in one call.
-        images_per_step: examples in one step.
+        images_per_step: examples in one step; megapixels in the suite `tiles`.
         work_per_step: floating point operations in one step, from `flops.count` (or bytes, see `unit`);
             None where it means nothing.
         unit: of `work_per_step`, "FLOP" or "B".
@@ -41,7 +41,7 @@ class Side:
     name: str
     framework: str
     run: Callable[[int], None]
-    images_per_step: int
+    images_per_step: float
     steps_per_call: int = 1
     work_per_step: float | None = None
     unit: str = "FLOP"

@@ -4,6 +4,7 @@ import contextlib
 import io
 import pathlib
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -69,6 +70,44 @@ def test_16_bit_grey_tiff(tmp_path: pathlib.Path) -> None:
     photo = Photo(pixels(1, 16))
     write_photo(tmp_path / "a.tif", photo)
     np.testing.assert_array_equal(read_photo(tmp_path / "a.tif").pixels, photo.pixels)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("planar", [False, True])
+def test_16_bit_colour_tiff(tmp_path: pathlib.Path, channels: int, planar: bool) -> None:
+    import tifffile
+
+    photo = Photo(pixels(channels, 16), b"profile")
+    write_photo(tmp_path / "a.tif", photo)
+    with Image.open(tmp_path / "a.tif") as shown:  # another reader agrees
+        assert shown.mode == ("RGB" if channels == 3 else "RGBA") and shown.info["icc_profile"] == b"profile"
+        np.testing.assert_array_equal(np.asarray(shown), photo.pixels >> 8)
+    if planar:  # colours one after another, upside down by its tag
+        tifffile.imwrite(
+            tmp_path / "a.tif",
+            np.moveaxis(photo.pixels, -1, 0),
+            photometric="rgb",
+            planarconfig="separate",
+            extrasamples=["unassalpha"] * (channels - 3) or None,
+            extratags=[(0x0112, 3, 1, 3, True)],
+        )
+    read = read_photo(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read.pixels, photo.pixels[::-1, ::-1] if planar else photo.pixels)
+    assert read.pixels.dtype == np.uint16 and read.notes == ()
+    assert read.icc_profile == (None if planar else b"profile")
+
+
+def test_16_bit_colour_tiff_without_its_reader(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = Photo(pixels(3, 16))
+    write_photo(tmp_path / "a.tif", photo)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    read = read_photo(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read.pixels, photo.pixels >> 8)
+    assert "read as 8 bits" in read.notes[0]
+    with pytest.raises(ImageFileError, match="needs tifffile"):
+        write_photo(tmp_path / "b.tif", photo)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -163,7 +202,7 @@ def test_float_tiff_is_refused_with_a_reason(tmp_path: pathlib.Path) -> None:
 
 def test_formats_that_cannot_hold_an_image(tmp_path: pathlib.Path) -> None:
     assert fits(".png", 4, 16) is None and fits(".webp", 4, 8) is None and fits(".tif", 1, 16) is None
-    for extension, channels, bits in ((".jpg", 4, 8), (".webp", 3, 16), (".tif", 3, 16)):
+    for extension, channels, bits in ((".jpg", 4, 8), (".webp", 3, 16), (".tif", 2, 16)):
         assert fits(extension, channels, bits)
         with pytest.raises(ImageFileError, match="write PNG instead"):
             write_photo(tmp_path / f"a{extension}", Photo(pixels(channels, bits)))

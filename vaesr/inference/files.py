@@ -180,7 +180,8 @@ def look(path: pathlib.Path) -> tuple[tuple[int, int] | None, int, int]:
             file.seek(0)
             image = image_module.open(file)
             transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-            bits = 16 if images.is_png16(head) or image.mode == "I" or image.mode.startswith("I;") else 8
+            grey16 = image.mode == "I" or image.mode.startswith("I;")
+            bits = 16 if images.is_png16(head) or grey16 or images.is_tiff16(image) else 8
             return (image.height, image.width), 4 if transparent else 3 if image.mode[:2] != "I;" else 1, bits
     except Exception:  # whatever hostile bytes make Pillow raise
         return None, 3, 8

@@ -1,6 +1,7 @@
 """Photographs on disk: every usual mode and depth in, the same mode and depth out."""
 
 import dataclasses
+import importlib
 import io
 import os
 import pathlib
@@ -87,11 +88,50 @@ def _decode(image_module: Any, data: bytes) -> Photo:
     if is_png16(data):
         pixels = decode_png16(data, image_module)
     else:
-        if image.format == "TIFF" and tuple(image.tag_v2.get(258, ()))[:3] == (16, 16, 16):
-            notes.append("16-bit colour TIFF read as 8 bits (convert it to PNG to keep 16)")
-        image.load()
-        pixels, icc = _pixels(image_module, image, icc, notes)
+        deep = _tiff16(data, image, notes) if is_tiff16(image) else None
+        if deep is None:
+            image.load()
+            pixels, icc = _pixels(image_module, image, icc, notes)
+        else:
+            pixels = deep
     return Photo(_upright(pixels, orientation), icc, tuple(notes))
+
+
+def is_tiff16(image: Any) -> bool:
+    """Tells whether a TIFF holds RGB or RGBA of 16 bits, which Pillow would read with 8.
+
+    Args:
+        image: opened by Pillow.
+
+    Returns:
+        True for such a file.
+    """
+    if image.format != "TIFF":
+        return False
+    return tuple(image.tag_v2.get(258, ()))[:3] == (16, 16, 16) and image.mode in ("RGB", "RGBA", "RGBX")
+
+
+def _tiff16(data: bytes, image: Any, notes: list[str]) -> np.ndarray | None:
+    """Its pixels as uint16 `[H, W, 3 or 4]`; None, with a note, where only Pillow can read them."""
+    lost = "16-bit colour TIFF read as 8 bits"
+    try:
+        tifffile = importlib.import_module("tifffile")
+    except ImportError:
+        notes.append(f'{lost} (pip install "vaesr[pretrained]" brings tifffile, which keeps 16)')
+        return None
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages[0]
+            pixels = page.asarray()
+            planar = page.planarconfig == 2
+    except Exception as error:  # codecs it lacks; what is damaged Pillow will find, too
+        notes.append(f"{lost} ({' '.join(str(error).split())[:80]}; convert it to PNG to keep 16)")
+        return None
+    pixels = np.moveaxis(pixels, 0, -1) if planar else pixels
+    if pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[:2] != (image.height, image.width):
+        notes.append(f"{lost} (convert it to PNG to keep 16)")
+        return None
+    return np.ascontiguousarray(pixels[..., : 4 if image.mode == "RGBA" else 3])
 
 
 def _pixels(
@@ -171,7 +211,7 @@ def fits(extension: str, channels: int, bits: int) -> str | None:
     kind = _FORMATS[extension]
     if kind == "JPEG" and channels in (2, 4):
         return "JPEG cannot hold transparency"
-    if bits == 16 and (kind in ("JPEG", "WEBP") or (kind == "TIFF" and channels > 1)):
+    if bits == 16 and (kind in ("JPEG", "WEBP") or (kind == "TIFF" and channels == 2)):
         return f"{kind} is written with 8 bits, the image has 16"
     return None
 
@@ -202,12 +242,35 @@ def write_photo(path: str | os.PathLike[str], photo: Photo, *, quality: int = 95
         raise ImageFileError(f"{kind} holds at most {limit} pixels a side, the result has {width} x {height}")
     if bits == 16 and kind == "PNG":
         data = encode_png16(photo.pixels, icc_profile=photo.icc_profile)
+    elif bits == 16 and channels > 1:
+        data = _encode_tiff16(photo)
     else:
         data = _encode(photo, kind, quality)
     try:
         write_atomically(path, data)
     except OSError as error:
         raise ImageFileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _encode_tiff16(photo: Photo) -> bytes:
+    try:
+        tifffile = importlib.import_module("tifffile")
+    except ImportError as error:
+        raise ImageFileError(
+            'TIFF of 16-bit colour needs tifffile (pip install "vaesr[pretrained]"); write PNG instead'
+        ) from error
+    buffer = io.BytesIO()
+    extra = ["unassalpha"] if photo.pixels.shape[2] == 4 else None
+    tifffile.imwrite(
+        buffer,
+        photo.pixels,
+        photometric="rgb",
+        extrasamples=extra,
+        compression="zlib",
+        iccprofile=photo.icc_profile,
+        metadata=None,
+    )
+    return buffer.getvalue()
 
 
 def _encode(photo: Photo, kind: str, quality: int) -> bytes:
