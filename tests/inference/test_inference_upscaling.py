@@ -1,6 +1,9 @@
 """Upscaling of arrays: tiles, flips, channels, depths."""
 
+import os
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -108,8 +111,8 @@ def test_margins_are_bounded_and_global_networks_may_be_tiled() -> None:
         np.testing.assert_allclose(out, image.repeat(2, axis=0).repeat(2, axis=1), atol=1e-6)
         assert set(seen) == {(100 + 2 * 48, 20)}
     seen.clear()
-    upscale(Network(network, 2, 90), image, tile=100)
-    assert set(seen) == {(100 + 2 * 90, 20)}
+    upscale(Network(network, 2, 72), image, tile=100)
+    assert set(seen) == {(100 + 2 * 72, 20)}
     with pytest.raises(ValueError, match="give tile_pad"):
         upscale(Network(network, 2, None), image, tile=100)
 
@@ -250,3 +253,32 @@ def test_automatic_tiles_are_of_few_shapes() -> None:
         windows.add((rows[0].stop - rows[0].start, columns[0].stop - columns[0].start))
     assert len(windows) <= 9 and all(h == w for h, w in windows)
     assert auto_tile(20, 3000, net) == 0 and auto_tile(20, 300_000, net) > 0
+
+
+_EIGHT = """
+import jax, jax.numpy as jnp, numpy as np, pathlib
+from vaesr.inference import Run, upscale
+from vaesr.models.rrdb import RRDBNet
+
+assert jax.local_device_count() == 8
+model = RRDBNet(channels=8, growth=4, blocks=1)
+params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+params = jax.tree.map(lambda leaf: leaf + 0.02, params)
+run = Run(pathlib.Path("net"), model, {"generator": params}, {}, {"model": {}}, 0)
+image = np.random.default_rng(0).random((64, 40, 3), np.float32)
+one = np.clip(np.asarray(run.apply(image[None]))[0], 0, 1)
+rows = np.asarray(run.spread("rows")(image[None]))
+assert np.abs(np.clip(rows[0], 0, 1) - one).max() < 1e-5
+text = run._compiled[("spread", "rows", ())].lower(run.collections, image[None]).compile().as_text()
+assert "collective-permute" in text and "all-gather" not in text  # neighbours' rows, not the image
+for tile in (None, 0, 16):  # by rows, and in tiles on all devices
+    assert np.abs(upscale(run, image, tile=tile) - one).max() < 1e-5, tile
+print("equal")
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_are_one() -> None:
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run([sys.executable, "-c", _EIGHT], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "equal", done.stderr

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import os
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -13,12 +14,13 @@ import numpy as np
 from vaesr.imaging import imresize, tiled_apply
 from vaesr.inference.runs import Run
 from vaesr.models.self_ensemble import self_ensemble as ensemble_of_turns
+from vaesr.models.srvgg import SRVGGNetCompact
 
 Apply = Callable[[Any], Any]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # Sides of square windows: a folder of any sizes compiles at most once for each.
 # Radii up to which tiles are exact, and the margin beyond.
-_EXACT, _MARGIN = 96, 48
+_EXACT, _MARGIN = 72, 48
 _WINDOWS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
@@ -75,11 +77,14 @@ def network_of(run: Run, outscale: float | None = None) -> Network:
     scale = int(outscale) if several and outscale is not None else max(scales)
     static: dict[str, Any] = {"scale": scale} if several else {}
     width = 4 * int(np.max(getattr(model, "channels", 64)))
+    # As measured: about 6 maps of the trunk's width before the enlargement and 5 after it, where all but
+    # SRVGGNetCompact compute on at that width.
+    maps = 6 if isinstance(model, SRVGGNetCompact) else 6 + 5 * scale**2
     return Network(
         apply=lambda x: run.apply(x, **static),
         scale=scale,
         halo=getattr(model, "receptive_radius", None),
-        bytes_per_pixel=width * (3 + scale * scale),
+        bytes_per_pixel=width * maps + 48 * scale**2,
         multiple=getattr(model, "input_multiple", 1),
         # XLA cannot split every network by rows: those that are convolutions and no more are known to be.
         spread=functools.partial(run.spread, **static)
@@ -103,7 +108,7 @@ def upscale(
 ) -> np.ndarray:
     """Upscales one image; the result is the network's on the whole image, however it is cut into tiles.
 
-    That is exact up to a receptive radius of 96 pixels. Beyond it (RRDBNet: 349) tiles get a margin of 48,
+    That is exact up to a receptive radius of 72 pixels. Beyond it (RRDBNet: 349) tiles get a margin of 48,
     and pass gradually into each other; see `tile_pad`.
 
     Grey goes through the network as RGB and comes back as its luma. Alpha is upscaled on its own; under fully
@@ -298,9 +303,13 @@ def auto_tile(height: int, width: int, net: Network, *, several_sizes: bool = Fa
 
 
 def _memory() -> int:
-    """Bytes that a device may take: half of what an accelerator has left, 1 GiB of a host."""
+    """Bytes that the network may take: half of what an accelerator has left, a quarter of a host's all."""
     if jax.default_backend() == "cpu":
-        return 2**30
+        try:
+            host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, OSError, ValueError):  # Windows has none
+            host = 2**33
+        return max(2**29, min(2**33, host // 4))
     stats = jax.local_devices()[0].memory_stats() or {}
     return max(2**30, (stats.get("bytes_limit", 2**34) - stats.get("bytes_in_use", 0)) // 2)
 
