@@ -16,6 +16,7 @@ def test_snippets_run():
     assert names["kl"].shape == (8,) and names["db"].shape == (8,)
     assert int(names["state"].step) == 1 and float(names["values"]["psnr_db"]) > 0
     assert names["by_q"].mean.shape == (8, 20) and float(jnp.abs(names["by_q"].mean).max()) > 0
+    assert float(jnp.abs(names["exported"](names["x_lr"])[0].clip(0, 1) - names["larger"]).max()) < 1e-5
     assert names["spread"].shape == (8, 32, 32, 3) and float(names["kl_weights"]) > 0
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -129,6 +130,27 @@ def test_warm_start_takes_over_what_fits(tmp_path):
     x4 = training.restore_params(tmp_path / "x4")[0]["edsr"]
     np.testing.assert_array_equal(x4["head"]["kernel"], x2["head"]["kernel"])
     assert set(x4["upsampler"]) > set(x2["upsampler"])
+
+
+def test_others_checkpoints_are_trained_on(tmp_path, capsys):
+    from vaesr.models.edsr import EDSR
+    from vaesr.pretrained import write_checkpoint, write_upscaler
+
+    sizes = edsr.PRESETS["smoke"].model
+    model = EDSR(scale=sizes.scale, channels=sizes.channels, blocks=sizes.blocks)
+    theirs = model.init(jax.random.key(9), np.zeros((1, 8, 8, 3), np.float32))["params"]
+    file = tmp_path / "theirs.pth"
+    file.write_bytes(write_checkpoint(file, write_upscaler(model, theirs, "edsr-basicsr"), wrapper="params"))
+    frozen = training.OptimConfig(name="sgd", lr=1e-30)
+    smoke("edsr", tmp_path / "frozen", steps=2, init_from=file, optim=frozen)
+    assert re.search(r"started from (\d+) of \1 tensors", capsys.readouterr().out)
+    jax.tree.map(
+        np.testing.assert_array_equal, training.restore_params(tmp_path / "frozen")[0]["edsr"], theirs
+    )
+    smoke("edsr", tmp_path / "tuned", steps=2, init_from=file)
+    tuned = training.restore_params(tmp_path / "tuned", "latest")[0]["edsr"]
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), tuned, theirs)
+    assert min(jax.tree.leaves(moved)) > 0 and max(jax.tree.leaves(moved)) < 0.02
 
 
 def command(*arguments):
