@@ -55,8 +55,12 @@ def make(
     codec: str = "libx264",
     rotation: int = 0,
     matrix: int | None = None,
+    title: str = "",
+    chapters: list[Any] | None = None,
 ) -> pathlib.Path:
     with av.open(str(path), "w") as writer:
+        writer.metadata.update({"title": title} if title else {})
+        writer.set_chapters(chapters or [])
         stream = writer.add_stream(codec, rate=RATE, options={"crf": "1"} if "264" in codec else {})
         stream.width, stream.height, stream.pix_fmt = size[1], size[0], form
         stream.codec_context.time_base = Fraction(1, 24000)
@@ -173,6 +177,15 @@ def test_batches_are_the_pictures_one_by_one(
             assert np.abs(larger.astype(int) - upscale(run, picture).astype(int)).max() <= 1
     tiled = list(video._enlarged(iter(given), run, net, **{**knobs, "tile": 16}))
     assert all(np.abs(a.astype(int) - b.astype(int)).max() <= 1 for a, b in zip(tiled, found, strict=True))
+
+
+def test_chapters_and_titles_stay(nearest: Run, tmp_path: pathlib.Path) -> None:
+    chapter = {"id": 1, "start": 0, "end": 60, "time_base": Fraction(1, 1000), "metadata": {"title": "One"}}
+    make(tmp_path / "a.mkv", 3, title="A film", chapters=[chapter])
+    upscale_video(nearest, tmp_path / "a.mkv", tmp_path / "b.mkv")
+    with av.open(str(tmp_path / "b.mkv")) as reader:
+        assert reader.metadata["title"] == "A film"
+        assert [c["metadata"]["title"] for c in reader.chapters()] == ["One"]
 
 
 def test_streams_that_do_not_fit_are_named(nearest: Run, tmp_path: pathlib.Path) -> None:

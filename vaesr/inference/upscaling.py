@@ -286,7 +286,7 @@ def auto_tile(height: int, width: int, net: Network, *, several_sizes: bool = Fa
     Returns:
         Pixels an inner tile provides, or 0 for the whole image.
     """
-    budget = max(64 * 64, _memory() // net.bytes_per_pixel)
+    budget = max(64 * 64, memory_budget() // net.bytes_per_pixel)
     devices = jax.local_device_count() if net.spread and height % jax.local_device_count() == 0 else 1
     if net.halo is None or (height * width <= budget * devices and not several_sizes):
         return 0
@@ -302,8 +302,12 @@ def auto_tile(height: int, width: int, net: Network, *, several_sizes: bool = Fa
     return 0 if height * width <= budget else largest - margin
 
 
-def _memory() -> int:
-    """Bytes that the network may take: half of what an accelerator has left, a quarter of a host's all."""
+def memory_budget() -> int:
+    """Tells how much a network may take.
+
+    Returns:
+        Bytes: half of what an accelerator has left, a quarter of all that a host has.
+    """
     if jax.default_backend() == "cpu":
         try:
             host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

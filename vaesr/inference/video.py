@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaesr.inference.runs import Run
-from vaesr.inference.upscaling import Network, auto_tile, network_of, upscale
+from vaesr.inference.upscaling import Network, auto_tile, memory_budget, network_of, upscale
 from vaesr.reports.canvas import atomic_file
 
 READABLE = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".m2ts", ".wmv", ".flv", ".ogv")
@@ -152,11 +152,13 @@ def _batched(net: Network, pictures: Iterator[np.ndarray]) -> Iterator[np.ndarra
     """Pictures in batches of one size, one batch ahead of what is read back; only bytes cross over."""
     devices = jax.local_device_count() if net.spread else 1
     apply = net.spread("batch") if net.spread else net.apply
-    # A CPU gains nothing from several at once.
-    size = devices if jax.default_backend() == "cpu" else _BATCH * devices
-    waiting: tuple[Any, int] | None = None
+    size, waiting = 0, None
     while True:
-        group = [picture for _, picture in zip(range(size), pictures, strict=False)]
+        group = list(itertools.islice(pictures, size or 1))
+        if not size:  # the first picture tells how many fit the memory; a CPU gains nothing from several
+            fitting = memory_budget() // (net.bytes_per_pixel * group[0].shape[0] * group[0].shape[1])
+            size = devices * (1 if jax.default_backend() == "cpu" else max(1, min(_BATCH, fitting)))
+            group += itertools.islice(pictures, size - 1)
         current = None
         if group:
             batch = np.stack(group + group[-1:] * (size - len(group)))
@@ -210,17 +212,21 @@ def _copy(
                 copies[stream.index] = copy
     assert output is not None
     writer.metadata.update(reader.metadata)
+    writer.set_chapters(reader.chapters())
     times: list[tuple[int, Any]] = []
     held: list[Any] = []  # the file begins once the first picture has told how it is turned
 
     def pictures() -> Iterator[np.ndarray]:
         for packet in reader.demux():
             if packet.stream.index in copies:
-                if packet.dts is not None:
+                if packet.size and packet.pts is not None:  # the last, empty one only says that all were read
                     packet.stream = copies[packet.stream.index]
+                    packet.dts = packet.pts if packet.dts is None else packet.dts
                     held.append(packet)
             elif packet.stream is video:
                 for frame in packet.decode():
+                    if (frame.height, frame.width) != before:
+                        raise VideoFileError(f"changes its size to {frame.width}x{frame.height} midway")
                     if not times and frame.rotation:
                         output.set_display_rotation(frame.rotation)
                     step = Fraction(1) / rate / video.time_base
