@@ -338,3 +338,24 @@ def test_noise_is_kept_as_far_as_wanted(tmp_path: pathlib.Path, capsys: pytest.C
     ):
         assert main(["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "c.png"), *flags]) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["network", "realesrgan"])
+def test_the_network_enlarges_transparency(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, word: str
+) -> None:
+    photo = Photo(pixels(4))
+    write_photo(tmp_path / "a.png", photo)
+    line = [
+        "upscale",
+        "-i",
+        str(tmp_path / "a.png"),
+        "-o",
+        str(tmp_path / "b.png"),
+        "--run",
+        str(edsr_folder),
+    ]
+    assert main([*line, "--alpha_upsampler", word]) == 0
+    found = read_photo(tmp_path / "b.png").pixels
+    np.testing.assert_array_equal(found, upscale(load_run(edsr_folder), photo.pixels, alpha="network"))
+    assert (found != upscale(load_run(edsr_folder), photo.pixels)).any()

@@ -239,9 +239,9 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add(
         "--alpha-upsampler",
         "--alpha_upsampler",
-        choices=("bicubic", "network"),
+        choices=("bicubic", "network", "realesrgan"),
         default="bicubic",
-        help="what enlarges transparency (default: bicubic)",
+        help="what enlarges transparency; realesrgan is network by another name (default: bicubic)",
     )
     add(
         "--crf",

@@ -72,7 +72,7 @@ def upscale(args: argparse.Namespace) -> int:
         tile_pad=args.tile_pad,
         self_ensemble=args.self_ensemble,
         fp32=args.fp32,
-        alpha=args.alpha_upsampler,
+        alpha="bicubic" if args.alpha_upsampler == "bicubic" else "network",
         crf=args.crf,
         say=(lambda line: None) if args.quiet else print,
         on_error=traceback.print_exception if args.debug else None,
