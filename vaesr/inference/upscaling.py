@@ -362,6 +362,8 @@ def _run(
         turn = next(before)
         report = (lambda done, n: progress(done + turn * n, n * turns)) if progress else None
         apply, batch = _on_devices(net, x.shape[1], x.shape[2], tile)
+        if jax.default_backend() == "cpu":  # where two windows at once take twice the memory and no less time
+            apply = _waiting(apply)
         out = tiled_apply(
             apply,
             x[0],
@@ -377,6 +379,10 @@ def _run(
         return out[None]
 
     return (ensemble_of_turns(whole) if self_ensemble else whole)(rgb[None])[0]
+
+
+def _waiting(apply: Apply) -> Apply:
+    return lambda batch: jax.block_until_ready(apply(batch))
 
 
 def _on_devices(net: Network, height: int, width: int, tile: int) -> tuple[Apply, int]:
