@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaesr.layers import FORMS, conv2d
+from vaesr.layers import FORMS, conv2d, winograd
 
 
 def reference(x, kernel):
@@ -79,6 +79,45 @@ def test_bfloat16_stays_bfloat16(key, form):
         reference(x.astype(jnp.float32), kernel.astype(jnp.float32)),
         atol=0.05,
     )
+
+
+@pytest.mark.parametrize("size", [(1, 37, 21), (2, 16, 8), (1, 3, 50), (3, 64, 5), (1, 1, 1)])
+@pytest.mark.parametrize("room", [1, 20_000, 10**9])
+def test_winograd_in_strips_is_winograd(key, monkeypatch, size, room):
+    """Strips of a row of tiles, of some, and one of all."""
+    monkeypatch.setattr(winograd, "_STRIP_BYTES", room)
+    x = jax.random.normal(key, (*size, 16)) + 3  # a border that isn't zero would be seen
+    kernel = 0.1 * jax.random.normal(jax.random.key(1), (3, 3, 16, 20))
+    strips = jax.jit(winograd._strips.__wrapped__)
+    np.testing.assert_allclose(strips(x, kernel), reference(x, kernel), atol=2e-5)
+    np.testing.assert_allclose(
+        jax.vmap(strips, (0, None))(x[:, None], kernel)[:, 0], reference(x, kernel), atol=2e-5
+    )
+
+
+def test_strips_need_less_memory(key):
+    """Of a chain of layers only two images and a strip are held, not every layer's, and never 2.25 of one."""
+    x = jax.random.normal(key, (1, 256, 256, 32))
+    kernels = [0.1 * jax.random.normal(jax.random.key(i), (3, 3, 32, 32)) for i in range(6)]
+
+    def memory(convolve):
+        def chain(x, kernels):
+            for kernel in kernels:
+                x = jax.nn.relu(convolve(x, kernel))
+            return x
+
+        return jax.jit(chain).lower(x, kernels).compile().memory_analysis().temp_size_in_bytes / x.nbytes
+
+    assert memory(winograd._strips) < 3.6 < 4 < memory(lambda x, k: winograd._jit_forward(x, k)[0])
+
+
+def test_one_device_takes_strips_unless_a_gradient_is_wanted(key, monkeypatch):
+    monkeypatch.setattr(winograd, "_STRIP_BYTES", 1)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    x, kernel = jax.random.normal(key, (1, 12, 8, 16)), jnp.ones((3, 3, 16, 16))
+    form = str(jax.make_jaxpr(lambda x: conv2d(x, kernel, form="winograd"))(x))
+    gradient = str(jax.make_jaxpr(jax.grad(lambda x: conv2d(x, kernel, form="winograd").sum()))(x))
+    assert ("while" in form or "scan" in form) and "while" not in gradient and "scan" not in gradient
 
 
 def test_winograd_error_is_that_of_float32(key):
