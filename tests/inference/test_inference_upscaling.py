@@ -111,8 +111,8 @@ def test_margins_are_bounded_and_global_networks_may_be_tiled() -> None:
         np.testing.assert_allclose(out, image.repeat(2, axis=0).repeat(2, axis=1), atol=1e-6)
         assert set(seen) == {(100 + 2 * 48, 20)}
     seen.clear()
-    upscale(Network(network, 2, 72), image, tile=100)
-    assert set(seen) == {(100 + 2 * 72, 20)}
+    upscale(Network(network, 2, 90), image, tile=100)
+    assert set(seen) == {(100 + 2 * 90, 20)}
     with pytest.raises(ValueError, match="give tile_pad"):
         upscale(Network(network, 2, None), image, tile=100)
 

@@ -213,7 +213,7 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
         type=_whole,
         metavar="N",
         help="pixels around a tile (default: the network's reach, so that tiles change nothing; 48 where "
-        "that is more than 72, and tiles pass gradually into each other)",
+        "that is more than 96, and tiles pass gradually into each other)",
     )
     add(
         "--self-ensemble", action="store_true", help="average 8 flips and turns: 8x the time, a little better"

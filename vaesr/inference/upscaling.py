@@ -20,7 +20,7 @@ Apply = Callable[[Any], Any]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # Sides of square windows: a folder of any sizes compiles at most once for each.
 # Radii up to which tiles are exact, and the margin beyond.
-_EXACT, _MARGIN = 72, 48
+_EXACT, _MARGIN = 96, 48
 _WINDOWS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
@@ -108,7 +108,7 @@ def upscale(
 ) -> np.ndarray:
     """Upscales one image; the result is the network's on the whole image, however it is cut into tiles.
 
-    That is exact up to a receptive radius of 72 pixels. Beyond it (RRDBNet: 349) tiles get a margin of 48,
+    That is exact up to a receptive radius of 96 pixels. Beyond it (RRDBNet: 349) tiles get a margin of 48,
     and pass gradually into each other; see `tile_pad`.
 
     Grey goes through the network as RGB and comes back as its luma. Alpha is upscaled on its own; under fully
