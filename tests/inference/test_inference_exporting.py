@@ -19,6 +19,7 @@ from vaesr.models.rcan import RCAN
 from vaesr.models.rrdb import RRDBNet
 from vaesr.models.srresnet import MSRResNet, SRResNet
 from vaesr.models.srvgg import SRVGGNetCompact
+from vaesr.models.unet import UNet
 
 OPEN: list[nn.Module] = [
     EDSR(scale=2, channels=8, blocks=2),
@@ -116,6 +117,15 @@ def test_stablehlo_in_the_other_layout_and_of_one_size(tmp_path: pathlib.Path) -
     close(np.asarray(found).transpose(0, 2, 3, 1), np.asarray(inference.network_of(run).apply(x)))
 
 
+def test_stablehlo_for_other_devices(tmp_path: pathlib.Path) -> None:
+    run = make_run(EDSR(scale=2, channels=8, blocks=1))
+    inference.write_export(run, tmp_path / "net.stablehlo", platforms=("cuda", "tpu"))
+    exported = jax.export.deserialize(bytearray((tmp_path / "net.stablehlo").read_bytes()))
+    assert exported.platforms == ("cuda", "tpu")
+    with pytest.raises(ValueError, match="platform"):
+        inference.load_exported(tmp_path / "net.stablehlo")(noise(1, 8, 8, 3))
+
+
 def test_an_exported_network_upscales_photos_in_tiles(tmp_path: pathlib.Path) -> None:
     run = make_run(EDSR(scale=2, channels=8, blocks=2))
     path = tmp_path / "net.stablehlo"
@@ -134,6 +144,13 @@ def test_what_differs_is_not_written(tmp_path: pathlib.Path, monkeypatch: pytest
     monkeypatch.setattr(exporting, "export_stablehlo", lambda *_, **__: data)
     with pytest.raises(RuntimeError, match="differs from the model"):
         inference.write_export(run, tmp_path / "net.stablehlo")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_converter_gets_wrong_is_not_written(tmp_path: pathlib.Path) -> None:
+    run = make_run(UNet(scale=1, channels=4, blocks=(1, 1, 1, 1)))
+    with pytest.raises(RuntimeError, match="onnxruntime does not run the converted UNet"):
+        inference.write_export(run, tmp_path / "net.onnx", size=(32, 32))
     assert not list(tmp_path.iterdir())
 
 
