@@ -34,6 +34,7 @@ _STYLE = """
            border-radius: 6px; cursor: ew-resize; width: 100% }
   .pair { position: relative; width: calc(var(--fit) * var(--zoom, 1)); margin: 0 auto }
   .pair img { display: block; width: 100%; user-select: none }
+  .pair img.before { clip-path: inset(0 calc(100% - var(--cut, 50%)) 0 0) }
   .pair img.after { position: absolute; inset: 0; clip-path: inset(0 0 0 var(--cut, 50%)) }
   .pair .line { position: absolute; top: 0; bottom: 0; left: var(--cut, 50%); width: 2px; margin-left: -1px;
                 background: #fff; box-shadow: 0 0 4px #000; pointer-events: none }
@@ -220,7 +221,7 @@ def _add_files(app: Any, studio: Studio) -> None:
 def _page(nicegui: Any, studio: Studio) -> None:
     ui = nicegui.ui
     ui.add_head_html(_STYLE + _SCRIPT)
-    state: dict[str, Any] = {"file": None, "key": None, "zoom": 1.0}
+    state: dict[str, Any] = {"file": None, "key": None}
 
     with ui.row().classes("w-full items-center gap-4"):
         ui.label("vaesr").classes("text-2xl font-bold")
@@ -231,12 +232,11 @@ def _page(nicegui: Any, studio: Studio) -> None:
         upload = ui.upload(
             label="A photo: choose it, or drop it here",
             auto_upload=True,
-            max_files=None,
             max_file_size=_LARGEST_UPLOAD,
         ).props("flat bordered accept=image/*")
         again = ui.button("Upscale again").props("outline")
         again.disable()
-        keep = ui.button("Download", on_click=lambda: download()).props("color=positive")
+        keep = ui.button("Download").props("color=positive")
         keep.disable()
     status = ui.label("Nothing leaves this machine.").classes("text-gray-600").mark("status")
     bar = ui.linear_progress(value=0, show_value=False).props("instant-feedback")
@@ -281,8 +281,8 @@ def _page(nicegui: Any, studio: Studio) -> None:
 
     async def work() -> None:
         name, data = state["file"]
-        again.disable()
-        keep.disable()
+        for knob in (upload, again, keep):
+            knob.disable()
         bar.value, bar.visible = 0, True
         status.text = f"{name}: {network.value} at work ..."
         share = [0.0]
@@ -308,6 +308,7 @@ def _page(nicegui: Any, studio: Studio) -> None:
         finally:
             timer.cancel()
             bar.visible = False
+            upload.enable()
             again.enable()
 
     async def uploaded(event: Any) -> None:
@@ -318,6 +319,7 @@ def _page(nicegui: Any, studio: Studio) -> None:
     upload.on_upload(uploaded)
     upload.on_rejected(lambda: ui.notify("images of up to 200 MiB, please", type="negative"))
     again.on_click(work)
+    keep.on_click(download)
 
 
 def _origin_line(run: Run) -> str:
