@@ -19,6 +19,7 @@ from vaesr.models.edsr import EDSR
 from vaesr.models.mdsr import MDSR
 from vaesr.models.rcan import RCAN
 from vaesr.models.rrdb import RRDBNet
+from vaesr.models.srcnn import SRCNN
 from vaesr.models.srresnet import SRResNet
 from vaesr.models.srvgg import SRVGGNetCompact
 
@@ -253,6 +254,16 @@ def test_automatic_tiles_are_of_few_shapes() -> None:
         windows.add((rows[0].stop - rows[0].start, columns[0].stop - columns[0].start))
     assert len(windows) <= 9 and all(h == w for h, w in windows)
     assert auto_tile(20, 3000, net) == 0 and auto_tile(20, 300_000, net) > 0
+
+
+def test_a_network_with_a_pair_of_widths() -> None:
+    model = SRCNN(kernels=(3, 1, 3), channels=(8, 4))
+    params = filled(model, jnp.zeros((1, 12, 12, 3)))["params"]
+    run = Run(pathlib.Path("net"), model, {"generator": params}, {}, {"model": {}}, 0)
+    assert network_of(run).bytes_per_pixel > 4 * 8
+    image = photo(9, 11, 3)
+    wanted = np.clip(np.asarray(run.apply(image[None]))[0], 0, 1)
+    np.testing.assert_allclose(upscale(run, image), wanted, atol=1e-6)
 
 
 _EIGHT = """
