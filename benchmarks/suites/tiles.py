@@ -16,8 +16,9 @@ import numpy as np
 from benchmarks import flops, timing
 from benchmarks.options import Options
 from benchmarks.peers import torch_common
+from vaesr.inference.networks import Network, network_of, with_margin
 from vaesr.inference.runs import Run
-from vaesr.inference.upscaling import Network, network_of, upscale
+from vaesr.inference.upscaling import upscale
 from vaesr.models.edsr import EDSR
 from vaesr.models.rrdb import RRDBNet
 from vaesr.models.srvgg import SRVGGNetCompact
@@ -132,9 +133,7 @@ def _case(name: str, run: Run, photo: np.ndarray, options: Options) -> timing.Ca
 
 
 def _margin(net: Network) -> int:
-    from vaesr.inference.upscaling import _with_margin
-
-    return _with_margin(net, None).halo or 0
+    return with_margin(net, None).halo or 0
 
 
 def _work(run: Run, shape: tuple[int, ...]) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vaesr.inference import cli, demo, load_run, upscale
+from vaesr.inference import cli, commands, demo, load_run, upscale
 from vaesr.inference.images import Photo, read_photo, write_photo
 
 
@@ -110,6 +110,20 @@ def test_bad_arguments(
     monkeypatch.setitem(sys.modules, "nicegui", None)
     with pytest.raises(ImportError, match=r"vaesr\[demo\]"):
         demo.serve({"edsr": str(edsr_folder)})
+
+
+def test_run_folders_of_one_name_are_two_networks(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [str(tmp_path / name / "default") for name in ("first", "second")]
+    for path in paths:
+        shutil.copytree(edsr_folder, path)
+    seen: list[Any] = []
+    monkeypatch.setattr(commands, "serve", lambda sources, **_: seen.append(sources))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert cli.main(["demo", "--port", str(port), "--no-browser", "--run", *paths]) == 0
+    assert list(seen[0])[:2] == paths and "RealESRGAN_x4plus" in seen[0]
 
 
 @pytest.fixture

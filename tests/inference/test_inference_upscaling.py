@@ -14,7 +14,8 @@ import pytest
 from tests.models.test_models_sr import filled
 from vaesr.imaging import imresize
 from vaesr.inference import Network, Run, load_run, network_of, upscale
-from vaesr.inference.upscaling import auto_tile, spread_colour
+from vaesr.inference.networks import auto_tile
+from vaesr.inference.upscaling import spread_colour
 from vaesr.models.edsr import EDSR
 from vaesr.models.mdsr import MDSR
 from vaesr.models.rcan import RCAN

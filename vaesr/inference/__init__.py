@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from vaesr.inference.interpolation import interpolate
     from vaesr.inference.latent_figures import save_latent_figures
     from vaesr.inference.latents import decode, encode, sample
+    from vaesr.inference.networks import Network, network_of
     from vaesr.inference.others import load_upscaler
     from vaesr.inference.photo_study import PhotoStudy, perceptual_opinions
     from vaesr.inference.runs import Run, load_run
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
         predict_split,
         score_members,
     )
-    from vaesr.inference.upscaling import Network, network_of, upscale
+    from vaesr.inference.upscaling import upscale
     from vaesr.inference.video import Clip, VideoFileError, upscale_video
 
 __all__ = [
@@ -215,7 +216,8 @@ _HOMES = {
         "predict_split",
         "score_members",
     ),
-    "upscaling": ("Network", "network_of", "upscale"),
+    "networks": ("Network", "network_of"),
+    "upscaling": ("upscale",),
     "video": ("Clip", "VideoFileError", "upscale_video"),
 }
 

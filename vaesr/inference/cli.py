@@ -1,13 +1,13 @@
 """The `vaesr` command."""
 
 import argparse
-import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
 
 from vaesr import __version__
 from vaesr.allocator import keep_freed_memory
+from vaesr.inference import reading
 
 _UPSCALE = """\
 examples:
@@ -188,14 +188,14 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add("--which", choices=("best", "latest"), default="best", help="a run's checkpoint (default: best)")
     add(
         "--residual-scale",
-        type=_positive,
+        type=reading.positive,
         metavar="X",
         help="EDSR's and MDSR's checkpoints: factor of their blocks (default: 0.1 at 256 channels, else 1)",
     )
     add(
         "-s",
         "--outscale",
-        type=_positive,
+        type=reading.positive,
         metavar="X",
         help="factor of the result (default: the network's; of several, as in MDSR, X is one, default the "
         "largest)",
@@ -203,14 +203,14 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add(
         "-t",
         "--tile",
-        type=_whole,
+        type=reading.whole,
         metavar="N",
         help="tile side in pixels, 0: whole image (default: by memory)",
     )
     add(
         "--tile-pad",
         "--tile_pad",
-        type=_whole,
+        type=reading.whole,
         metavar="N",
         help="pixels around a tile (default: the network's reach, so that tiles change nothing; 48 where "
         "that is more than 96, and tiles pass gradually into each other)",
@@ -230,7 +230,7 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--denoise-strength",
         "--denoise_strength",
         dest="denoise",
-        type=_from_0_to_1,
+        type=reading.from_0_to_1,
         metavar="X",
         help="X of --model-path and 1 - X of a network that keeps noise: --denoise-path, or the file beside "
         "it with -wdn in its name",
@@ -245,7 +245,7 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     add(
         "--crf",
-        type=_whole,
+        type=reading.crf,
         default=16,
         metavar="N",
         help="videos: quality, 0 (lossless) to 51 (default: 16)",
@@ -259,21 +259,37 @@ def _add_sample(commands: "argparse._SubParsersAction[_Parser]") -> None:
     command = _new(commands, "sample", "draw images from a VAE's or VQ-VAE's run", _SAMPLE)
     add = command.add_argument
     add("-o", "--output", required=True, metavar="OUT", help="grid as .png/.jpg/.webp, or all images as .npy")
-    add("-n", "--count", type=_count, default=64, metavar="N", help="how many (default: 64)")
+    add("-n", "--count", type=reading.count, default=64, metavar="N", help="how many (default: 64)")
     add("--npy", metavar="FILE", help="write the images as an array, too: [N, H, W, C] float32 in [0, 1]")
     add("--seed", type=int, default=0, help="default: 0; the k-th image depends on the seed and k alone")
     add(
-        "--temperature", type=_not_negative, default=1.0, metavar="T", help="spread of the codes (default: 1)"
+        "--temperature",
+        type=reading.not_negative,
+        default=1.0,
+        metavar="T",
+        help="spread of the codes (default: 1)",
     )
-    add("--columns", type=_count, metavar="N", help="images in a row (default: about a square)")
-    add("--label", type=_whole, metavar="CLASS", help="VQ-VAE runs: one class (default: all in turn)")
-    add("--top-k", type=_whole, default=0, metavar="K", help="VQ-VAE runs: of the K likeliest codes only")
+    add("--columns", type=reading.count, metavar="N", help="images in a row (default: about a square)")
+    add("--label", type=reading.whole, metavar="CLASS", help="VQ-VAEs: one class (default: all in turn)")
+    add(
+        "--top-k",
+        type=reading.whole,
+        default=0,
+        metavar="K",
+        help="VQ-VAE runs: of the K likeliest codes only",
+    )
     add(
         "--classifier",
         metavar="FOLDER",
         help="VQ-VAE runs: draw more, and keep those of which this classifier's run is surest (with --keep)",
     )
-    add("--keep", type=_share, default=0.5, metavar="F", help="share that --classifier keeps (default: 0.5)")
+    add(
+        "--keep",
+        type=reading.share,
+        default=0.5,
+        metavar="F",
+        help="share that --classifier keeps (default: 0.5)",
+    )
 
 
 def _add_encode(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -290,7 +306,7 @@ def _add_encode(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add("-o", "--output", required=True, metavar="OUT", help="codes.npz; with --decode a picture or .npy")
     add("--split", default="test", help="with --data: train, validation, test or all (default: test)")
     add("--resize", action="store_true", help="with -i: scale images to the model's size")
-    add("--columns", type=_count, metavar="N", help="with --decode: images in a row")
+    add("--columns", type=reading.count, metavar="N", help="with --decode: images in a row")
 
 
 def _add_fit(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -304,7 +320,7 @@ def _add_fit(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add("--seed", type=int, default=0, help="sff: of the patches (default: 0)")
     add(
         "--sharpness",
-        type=_share,
+        type=reading.share,
         default=0.75,
         metavar="F",
         help="niqe: blocks sharper than F times a photograph's sharpest one count (default: 0.75)",
@@ -323,14 +339,14 @@ def _add_evaluate(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="judge an upscaler (whatever `vaesr upscale` takes): REF made small by bicubic and large again",
     )
     add("--which", choices=("best", "latest"), default="best", help="with --run: checkpoint (default: best)")
-    add("-s", "--scale", type=_positive, metavar="X", help="with --run: one of the network's scales")
+    add("-s", "--scale", type=reading.positive, metavar="X", help="with --run: one of the network's scales")
     add("--iqa", metavar="FOLDER", help="judge metrics: a database of rated images")
     add("-o", "--output", required=True, metavar="OUT", help="folder of the results")
     add("--metrics", metavar="NAMES", help="with commas, or all (default: psnr,ssim; without -r niqe)")
     add("--protocol", default="own", metavar="NAME", help="what is compared (default: own)")
     add("--niqe-model", metavar="FILE", help="of `vaesr fit niqe`, or published (.mat, .npz)")
     add("--sff-detector", metavar="FILE", help="of `vaesr fit sff`, or the authors' W.mat")
-    add("--pictures", type=_whole, default=12, metavar="N", help="worst cases shown (default: 12)")
+    add("--pictures", type=reading.whole, default=12, metavar="N", help="worst cases shown (default: 12)")
     add(
         "--fit",
         choices=("logistic5", "logistic4", "none"),
@@ -339,7 +355,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     add(
         "--rrf-k",
-        type=_not_negative,
+        type=reading.not_negative,
         default=60.0,
         metavar="K",
         help="with --iqa: of the fusion (default: 60)",
@@ -374,13 +390,15 @@ def _add_export(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add("network", metavar="NETWORK", help="whatever `vaesr upscale` takes: run folder, checkpoint or name")
     add("-o", "--output", required=True, metavar="OUT", help="FILE.onnx or FILE.stablehlo")
     add("--which", choices=("best", "latest"), default="best", help="a run's checkpoint (default: best)")
-    add("--residual-scale", type=_positive, metavar="X", help="see vaesr upscale")
-    add("-s", "--scale", type=_count, metavar="N", help="of several, as in MDSR (default: the largest)")
-    add("--size", type=_size, metavar="WxH", help="the input's pixels, if it is to take one size only")
+    add("--residual-scale", type=reading.positive, metavar="X", help="see vaesr upscale")
+    add(
+        "-s", "--scale", type=reading.count, metavar="N", help="of several, as in MDSR (default: the largest)"
+    )
+    add("--size", type=reading.size, metavar="WxH", help="the input's pixels, if it is to take one size only")
     add("--layout", choices=("nchw", "nhwc"), help="of images (default: ONNX nchw, StableHLO nhwc)")
     add(
         "--platforms",
-        type=_words,
+        type=reading.words,
         default=("cpu", "cuda", "tpu"),
         metavar="NAMES",
         help="StableHLO: what it is to run on (default: cpu,cuda,tpu; there is rocm, too)",
@@ -401,59 +419,8 @@ def _add_demo(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="run folders and checkpoints to choose from, beside the published networks",
     )
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at (default: 127.0.0.1)")
-    add("--port", type=_count, default=8080, metavar="N", help="to listen at (default: 8080)")
+    add("--port", type=reading.count, default=8080, metavar="N", help="to listen at (default: 8080)")
     add("--no-browser", action="store_true", help="don't open it in the browser")
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT, for example 640x480, got {text!r}")
-    return int(height), int(width)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _number(text: str, kind: type, least: float, above: bool, words: str) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be {words}, got {text!r}") from None
-    if not (value > least if above else value >= least) or value == float("inf"):
-        raise argparse.ArgumentTypeError(f"must be {words}, got {text!r}")
-    return value
-
-
-def _positive(text: str) -> float:
-    return _number(text, float, 0, True, "a number above 0")
-
-
-def _not_negative(text: str) -> float:
-    return _number(text, float, 0, False, "a number of at least 0")
-
-
-def _from_0_to_1(text: str) -> float:
-    value = _number(text, float, 0, False, "a number in [0, 1]")
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"must be a number in [0, 1], got {text!r}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _number(text, float, 0, True, "a number in (0, 1]")
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"must be a number in (0, 1], got {text!r}")
-    return value
-
-
-def _whole(text: str) -> int:
-    return int(_number(text, int, 0, False, "a whole number of at least 0"))
-
-
-def _count(text: str) -> int:
-    return int(_number(text, int, 1, False, "a whole number of at least 1"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -495,27 +462,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"vaesr {args.command}: {message}", file=sys.stderr)
         return 2
-
-
-def output_path(text: str, endings: Sequence[str]) -> pathlib.Path:
-    """Checks where a result is to go, before it is computed.
-
-    Args:
-        text: the path.
-        endings: allowed extensions, lower case with the dot.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: on another extension or a folder.
-    """
-    path = pathlib.Path(text).expanduser()
-    if path.suffix.lower() not in endings:
-        raise ValueError(f"the output must end in {', '.join(endings)}, got {text!r}")
-    if path.is_dir():
-        raise ValueError(f"the output {text!r} is a folder")
-    return path
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ import numpy as np
 
 from vaesr.imaging import imresize
 from vaesr.inference import code_sampling, exporting, files, latents
-from vaesr.inference.cli import output_path
 from vaesr.inference.demo import serve
 from vaesr.inference.images import ImageFileError, read_photo
 from vaesr.inference.interpolation import interpolate
+from vaesr.inference.networks import network_of
 from vaesr.inference.others import load_upscaler
+from vaesr.inference.reading import output_path
 from vaesr.inference.runs import Run, load_run
-from vaesr.inference.upscaling import network_of
 from vaesr.pretrained import PUBLISHED
 from vaesr.reports.canvas import write_atomically
 from vaesr.reports.grids import save_grid
@@ -130,7 +130,8 @@ def demo(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    sources = {pathlib.Path(path).name: path for path in args.model_path}
+    # As given: run folders of many experiments are all called "default".
+    sources = {path: path for path in args.model_path}
     for path in args.model_path:
         network_of(load_upscaler(path))  # refused now, not when a visitor chooses it
     with socket.socket() as trial:

@@ -4,8 +4,8 @@ import argparse
 import pathlib
 
 from vaesr.data import cache_root
-from vaesr.inference.cli import output_path
 from vaesr.inference.others import load_upscaler
+from vaesr.inference.reading import output_path
 from vaesr.metrics import LpipsNetwork
 from vaesr.pretrained import (
     FAMILIES,

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 from vaesr.inference import files, images
+from vaesr.inference.networks import network_of
 from vaesr.inference.others import load_upscaler
 from vaesr.inference.runs import Run
-from vaesr.inference.upscaling import network_of
 from vaesr.reports.canvas import pillow
 
 # Browsers show no larger pictures; the download has all pixels.
@@ -83,7 +83,11 @@ class Studio:
     """Loads networks, upscales one photo at a time, and keeps the last results."""
 
     def __init__(self, sources: Mapping[str, str]) -> None:
-        """Args: sources: what `load_upscaler` takes, by the name that the page shows."""
+        """Begins without networks or results.
+
+        Args:
+            sources: what `load_upscaler` takes, by the name that the page shows.
+        """
         self.sources = dict(sources)
         self.results: collections.OrderedDict[str, Result] = collections.OrderedDict()
         self._one_at_a_time = threading.Lock()

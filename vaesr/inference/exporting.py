@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vaesr.inference.networks import network_of
 from vaesr.inference.runs import Run
-from vaesr.inference.upscaling import network_of
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 LAYOUTS = ("nhwc", "nchw")

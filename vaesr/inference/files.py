@@ -13,8 +13,9 @@ from typing import Any
 import jax
 
 from vaesr.inference import images, video
+from vaesr.inference.networks import network_of
 from vaesr.inference.runs import Run
-from vaesr.inference.upscaling import network_of, upscale
+from vaesr.inference.upscaling import upscale
 from vaesr.reports.canvas import pillow
 
 Say = Callable[[str], None]

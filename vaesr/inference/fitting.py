@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from vaesr.data import Bank, open_bank
-from vaesr.inference.cli import output_path
+from vaesr.inference.reading import output_path
 from vaesr.metrics import fit_niqe_model, fit_sff_detector
 from vaesr.reports.canvas import write_atomically
 

@@ -22,9 +22,10 @@ from vaesr.inference import files, images
 from vaesr.inference.against_people import against_people, print_table, read_weights
 from vaesr.inference.comparisons import Item, Loaded, Verdict, score_items
 from vaesr.inference.judges import Judge, find_judges, read_protocol
+from vaesr.inference.networks import network_of
 from vaesr.inference.others import load_upscaler
 from vaesr.inference.pairing import match_files, read_comparable, read_pair
-from vaesr.inference.upscaling import network_of, upscale
+from vaesr.inference.upscaling import upscale
 from vaesr.reports import comparison_strip, scores_page
 from vaesr.reports.canvas import write_atomically
 from vaesr.reports.scores import Column, Row, Table

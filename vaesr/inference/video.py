@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vaesr.inference.networks import Network, auto_tile, memory_budget, network_of
 from vaesr.inference.runs import Run
-from vaesr.inference.upscaling import Network, auto_tile, memory_budget, network_of, upscale
+from vaesr.inference.upscaling import upscale
 from vaesr.reports.canvas import atomic_file
 
 READABLE = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".m2ts", ".wmv", ".flv", ".ogv")

@@ -1,0 +1,154 @@
+"""What upscaling needs to know of a network: its factor, its reach, its memory, and the tiles that follow."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from vaesr.inference.runs import Run
+from vaesr.models.srvgg import SRVGGNetCompact
+
+Apply = Callable[[Any], Any]
+# Sides of square windows: a folder of any sizes compiles at most once for each.
+# Radii up to which tiles are exact, and the margin beyond.
+_EXACT, _MARGIN = 96, 48
+_WINDOWS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
+
+
+class Network(NamedTuple):
+    """What upscaling needs to know of a network.
+
+    Attributes:
+        apply: maps `[N, h, w, 3]` in [0, 1] to `[N, h * scale, w * scale, 3]`.
+        scale: its factor.
+        halo: receptive radius in input pixels, or None where it sees the whole image.
+        bytes_per_pixel: memory that one input pixel takes while it runs, roughly.
+        multiple: tiles must begin at multiples of so many pixels.
+        feather: pixels on both sides of a border of two tiles in which one's result passes into the other's.
+        spread: makes `apply` run on all local devices, see `Run.spread`; None leaves it on one.
+    """
+
+    apply: Apply
+    scale: int
+    halo: int | None
+    bytes_per_pixel: int = 4096
+    multiple: int = 1
+    feather: int = 0
+    spread: Callable[[Literal["batch", "rows"]], Apply] | None = None
+
+
+def network_of(run: Run, outscale: float | None = None) -> Network:
+    """Looks at a run as an upscaler.
+
+    Args:
+        run: of a model with a `scale`, or with several `scales` (MDSR).
+        outscale: the factor that is wanted in the end. It chooses among several `scales` and must be one of
+            them; None takes the largest. A model with one `scale` takes no notice of it.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: where the run's model is no upscaler, or lacks the scale.
+    """
+    model = run.model
+    scales = tuple(getattr(model, "scales", ()) or ())
+    several = bool(scales)
+    scales = scales or ((model.scale,) if hasattr(model, "scale") else ())
+    if not scales:
+        raise ValueError(
+            f"{run.path} holds the network {type(model).__name__}; upscaling needs a super-resolution network"
+        )
+    if several and outscale is not None and outscale not in scales:
+        *most, last = (f"{s}" for s in sorted(scales))
+        words = f"{', '.join(most)} or {last}" if most else last
+        raise ValueError(
+            f"{run.path} was trained for scale {words}, got {outscale:g}; choose one of its scales"
+        )
+    scale = int(outscale) if several and outscale is not None else max(scales)
+    static: dict[str, Any] = {"scale": scale} if several else {}
+    width = 4 * int(np.max(getattr(model, "channels", 64)))
+    # As measured: some 6 maps of the trunk's width before the enlargement and 3.5 after it, where all but
+    # SRVGGNetCompact compute on at that width.
+    maps = 6 if isinstance(model, SRVGGNetCompact) else 6 + 7 * scale**2 // 2
+    return Network(
+        apply=lambda x: run.apply(x, **static),
+        scale=scale,
+        halo=getattr(model, "receptive_radius", None),
+        bytes_per_pixel=width * maps + 48 * scale**2,
+        multiple=getattr(model, "input_multiple", 1),
+        # XLA cannot split every network by rows: those that are convolutions and no more are known to be.
+        spread=functools.partial(run.spread, **static)
+        if jax.local_device_count() > 1 and hasattr(model, "receptive_radius")
+        else None,
+    )
+
+
+def with_margin(net: Network, tile_pad: int | None) -> Network:
+    """Gives the network with the margin that its tiles get.
+
+    Args:
+        net: the network.
+        tile_pad: the margin in input pixels; None is the receptive radius, or 48 where that is above 96.
+
+    Returns:
+        The network whose `halo` is the margin, with `feather` where that is below its radius.
+
+    Raises:
+        ValueError: on a margin that is no whole number of at least 0.
+    """
+    if tile_pad is not None and (isinstance(tile_pad, bool) or int(tile_pad) != tile_pad or tile_pad < 0):
+        raise ValueError(f"tile_pad must be a whole number of pixels or None, got {tile_pad!r}")
+    if tile_pad is None:
+        if net.halo is None or net.halo <= _EXACT:
+            return net
+        tile_pad = _MARGIN
+    exact = net.halo is not None and tile_pad >= net.halo
+    return net._replace(halo=net.halo if exact else tile_pad, feather=0 if exact else tile_pad // 2)
+
+
+def auto_tile(height: int, width: int, net: Network, *, several_sizes: bool = False) -> int:
+    """Chooses how to cut an image.
+
+    Args:
+        height: pixels.
+        width: pixels.
+        net: the network.
+        several_sizes: prefer windows of few shapes to the whole image.
+
+    Returns:
+        Pixels an inner tile provides, or 0 for the whole image.
+    """
+    budget = max(64 * 64, memory_budget() // net.bytes_per_pixel)
+    devices = jax.local_device_count() if net.spread and height % jax.local_device_count() == 0 else 1
+    if net.halo is None or (height * width <= budget * devices and not several_sizes):
+        return 0
+    margin = 2 * net.halo
+    largest = max([w for w in _WINDOWS if w * w <= budget and w >= margin + 16] or [margin + 64])
+    short = min(height, width)
+    if short >= largest:
+        return largest - margin
+    fitting = [w for w in _WINDOWS if w <= short and w >= margin + 16]
+    if fitting:
+        return max(fitting) - margin
+    # Too narrow for two halos: this axis is taken whole, the other cut only where it must be.
+    return 0 if height * width <= budget else largest - margin
+
+
+def memory_budget() -> int:
+    """Tells how much a network may take.
+
+    Returns:
+        Bytes: half of what an accelerator has left, a quarter of all that a host has.
+    """
+    if jax.default_backend() == "cpu":
+        try:
+            host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, OSError, ValueError):  # Windows has none
+            host = 2**33
+        return max(2**29, min(2**33, host // 4))
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return max(2**30, (stats.get("bytes_limit", 2**34) - stats.get("bytes_in_use", 0)) // 2)
