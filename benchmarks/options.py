@@ -15,6 +15,7 @@ class Options:
             that suit the device.
         peers: frameworks to compare with ("torch"; "piq" and scikit-image for metrics; "ncnn" for tiles).
         sizes: `(height, width)` of the photos of the `tiles` suite; empty for its own.
+        tiles: what the `tiles` suite cuts photos into: "whole", "auto" (the command's choice), or pixels.
         smoke: tiny sizes, seconds in all.
         torch_compile: measure `torch.compile` too; compiling takes long.
         plan: how long to measure.
@@ -27,6 +28,7 @@ class Options:
     models: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+    tiles: tuple[str, ...] = ("whole", "128", "512", "auto")
     smoke: bool = False
     torch_compile: bool = False
     plan: timing.Plan = dataclasses.field(default_factory=timing.Plan)

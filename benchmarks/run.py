@@ -47,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", type=_names(MODELS), default=(), help="comma-separated: " + ", ".join(MODELS))
     p.add_argument("--peer", type=_names(PEERS), default=(), help="compare with: torch, piq, ncnn")
     p.add_argument("--sizes", type=_sizes, default=(), metavar="WxH,...", help="photos of the suite tiles")
+    p.add_argument(
+        "--tiles",
+        type=_tiles,
+        default=("whole", "128", "512", "auto"),
+        metavar="whole,auto,N,...",
+        help="how the suite tiles cuts them; auto is the command's choice",
+    )
     p.add_argument("--json", metavar="FILE", help="write the result with raw samples and environment")
     p.add_argument("--plot", metavar="FILE", help="write bars of throughput as PNG (needs matplotlib)")
     p.add_argument("--trace", metavar="DIR", help="write a profile of our sides, apart from the timed runs")
@@ -77,6 +84,15 @@ def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
         return names
 
     return read
+
+
+def _tiles(text: str) -> tuple[str, ...]:
+    """Reads how photos are cut."""
+    tiles = tuple(part.strip() for part in text.split(","))
+    for tile in tiles:
+        if tile not in ("whole", "auto") and not (tile.isdecimal() and int(tile)):
+            raise argparse.ArgumentTypeError(f"{tile!r} given; expected whole, auto, or pixels, with commas")
+    return tiles
 
 
 def _sizes(text: str) -> tuple[tuple[int, int], ...]:
@@ -161,6 +177,7 @@ def _measure(arguments: argparse.Namespace, argv: list[str], *, pinned: bool) ->
         models=arguments.model,
         peers=arguments.peer,
         sizes=arguments.sizes,
+        tiles=arguments.tiles,
         smoke=arguments.smoke,
         torch_compile=arguments.torch_compile,
         plan=plan,
@@ -212,7 +229,7 @@ def _rows(case: Any, options: Any, trace: str | None) -> list[dict[str, Any]]:
     if case.suite == "peaks":
         plan = timing.Plan(max(4, plan.samples // 2), plan.sample_s, plan.warmup, 2)
     elif case.suite == "tiles":  # a call takes seconds
-        plan = timing.Plan(max(2, plan.samples // 5), plan.sample_s, 1, 2)
+        plan = timing.Plan(max(2, plan.samples // 5), plan.sample_s, int(not case.slow), 2)
     samples = timing.measure(case.sides, plan)
     rows = [report.row(case, side, samples[side.name], clock=options.clock) for side in case.sides]
     if trace and case.suite != "peaks":

@@ -62,6 +62,7 @@ class Case:
         sides: what is timed; the first is ours.
         parity: facts of the equality check, with `"passed"`; None where nothing was compared.
         absent: one `(side name, reason)` for each side that could not be built.
+        slow: whether a call takes many seconds, so that no call is spent on warmth.
     """
 
     suite: str
@@ -69,6 +70,7 @@ class Case:
     sides: list[Side]
     parity: dict[str, Any] | None = None
     absent: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    slow: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Plan:
     Attributes:
         samples: samples per side, at least 2.
         sample_s: the least seconds (of the wall clock) of one sample.
-        warmup: calls before anything is timed.
+        warmup: calls before anything is timed. With 0 a sample is one call, and nothing else is run: for
+            calls of minutes, of sides that have run before.
         visits: blocks per side; even, so that A-B-B-A is complete.
     """
 
@@ -194,11 +197,14 @@ def measure(sides: Sequence[Side], plan: Plan) -> dict[str, Samples]:
         raise ValueError(f"sides of one case need distinct names; got {[side.name for side in sides]}")
     results = {}
     for side in sides:
-        side.run(plan.warmup)
-        results[side.name] = Samples(calls_per_sample=calls_for(side.run, plan.sample_s))
+        results[side.name] = Samples()
+        if plan.warmup:
+            side.run(plan.warmup)
+            results[side.name].calls_per_sample = calls_for(side.run, plan.sample_s)
     per_visit = math.ceil(plan.samples / plan.visits)
     for name in visiting_order(list(by_name), plan.visits):
-        by_name[name].run(1)  # untimed: the caches still hold the other side's data
+        if plan.warmup:
+            by_name[name].run(1)  # untimed: the caches still hold the other side's data
         _block(by_name[name], results[name], per_visit)
     return results
 

@@ -1,13 +1,14 @@
 """Upscaling whole photos and in tiles, as `vaesr upscale` does, beside torch and ncnn.
 
-Throughput is in megapixels of the input a second: the tables' "images" are megapixels here. The networks have
-the published weights where their package is installed, which ncnn needs; torch takes any.
+Throughput is in megapixels of the input a second: the tables' "images" are megapixels here. The networks
+have the published weights where their package is installed, which ncnn needs; torch takes any. A photo that
+does not fit the memory whole goes through the peers in the windows that `vaesr upscale` chooses.
 """
 
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ import numpy as np
 from benchmarks import flops, timing
 from benchmarks.options import Options
 from benchmarks.peers import torch_common
-from vaesr.inference.networks import Network, network_of, with_margin
+from vaesr.imaging import tiled_apply
+from vaesr.inference.networks import Network, auto_tile, memory_budget, network_of, with_margin
 from vaesr.inference.runs import Run
 from vaesr.inference.upscaling import upscale
 from vaesr.models.edsr import EDSR
@@ -35,7 +37,32 @@ _SMOKE: dict[str, Any] = {
     "srvgg": SRVGGNetCompact(channels=8, convs=2),
     "edsr_baseline": EDSR(scale=2, channels=8, blocks=1),
 }
-_TILES = (128, 512)
+# Operations of a photo from which a call on a CPU's core takes many seconds.
+_SLOW = 1e12
+# Outputs are compared on the photo's first so many pixels a side.
+_PART = 128
+
+
+class _Job(NamedTuple):
+    """A network and a photo, as the peers get them.
+
+    Attributes:
+        name: the network's.
+        run: its weights, in float32.
+        part: `[1, h, w, 3]`, what outputs are compared on.
+        reference: `[H, W, 3]`, the network's of the part.
+        repeated: makes a side's `run` of a function `[1, h, w, 3]` floats -> `[1, H, W, 3]` bytes.
+        megapixels: of the whole photo.
+        options: the run's settings.
+    """
+
+    name: str
+    run: Run
+    part: np.ndarray
+    reference: np.ndarray
+    repeated: Callable[[Callable[[Any], np.ndarray]], Callable[[int], None]]
+    megapixels: float
+    options: Options
 
 
 def cases(options: Options) -> Iterator[timing.Case]:
@@ -55,7 +82,11 @@ def cases(options: Options) -> Iterator[timing.Case]:
         sizes = options.sizes or (((256, 256), (1080, 1920)) if options.accelerator else (size,))
         run = _network(weights, model)
         for height, width in sizes:
-            yield _case(name, run, _photo(height, width), options)
+            case, job = _ours(name, run, _photo(height, width), options)
+            for peer, add in (("torch", _add_torch), ("ncnn", _add_ncnn)):
+                if peer in options.peers:
+                    add(case, job)
+            yield case
 
 
 def _network(weights: str, model: Any) -> Run:
@@ -93,47 +124,62 @@ def _photo(height: int, width: int) -> np.ndarray:
     return np.rint(image * 255).astype(np.uint8)
 
 
-def _case(name: str, run: Run, photo: np.ndarray, options: Options) -> timing.Case:
+def _ours(name: str, run: Run, photo: np.ndarray, options: Options) -> tuple[timing.Case, _Job]:
+    """A case with our sides, and what the peers need."""
     exact = run
     if options.accelerator:
         run = run.with_dtype(jnp.bfloat16)
-    net = network_of(run)
+    net = with_margin(network_of(run), None)
     height, width = photo.shape[:2]
+    fits = height * width * net.bytes_per_pixel <= 2 * memory_budget()
     megapixels = height * width / 1e6
     one = photo[None].astype(np.float32) / 255
     work = _work(exact, one.shape)
-    whole = functools.partial(upscale, run, photo, tile=0)
-    wanted = whole()
     kind = jnp.dtype(getattr(run.model, "dtype", jnp.float32)).name
     title = f"{name} x{net.scale}, {width}x{height}, {kind}, megapixels"
-    sides = [timing.Side("vaesr whole", "vaesr", _repeat(whole), megapixels, work_per_step=work)]
-    parity: dict[str, Any] = {"passed": True, "output": 0.0, "losses": 0.0}
-    for tile in _TILES if not options.smoke else (16,):
-        if max(height, width) <= tile + 2 * _margin(net):
-            continue
-        tiled = functools.partial(upscale, run, photo, tile=tile)
-        difference = np.abs(tiled().astype(np.float32) - wanted.astype(np.float32)) / 255
-        most, mean = float(difference.max()), float(difference.mean())
-        note = f"differs from the whole by {most:.2g}, in the mean by {mean:.2g}"
-        # Equal but for rounding to 8 bits (and bfloat16's), or, where the margin is below the radius, nearly.
-        levels = 3.5 if options.accelerator else 1.5
-        exact_tiles = net.halo is not None and _margin(net) >= net.halo
-        parity["passed"] &= most < levels / 255 if exact_tiles else mean < 1 / 255
-        sides.append(timing.Side(f"vaesr tile {tile}", "vaesr", _repeat(tiled), megapixels, note=note))
-    sides.append(
-        timing.Side("vaesr auto", "vaesr", _repeat(functools.partial(upscale, run, photo)), megapixels)
-    )
-    case = timing.Case("tiles", title, sides, parity)
-    reference = np.asarray(network_of(exact.precise()).apply(one))[0]
-    if "torch" in options.peers:
-        _add_torch(case, name, exact, one, reference, megapixels, options)
-    if "ncnn" in options.peers:
-        _add_ncnn(case, name, one[0], reference, megapixels, options)
-    return case
+    slow = not options.accelerator and work > _SLOW
+    case = timing.Case("tiles", title, [], {"passed": True, "output": 0.0, "losses": 0.0}, slow=slow)
+    first: np.ndarray | None = None
+    for cut in options.tiles if not options.smoke else ("whole", "16", "auto"):
+        tile = {"whole": 0, "auto": None}[cut] if cut in ("whole", "auto") else int(cut)
+        side_name = f"vaesr tile {tile}" if tile else f"vaesr {cut}"
+        if tile == 0 and not fits:
+            case.absent.append((side_name, "needs more than half of the memory"))
+        elif tile and max(height, width) <= tile + 2 * (net.halo or 0):
+            case.absent.append((side_name, "one window holds the whole photo"))
+        else:
+            call = functools.partial(upscale, run, photo, tile=tile)
+            out = call()
+            first = out if first is None else first
+            note = _differences(case, net, out, first, options) if first is not out else ""
+            side = timing.Side(side_name, "vaesr", _repeat(call), megapixels, note=note)
+            side.work_per_step = work if tile == 0 else None
+            case.sides.append(side)
+
+    tile_of_peers = None if fits else auto_tile(height, width, net)
+
+    def repeated(call: Callable[[Any], np.ndarray]) -> Callable[[int], None]:
+        if tile_of_peers is None:
+            return _repeat(functools.partial(call, one))
+        knobs: Any = {"scale": net.scale, "tile": tile_of_peers, "halo": net.halo or 0}
+        return _repeat(functools.partial(tiled_apply, call, one[0], **knobs))
+
+    part = one[:, :_PART, :_PART]
+    reference = np.asarray(network_of(exact.precise()).apply(part))[0]
+    return case, _Job(name, exact, part, reference, repeated, megapixels, options)
 
 
-def _margin(net: Network) -> int:
-    return with_margin(net, None).halo or 0
+def _differences(
+    case: timing.Case, net: Network, out: np.ndarray, first: np.ndarray, options: Options
+) -> str:
+    """How far a result in tiles is from the first side's; words for the side, and the case's equality."""
+    difference = np.abs(out.astype(np.float32) - first.astype(np.float32)) / 255
+    most, mean = float(difference.max()), float(difference.mean())
+    # Equal but for rounding to 8 bits (and bfloat16's), or, where the margin is below the radius, nearly.
+    near = mean < 1 / 255 if net.feather else most < (3.5 if options.accelerator else 1.5) / 255
+    assert case.parity is not None
+    case.parity["passed"] = bool(case.parity["passed"] and near)
+    return f"differs from {case.sides[0].name} by {most:.2g}, in the mean by {mean:.2g}"
 
 
 def _work(run: Run, shape: tuple[int, ...]) -> float:
@@ -151,48 +197,48 @@ def _repeat(call: Callable[[], Any]) -> Callable[[int], None]:
     return run
 
 
-def _compare(parity: dict[str, Any], found: np.ndarray, wanted: np.ndarray, most: float) -> None:
+def _compare(case: timing.Case, found: np.ndarray, wanted: np.ndarray, most: float) -> None:
+    assert case.parity is not None
     difference = float(np.abs(found - wanted).max())
-    parity["output"] = max(parity["output"], difference)
-    parity["passed"] = bool(parity["passed"] and difference <= most)
+    case.parity["output"] = max(case.parity["output"], difference)
+    case.parity["passed"] = bool(case.parity["passed"] and difference <= most)
 
 
-def _add_torch(
-    case: timing.Case,
-    name: str,
-    run: Run,
-    image: np.ndarray,
-    reference: np.ndarray,
-    megapixels: float,
-    options: Options,
-) -> None:
+def _add_torch(case: timing.Case, job: _Job) -> None:
     if not torch_common.available():
-        case.absent.append(("torch", "torch is not installed"))
+        case.absent.append(("torch", torch_common.ABSENT))
         return
-    torch = torch_common.load(options.threads)
-    kind = torch.bfloat16 if options.accelerator else torch.float32
-    given = torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).to(torch_common.device())
+    torch = torch_common.load(job.options.threads)
+    device = torch_common.device()
+    kind = torch.bfloat16 if job.options.accelerator else torch.float32
 
-    def through(network: Any, x: Any) -> Any:
+    def through(network: Any, memory_format: Any, image: np.ndarray, kind: Any) -> Any:
+        x = torch.from_numpy(image).to(device).permute(0, 3, 1, 2)
         with torch.inference_mode():
-            return network(x)
+            return network(x.to(dtype=kind, memory_format=memory_format)).permute(0, 2, 3, 1).float()
 
-    def bytes_out(network: Any, x: Any) -> np.ndarray:
+    def bytes_out(network: Any, memory_format: Any, image: np.ndarray) -> np.ndarray:
         """As ours: bytes, on the host."""
-        y = through(network, x)[0].float().clamp(0, 1).mul(255).round().to(torch.uint8)
-        return np.asarray(y.permute(1, 2, 0).cpu())
+        y = through(network, memory_format, image, kind)
+        return np.asarray(y.clamp(0, 1).mul(255).round().to(torch.uint8).cpu())
 
     with torch_common.exact():
-        found = through(_torch_network(name, run), given)[0].float().cpu().numpy().transpose(1, 2, 0)
-    _compare(case.parity or {}, found, reference, 1e-4 * max(1.0, float(np.abs(reference).max())))
+        network = _torch_network(job.name, job.run)
+        found = through(network, torch.contiguous_format, job.part, torch.float32)[0].cpu().numpy()
+    _compare(case, found, job.reference, 1e-4 * max(1.0, float(np.abs(job.reference).max())))
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-    for mode, compiled in torch_common.modes(options):
+    for mode, compiled in torch_common.modes(job.options):
         for words, memory_format in formats.items():
-            network = _torch_network(name, run).to(dtype=kind, memory_format=memory_format)
-            x = given.to(dtype=kind, memory_format=memory_format)
+            name = f"torch {mode} {words}"
+            if case.slow and words == "contiguous":
+                case.absent.append((name, "slower than channels_last on every smaller photo"))
+                continue
+            network = _torch_network(job.name, job.run).to(dtype=kind, memory_format=memory_format)
             call: Any = network if compiled is None else torch.compile(network, mode=compiled)
-            run_it = _repeat(functools.partial(bytes_out, call, x))
-            case.sides.append(timing.Side(f"torch {mode} {words}", "torch", run_it, megapixels))
+            run = job.repeated(functools.partial(bytes_out, call, memory_format))
+            if case.slow and compiled is not None:
+                run(1)  # which compiles
+            case.sides.append(timing.Side(name, "torch", run, job.megapixels))
 
 
 def _torch_network(name: str, run: Run) -> Any:
@@ -218,38 +264,31 @@ def _torch_network(name: str, run: Run) -> Any:
     return network.to(torch_common.device()).eval()
 
 
-def _add_ncnn(
-    case: timing.Case,
-    name: str,
-    image: np.ndarray,
-    reference: np.ndarray,
-    megapixels: float,
-    options: Options,
-) -> None:
+def _add_ncnn(case: timing.Case, job: _Job) -> None:
     try:
         import ncnn
     except ImportError:
         case.absent.append(("ncnn", "ncnn is not installed"))
         return
-    files = "" if options.smoke or not _NETWORKS[name][0] else _published_files(_NETWORKS[name][0])
-    if not files or options.accelerator:
-        reason = "runs on CPUs here" if files else "has no such network, or its package is not installed"
-        case.absent.append(("ncnn", reason))
+    weights = _NETWORKS[job.name][0]
+    files = _published_files(weights) if weights else ""
+    if job.options.accelerator or job.options.smoke or not files:
+        absent = "has no such network, or its package is not installed"
+        case.absent.append(("ncnn", "runs on CPUs here" if job.options.accelerator else absent))
         return
     net = ncnn.Net()
-    net.opt.use_vulkan_compute, net.opt.num_threads = False, options.threads or 1
+    net.opt.use_vulkan_compute, net.opt.num_threads = False, job.options.threads or 1
     # float32 as the others; its Winograd convolutions stay on.
     for half in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
         setattr(net.opt, f"use_{half}", False)
     net.load_param(f"{files}.param")
     net.load_model(f"{files}.bin")
-    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
 
-    def call() -> np.ndarray:
+    def call(image: np.ndarray) -> np.ndarray:
         extractor = net.create_extractor()
-        extractor.input("data", ncnn.Mat(planes).clone())
+        extractor.input("data", ncnn.Mat(np.ascontiguousarray(image[0].transpose(2, 0, 1))).clone())
         out = np.array(extractor.extract("output")[1]).transpose(1, 2, 0)
-        return np.rint(out.clip(0, 1) * 255).astype(np.uint8)
+        return np.rint(out.clip(0, 1) * 255).astype(np.uint8)[None]
 
-    _compare(case.parity or {}, call().astype(np.float32) / 255, reference.clip(0, 1), 1.6 / 255)
-    case.sides.append(timing.Side("ncnn", "ncnn", _repeat(call), megapixels))
+    _compare(case, call(job.part)[0].astype(np.float32) / 255, job.reference.clip(0, 1), 1.6 / 255)
+    case.sides.append(timing.Side("ncnn", "ncnn", job.repeated(call), job.megapixels))

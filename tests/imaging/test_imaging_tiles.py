@@ -55,7 +55,7 @@ def random_net(draw):
     return conv_net([(draw((3, 3, i, o)), draw((1, 1, 1, o))) for i, o in itertools.pairwise(channels)])
 
 
-@pytest.mark.parametrize("tile", [32, 48, 100])
+@pytest.mark.parametrize("tile", [32, 48, 100, (20, 70)])
 def test_equals_whole_image_on_odd_sizes(tile):
     rng = np.random.default_rng(0)
     net = random_net(lambda shape: rng.normal(size=shape).astype(np.float32) * 0.4)
@@ -67,7 +67,8 @@ def test_equals_whole_image_on_odd_sizes(tile):
     )
     assert result.shape == (262, 234, 3)
     np.testing.assert_allclose(result, whole, atol=1e-5)
-    total = len(plan_tiles(131, tile, 3)) * len(plan_tiles(117, tile, 3))
+    tall, wide = tile if isinstance(tile, tuple) else (tile, tile)
+    total = len(plan_tiles(131, tall, 3)) * len(plan_tiles(117, wide, 3))
     assert calls[-1] == (total, total)
     too_small = tiled_apply(net, image, scale=2, tile=tile, halo=1)
     assert np.abs(too_small - whole).max() > 1e-3  # the test can fail

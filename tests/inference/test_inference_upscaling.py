@@ -245,16 +245,64 @@ def test_automatic_tiles_are_of_few_shapes() -> None:
     from vaesr.imaging import plan_tiles
 
     net = network_of(Run(pathlib.Path(), EDSR(), {"edsr": {}}, {}, {}, 0))
-    assert auto_tile(100, 100, net) == 0
+    assert auto_tile(100, 100, net) is None
     windows = set()
     generator = np.random.default_rng(0)
     for height, width in generator.integers(100, 3000, (200, 2)):
         tile = auto_tile(height, width, net, several_sizes=True)
-        assert tile > 0
-        rows, columns = plan_tiles(height, tile, net.halo or 0), plan_tiles(width, tile, net.halo or 0)
+        assert tile is not None
+        rows, columns = (
+            plan_tiles(n, side, net.halo or 0) for n, side in zip((height, width), tile, strict=True)
+        )
         windows.add((rows[0].stop - rows[0].start, columns[0].stop - columns[0].start))
     assert len(windows) <= 9 and all(h == w for h, w in windows)
-    assert auto_tile(20, 3000, net) == 0 and auto_tile(20, 300_000, net) > 0
+    assert auto_tile(20, 3000, net) is None and auto_tile(20, 300_000, net) is not None
+
+
+@pytest.mark.parametrize("halo", [4, 48, 94])
+def test_automatic_tiles_fit_the_memory_and_repeat_few_pixels(
+    halo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vaesr.imaging import plan_tiles
+
+    budget = 400_000
+    monkeypatch.setattr("vaesr.inference.networks.memory_budget", lambda: 1000 * budget)
+    net = Network(lambda x: x, 1, halo, bytes_per_pixel=1000)
+
+    def pixels(height: int, width: int, tile: tuple[int, int]) -> tuple[int, int]:
+        """Of one window, and of all."""
+        rows, columns = (plan_tiles(n, side, halo) for n, side in zip((height, width), tile, strict=True))
+        window = (rows[0].stop - rows[0].start) * (columns[0].stop - columns[0].start)
+        return window, window * len(rows) * len(columns)
+
+    sizes = np.random.default_rng(0).integers(20, 5000, (100, 2)).tolist()
+    sizes += [(1080, 1920), (3000, 4000), (8, 60_000), (60_000, 8), (20_000, 30_000)]
+    for height, width in sizes:
+        tile = auto_tile(height, width, net)
+        if tile is None:
+            assert height * width <= budget
+            continue
+        window, total = pixels(height, width, tile)
+        assert window <= budget
+        # Never more than square windows of as much memory, tried one by one; but for rounding to eights.
+        squares = [(side - 2 * halo,) * 2 for side in range(2 * halo + 64, 633, 8)]
+        tried = [pixels(height, width, square) for square in squares]
+        assert total <= 1.02 * min(all_ for one, all_ in tried if one <= budget)
+        assert min(tile) >= min(16, height, width)
+
+
+def test_turned_images_get_turned_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaesr.inference.networks.memory_budget", lambda: 64 * 64)
+    shapes = set()
+
+    def apply(x: Any) -> Any:
+        shapes.add(x.shape[1:3])
+        return np.asarray(x).repeat(2, axis=1).repeat(2, axis=2)
+
+    image = photo(60, 200, 3)
+    out = upscale(Network(apply, 2, halo=2, bytes_per_pixel=1), image, self_ensemble=True)
+    np.testing.assert_allclose(out[::2, ::2], image, atol=1e-6)
+    assert len(shapes) == 2 and {shape[::-1] for shape in shapes} == shapes
 
 
 def test_a_network_with_a_pair_of_widths() -> None:

@@ -60,7 +60,7 @@ def tiled_apply(
     image: np.ndarray | jax.Array,
     *,
     scale: int,
-    tile: int,
+    tile: int | tuple[int, int],
     halo: int,
     feather: int = 0,
     multiple: int = 1,
@@ -80,8 +80,8 @@ def tiled_apply(
         fn: maps `[N, h, w, C]` to `[N, h * scale, w * scale, C']`; pass it jitted.
         image: `[H, W, C]`, any dtype `fn` takes.
         scale: whole upscaling factor of `fn`; 1 for restoration.
-        tile: pixels an inner tile provides; windows have `tile + 2 * halo` pixels, or the axis if it is
-            shorter.
+        tile: pixels an inner tile provides, of a side or (rows, columns); windows have `tile + 2 * halo`
+            pixels, or the axis if it is shorter.
         halo: receptive radius of `fn` in input pixels; or less, where the radius is too large to afford and
             what the farthest pixels change is too little to see.
         feather: on both sides of a border of two tiles, as many input pixels pass gradually from one's result
@@ -106,18 +106,20 @@ def tiled_apply(
     scale = check_positive_int(scale, function="tiled_apply", argument="scale")
     batch_size = check_positive_int(batch_size, function="tiled_apply", argument="batch_size")
     multiple = check_positive_int(multiple, function="tiled_apply", argument="multiple")
+    sides = tile if isinstance(tile, tuple) else (tile, tile)
+    tall, wide = (check_positive_int(side, function="tiled_apply", argument="tile") for side in sides)
     if multiple > 1:
-        tile = check_positive_int(tile, function="tiled_apply", argument="tile")
-        tile, halo = (-(-n // multiple) * multiple for n in (tile, halo))
-    if isinstance(feather, bool) or int(feather) != feather or not 0 <= feather <= min(halo, tile // 2):
+        tall, wide, halo = (-(-n // multiple) * multiple for n in (tall, wide, halo))
+    most = min(tall, wide) // 2
+    if isinstance(feather, bool) or int(feather) != feather or not 0 <= feather <= min(halo, most):
         raise ValueError(
             f"tiled_apply: feather must be an integer from 0 to halo ({halo}) and half of tile "
-            f"({tile // 2}), but was {feather!r}."
+            f"({most}), but was {feather!r}."
         )
     source = mirror_to_multiple(np.asarray(image), multiple)
     height, width, _ = source.shape
-    rows = plan_tiles(height, tile, halo)
-    columns = plan_tiles(width, tile, halo)
+    rows = plan_tiles(height, tall, halo)
+    columns = plan_tiles(width, wide, halo)
     spans = [(row, column) for row in rows for column in columns]
 
     keep = _Canvas((height, width), scale, feather, finish or (lambda out: out))

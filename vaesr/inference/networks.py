@@ -12,9 +12,11 @@ from vaesr.inference.runs import Run
 from vaesr.models.srvgg import SRVGGNetCompact
 
 Apply = Callable[[Any], Any]
-# Sides of square windows: a folder of any sizes compiles at most once for each.
 # Radii up to which tiles are exact, and the margin beyond.
 _EXACT, _MARGIN = 96, 48
+# Windows' sides are multiples of this, and what a tile provides is not narrower than that.
+_EVEN, _LEAST = 8, 16
+# Sides of square windows: a folder of any sizes compiles at most once for each.
 _WINDOWS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
@@ -110,32 +112,66 @@ def with_margin(net: Network, tile_pad: int | None) -> Network:
     return net._replace(halo=net.halo if exact else tile_pad, feather=0 if exact else tile_pad // 2)
 
 
-def auto_tile(height: int, width: int, net: Network, *, several_sizes: bool = False) -> int:
+def auto_tile(
+    height: int, width: int, net: Network, *, several_sizes: bool = False
+) -> tuple[int, int] | None:
     """Chooses how to cut an image.
 
     Args:
         height: pixels.
         width: pixels.
         net: the network.
-        several_sizes: prefer windows of few shapes to the whole image.
+        several_sizes: prefer square windows of few shapes, to the whole image, too. Otherwise they are the
+            windows that repeat the fewest pixels.
 
     Returns:
-        Pixels an inner tile provides, or 0 for the whole image.
+        Rows and columns an inner tile provides, or None for the whole image.
     """
     budget = max(64 * 64, memory_budget() // net.bytes_per_pixel)
     devices = jax.local_device_count() if net.spread and height % jax.local_device_count() == 0 else 1
     if net.halo is None or (height * width <= budget * devices and not several_sizes):
-        return 0
+        return None
     margin = 2 * net.halo
+    if not several_sizes:
+        found = _fewest_pixels(height, width, margin, budget, jax.local_device_count() if net.spread else 1)
+        if found:
+            return found
     largest = max([w for w in _WINDOWS if w * w <= budget and w >= margin + 16] or [margin + 64])
     short = min(height, width)
     if short >= largest:
-        return largest - margin
+        return largest - margin, largest - margin
     fitting = [w for w in _WINDOWS if w <= short and w >= margin + 16]
     if fitting:
-        return max(fitting) - margin
+        return max(fitting) - margin, max(fitting) - margin
     # Too narrow for two halos: this axis is taken whole, the other cut only where it must be.
-    return 0 if height * width <= budget else largest - margin
+    return None if height * width <= budget else (largest - margin, largest - margin)
+
+
+def _fewest_pixels(height: int, width: int, margin: int, budget: int, devices: int) -> tuple[int, int] | None:
+    """The inner tile, rows and columns, whose windows have the fewest pixels in all, each within the budget.
+
+    n windows that overlap by the margin cover `n * window - (n - 1) * margin`. None where no windows fit.
+    """
+    best: tuple[int, tuple[int, int]] | None = None
+    for rows in range(1, -(-height // _LEAST) + 1):
+        tall, inner_rows = _covering(height, rows, margin)
+        widest = budget // tall
+        most = max(1, widest // _EVEN * _EVEN - margin)  # that a column provides
+        columns = 1 if widest >= width else max(1, -(-(width - margin) // most))
+        wide, inner_columns = _covering(width, columns, margin)
+        if tall * wide > budget or min(inner_rows, inner_columns) < min(_LEAST, height, width):
+            continue
+        pixels = -(-rows * columns // devices) * devices * tall * wide
+        if best is None or pixels < best[0]:
+            best = pixels, (inner_rows, inner_columns)
+    return best[1] if best else None
+
+
+def _covering(length: int, count: int, margin: int) -> tuple[int, int]:
+    """The shortest windows, `count` of them, that cover an axis; and what an inner one provides."""
+    exact = -(-(length + (count - 1) * margin) // count)
+    window = min(length, -(-exact // _EVEN) * _EVEN)
+    return window, length if window == length else window - margin
 
 
 def memory_budget() -> int:

@@ -201,24 +201,27 @@ def _retrying(
         raise ValueError(
             "this network has no receptive radius, so tiles would show seams: use tile=0, or give tile_pad"
         )
-    chosen = auto_tile(rgb.shape[0], rgb.shape[1], net, several_sizes=several_sizes) if tile is None else tile
+    if tile is None:
+        chosen = auto_tile(rgb.shape[0], rgb.shape[1], net, several_sizes=several_sizes)
+    else:
+        chosen = (tile, tile) if tile else None
     while True:
         try:
             return _run(net, rgb, chosen, self_ensemble, progress, finish)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             exhausted = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-            side = chosen or max(rgb.shape[:2])
+            sides = chosen or rgb.shape[:2]
             if not exhausted:
                 raise
-            if tile is not None or net.halo is None or side <= 32:
+            if tile is not None or net.halo is None or max(sides) <= 32:
                 raise MemoryError("the device ran out of memory; try a smaller --tile") from error
-            chosen = side // 2
+            chosen = max(16, sides[0] // 2), max(16, sides[1] // 2)
 
 
 def _run(
     net: Network,
     rgb: np.ndarray,
-    tile: int,
+    tile: tuple[int, int] | None,
     self_ensemble: bool,
     progress: Callable[[int, int], Any] | None,
     finish: Callable[[np.ndarray], np.ndarray],
@@ -230,7 +233,9 @@ def _run(
         """One turn of the image, `[1, h, w, 3]`; NumPy out, so that the full result stays on the host."""
         turn = next(before)
         report = (lambda done, n: progress(done + turn * n, n * turns)) if progress else None
-        apply, batch = _on_devices(net, x.shape[1], x.shape[2], tile)
+        sides = x.shape[1], x.shape[2]
+        tiles = (tile if sides == rgb.shape[:2] else tile[::-1]) if tile else None
+        apply, batch = _on_devices(net, *sides, tiles)
         if jax.default_backend() == "cpu":  # where two windows at once take twice the memory and no less time
             apply = _waiting(apply)
         out = tiled_apply(
@@ -238,9 +243,9 @@ def _run(
             x[0],
             batch_size=batch,
             scale=net.scale,
-            tile=tile or max(x.shape[1:3]),
+            tile=tiles or sides,
             halo=net.halo or 0,
-            feather=min(net.feather, tile // 2) if tile else 0,
+            feather=min(net.feather, min(tiles) // 2) if tiles else 0,
             multiple=net.multiple,
             finish=finish,
             progress=report,
@@ -254,12 +259,13 @@ def _waiting(apply: Apply) -> Apply:
     return lambda batch: jax.block_until_ready(apply(batch))
 
 
-def _on_devices(net: Network, height: int, width: int, tile: int) -> tuple[Apply, int]:
+def _on_devices(net: Network, height: int, width: int, tile: tuple[int, int] | None) -> tuple[Apply, int]:
     """What runs the network, and how many tiles it takes at once: on one device, or on all of them."""
     devices = jax.local_device_count()
     if net.spread is None:
         return net.apply, 1
-    if tile and max(height, width) > tile + 2 * (net.halo or 0):
+    margin = 2 * (net.halo or 0)
+    if tile and (height > tile[0] + margin or width > tile[1] + margin):
         apply = net.spread("batch")
 
         def filled(batch: np.ndarray) -> Any:

@@ -141,7 +141,7 @@ def _enlarged(
         return
     everything = itertools.chain([first], pictures)
     height, width = first.shape[:2]
-    whole = tile == 0 or (tile is None and auto_tile(height, width, net._replace(spread=None)) == 0)
+    whole = tile == 0 or (tile is None and auto_tile(height, width, net._replace(spread=None)) is None)
     if whole and scale in (None, net.scale) and net.halo is not None and not more["self_ensemble"]:
         yield from _batched(net, everything)
     else:
