@@ -285,8 +285,9 @@ def _add_ncnn(case: timing.Case, job: _Job) -> None:
     net.load_model(f"{files}.bin")
 
     def call(image: np.ndarray) -> np.ndarray:
+        planes = np.ascontiguousarray(image[0].transpose(2, 0, 1))  # which ncnn.Mat does not keep alive
         extractor = net.create_extractor()
-        extractor.input("data", ncnn.Mat(np.ascontiguousarray(image[0].transpose(2, 0, 1))).clone())
+        extractor.input("data", ncnn.Mat(planes).clone())
         out = np.array(extractor.extract("output")[1]).transpose(1, 2, 0)
         return np.rint(out.clip(0, 1) * 255).astype(np.uint8)[None]
 

@@ -54,6 +54,14 @@ def test_measure_visits_and_counts_steps(monkeypatch):
     assert {len(r.cpu_s) for r in results.values()} == {4}
 
 
+def test_long_calls_are_made_only_to_be_timed():
+    log = []
+    sides = [_side(log, "A"), _side(log, "B")]
+    results = timing.measure(sides, timing.Plan(samples=2, warmup=0, visits=2))
+    assert log == [(name, 1) for name in "ABBA"]
+    assert {(len(r.wall_s), r.calls_per_sample) for r in results.values()} == {(2, 1)}
+
+
 def test_calls_grow_until_a_sample_is_long_enough(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
