@@ -108,8 +108,9 @@ def test_bad_arguments(
     assert cli.main(["demo", "--run", str(vae_folder), "--no-browser"]) == 2
     assert "needs a super-resolution network" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "nicegui", None)
-    with pytest.raises(ImportError, match=r"vaesr\[demo\]"):
-        demo.serve({"edsr": str(edsr_folder)})
+    assert cli.main(["demo", "--port", port, "--no-browser", "--run", str(edsr_folder)]) == 2
+    told = capsys.readouterr()
+    assert "vaesr[demo]" in told.err and "http://" not in told.out
 
 
 def test_run_folders_of_one_name_are_two_networks(

@@ -140,7 +140,6 @@ def demo(args: argparse.Namespace) -> int:
             trial.bind((args.host, args.port))
         except OSError as error:
             raise OSError(f"cannot listen at {args.host}:{args.port}: {error.strerror or error}") from error
-    print(f"http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
     serve(
         {**sources, **{name: name for name in PUBLISHED}},
         host=args.host,

@@ -176,7 +176,7 @@ def _shown(pixels: np.ndarray, like: Sequence[int] | None = None) -> bytes:
 def serve(
     sources: Mapping[str, str], *, host: str = "127.0.0.1", port: int = 8080, browser: bool = True
 ) -> None:
-    """Serves the page until it is interrupted.
+    """Serves the page until it is interrupted; prints its address.
 
     Args:
         sources: see `Studio`; the first is chosen at first.
@@ -196,6 +196,7 @@ def serve(
         raise ImportError('the page needs NiceGUI: pip install "vaesr[demo]"') from error
     studio = Studio(sources)
     _add_files(nicegui.app, studio)
+    print(f"http://{host}:{port} (Ctrl-C ends it)", flush=True)
     nicegui.ui.run(
         functools.partial(_page, nicegui, studio),
         host=host,
