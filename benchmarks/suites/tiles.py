@@ -2,7 +2,7 @@
 
 Throughput is in megapixels of the input a second: the tables' "images" are megapixels here. The networks
 have the published weights where their package is installed, which ncnn needs; torch takes any. A photo that
-does not fit the memory whole goes through the peers in the windows that `vaesr upscale` chooses.
+does not fit the memory whole goes through the peers in the first windows asked for, or the command's.
 """
 
 import functools
@@ -156,7 +156,11 @@ def _ours(name: str, run: Run, photo: np.ndarray, options: Options) -> tuple[tim
             side.work_per_step = work if tile == 0 else None
             case.sides.append(side)
 
-    tile_of_peers = None if fits else auto_tile(height, width, net)
+    # What does not fit goes through the peers in our first side's windows.
+    cut = options.tiles[0]
+    tile_of_peers = None
+    if not fits:
+        tile_of_peers = (int(cut), int(cut)) if cut.isdecimal() else auto_tile(height, width, net)
 
     def repeated(call: Callable[[Any], np.ndarray]) -> Callable[[int], None]:
         if tile_of_peers is None:

@@ -40,6 +40,11 @@ def test_peers_get_our_windows_where_the_whole_photo_does_not_fit(monkeypatch):
     job.repeated(peer)(2)
     assert len(set(seen)) == 1 and len(seen) >= 2 * 3
     assert seen[0][1] * seen[0][2] <= 64 * 64 < 90 * 110
+    seen.clear()
+    _, job = tiles._ours("srvgg", network, photo, Options(tiles=("24", "auto")))
+    job.repeated(peer)(1)
+    margin = 2 * network.model.receptive_radius
+    assert set(seen) == {(1, 24 + margin, 24 + margin, 3)}
 
 
 def test_how_photos_are_cut_is_read():
