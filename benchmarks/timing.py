@@ -11,6 +11,7 @@ Source: the protocol of the project's performance reference, section 9 (after To
 import dataclasses
 import gc
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -206,6 +207,8 @@ def measure(sides: Sequence[Side], plan: Plan) -> dict[str, Samples]:
         if plan.warmup:
             by_name[name].run(1)  # untimed: the caches still hold the other side's data
         _block(by_name[name], results[name], per_visit)
+        if not plan.warmup:  # minutes each: what is measured is told at once
+            print(f"    {name}: {results[name].cpu_s[-1]:.1f} s of CPU", file=sys.stderr, flush=True)
     return results
 
 
