@@ -169,7 +169,8 @@ def _measure(arguments: argparse.Namespace, argv: list[str], *, pinned: bool) ->
     plan = timing.SMOKE if arguments.smoke else timing.Plan()
     if arguments.samples is not None:
         try:
-            plan = timing.Plan(arguments.samples, plan.sample_s, plan.warmup, plan.visits)
+            visits = 1 if arguments.samples == 1 else plan.visits
+            plan = timing.Plan(arguments.samples, plan.sample_s, plan.warmup, visits)
         except ValueError as error:
             raise SystemExit(f"--samples {arguments.samples}: {error}") from None
     options = Options(
@@ -229,7 +230,8 @@ def _rows(case: Any, options: Any, trace: str | None) -> list[dict[str, Any]]:
     if case.suite == "peaks":
         plan = timing.Plan(max(4, plan.samples // 2), plan.sample_s, plan.warmup, 2)
     elif case.suite == "tiles":  # a call takes seconds
-        plan = timing.Plan(max(2, plan.samples // 5), plan.sample_s, int(not case.slow), 2)
+        count = 1 if plan.samples == 1 else max(2, plan.samples // 5)
+        plan = timing.Plan(count, plan.sample_s, int(not case.slow), min(count, 2))
     samples = timing.measure(case.sides, plan)
     rows = [report.row(case, side, samples[side.name], clock=options.clock) for side in case.sides]
     if trace and case.suite != "peaks":

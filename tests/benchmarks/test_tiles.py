@@ -1,5 +1,6 @@
 """The suite `tiles`: sides that agree, and photos that do not fit the memory."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -45,6 +46,21 @@ def test_peers_get_our_windows_where_the_whole_photo_does_not_fit(monkeypatch):
     job.repeated(peer)(1)
     margin = 2 * network.model.receptive_radius
     assert set(seen) == {(1, 24 + margin, 24 + margin, 3)}
+
+
+@pytest.mark.parametrize("cut", ["auto", "24"])
+def test_long_calls_compile_on_one_window(cut, monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr(tiles, "_SLOW", 0)
+    monkeypatch.setattr(tiles, "memory_budget", lambda: 0)
+    monkeypatch.setattr("vaesr.inference.networks.memory_budget", lambda: 64 * 64)
+    photo = tiles._photo(90, 110)
+    network = tiles._network("", tiles._SMOKE["srvgg"])
+    case, _ = tiles._ours("srvgg", network, photo, Options(tiles=(cut,)))
+    (side,) = case.sides
+    with jax.no_tracing():  # what the photo needs is compiled
+        side.run(1)
+    assert case.slow and not case.absent
 
 
 def test_how_photos_are_cut_is_read():

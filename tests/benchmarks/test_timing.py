@@ -60,6 +60,9 @@ def test_long_calls_are_made_only_to_be_timed():
     results = timing.measure(sides, timing.Plan(samples=2, warmup=0, visits=2))
     assert log == [(name, 1) for name in "ABBA"]
     assert {(len(r.wall_s), r.calls_per_sample) for r in results.values()} == {(2, 1)}
+    log.clear()
+    timing.measure(sides, timing.Plan(samples=1, warmup=0, visits=1))
+    assert log == [("A", 1), ("B", 1)]
 
 
 def test_calls_grow_until_a_sample_is_long_enough(monkeypatch):
@@ -77,5 +80,7 @@ def test_calls_grow_until_a_sample_is_long_enough(monkeypatch):
 def test_bad_plans_and_names_are_refused():
     with pytest.raises(ValueError, match="even number of visits"):
         timing.Plan(visits=3)
+    with pytest.raises(ValueError, match="samples >= 2"):
+        timing.Plan(samples=1)
     with pytest.raises(ValueError, match="distinct names"):
         timing.measure([_side([], "A"), _side([], "A")], timing.SMOKE)
