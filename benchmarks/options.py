@@ -19,6 +19,7 @@ class Options:
         smoke: tiny sizes, seconds in all.
         torch_compile: measure `torch.compile` too; compiling takes long.
         plan: how long to measure.
+        once: one sample of each side where a call takes minutes, which only the suite `tiles` has.
         accelerator: whether JAX's device is not a CPU.
         clock: "cpu" or "wall".
         threads: threads for the peers; None for their own choice.
@@ -32,6 +33,7 @@ class Options:
     smoke: bool = False
     torch_compile: bool = False
     plan: timing.Plan = dataclasses.field(default_factory=timing.Plan)
+    once: bool = False
     accelerator: bool = False
     clock: str = "wall"
     threads: int | None = None

@@ -99,6 +99,8 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
     """Reads widths and heights, and gives heights and widths."""
     try:
         pairs = [[int(side) for side in size.split("x")] for size in text.split(",")]
+        if min(min(pair) for pair in pairs) < 1:
+            raise ValueError
         return tuple((height, width) for width, height in pairs)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} given; expected WIDTHxHEIGHT, with commas") from None
@@ -167,10 +169,11 @@ def _measure(arguments: argparse.Namespace, argv: list[str], *, pinned: bool) ->
         print("pinned to one core, but JAX found an accelerator: pass --pin off.", file=sys.stderr)
         return 2
     plan = timing.SMOKE if arguments.smoke else timing.Plan()
+    once = arguments.samples == 1 and arguments.suite == ("tiles",)
     if arguments.samples is not None:
         try:
-            visits = 1 if arguments.samples == 1 else plan.visits
-            plan = timing.Plan(arguments.samples, plan.sample_s, plan.warmup, visits)
+            samples = 2 if once else arguments.samples
+            plan = timing.Plan(samples, plan.sample_s, plan.warmup, plan.visits)
         except ValueError as error:
             raise SystemExit(f"--samples {arguments.samples}: {error}") from None
     options = Options(
@@ -182,6 +185,7 @@ def _measure(arguments: argparse.Namespace, argv: list[str], *, pinned: bool) ->
         smoke=arguments.smoke,
         torch_compile=arguments.torch_compile,
         plan=plan,
+        once=once,
         accelerator=accelerator,
         clock="cpu" if pinned else "wall",
         threads=1 if pinned else None,
@@ -230,8 +234,9 @@ def _rows(case: Any, options: Any, trace: str | None) -> list[dict[str, Any]]:
     if case.suite == "peaks":
         plan = timing.Plan(max(4, plan.samples // 2), plan.sample_s, plan.warmup, 2)
     elif case.suite == "tiles":  # a call takes seconds
-        count = 1 if plan.samples == 1 else max(2, plan.samples // 5)
-        plan = timing.Plan(count, plan.sample_s, int(not case.slow), min(count, 2))
+        plan = timing.Plan(max(2, plan.samples // 5), plan.sample_s, int(not case.slow), 2)
+        if case.slow and options.once:
+            plan = timing.Plan(1, plan.sample_s, 0, 1)
     samples = timing.measure(case.sides, plan)
     rows = [report.row(case, side, samples[side.name], clock=options.clock) for side in case.sides]
     if trace and case.suite != "peaks":

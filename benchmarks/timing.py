@@ -79,7 +79,7 @@ class Plan:
     """How long to measure.
 
     Attributes:
-        samples: samples per side, at least 2; or 1, in one visit, where a call takes many minutes.
+        samples: samples per side, at least 2; or 1, in one visit without warmup, where a call takes minutes.
         sample_s: the least seconds (of the wall clock) of one sample.
         warmup: calls before anything is timed. With 0 a sample is one call, and nothing else is run: for
             calls of minutes, of sides that have run before.
@@ -93,7 +93,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse plans that would measure nothing."""
-        once = self.samples == self.visits == 1
+        once = self.samples == self.visits == 1 and not self.warmup
         if not once and (self.samples < 2 or self.visits < 2 or self.visits % 2):
             raise ValueError(
                 f"a plan needs samples >= 2 and an even number of visits >= 2; got samples={self.samples}, "

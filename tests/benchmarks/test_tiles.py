@@ -68,3 +68,11 @@ def test_how_photos_are_cut_is_read():
     for wrong in ("half", "0", "", "128,-3", "1.5"):
         with pytest.raises(run.argparse.ArgumentTypeError, match="whole, auto, or pixels"):
             run._tiles(wrong)
+
+
+def test_one_sample_is_only_for_the_suite_of_long_calls():
+    with pytest.raises(SystemExit, match="--samples 1: a plan needs samples >= 2"):
+        run.main(["--suite", "train", "--smoke", "--samples", "1", "--pin", "off"])
+    for wrong in ("0x5", "-3x4", "12", "axb"):
+        with pytest.raises(run.argparse.ArgumentTypeError, match="WIDTHxHEIGHT"):
+            run._sizes(wrong)

@@ -81,6 +81,6 @@ def test_bad_plans_and_names_are_refused():
     with pytest.raises(ValueError, match="even number of visits"):
         timing.Plan(visits=3)
     with pytest.raises(ValueError, match="samples >= 2"):
-        timing.Plan(samples=1)
+        timing.Plan(samples=1, visits=1)
     with pytest.raises(ValueError, match="distinct names"):
         timing.measure([_side([], "A"), _side([], "A")], timing.SMOKE)
