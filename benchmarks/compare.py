@@ -19,20 +19,8 @@ _EXACT = 12  # up to this many samples a side the null distribution is counted, 
 def mann_whitney(a: Sequence[float], b: Sequence[float]) -> float:
     """Two-sided Mann-Whitney U test: how likely ranks this uneven are if both come from one distribution.
 
-    Exact for up to 12 samples a side without ties, else the normal approximation with the corrections
-    for ties and continuity.
-
-    Args:
-        a: samples, at least one.
-        b: samples, at least one.
-
-    Returns:
-        The p-value in (0, 1].
-
-    Raises:
-        ValueError: if either is empty.
-
-    Source: Mann and Whitney 1947.
+    The p-value in (0, 1], exact for up to 12 samples a side without ties, else by the normal approximation
+    with the corrections for ties and continuity. ValueError without samples. Mann and Whitney 1947.
     """
     if not a or not b:
         raise ValueError(f"both sets need samples; got {len(a)} and {len(b)}.")
@@ -63,15 +51,7 @@ def _ways(m: int, n: int, u: int) -> int:
 
 
 def conflicts(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Why two results cannot be compared.
-
-    Args:
-        old: a result from `report.read_json`.
-        new: likewise.
-
-    Returns:
-        One line for each differing thing; empty when they can be compared.
-    """
+    """Why two results of `report.read_json` cannot be compared, a line each; empty when they can be."""
 
     def facts(result: dict[str, Any]) -> dict[str, Any]:
         environment = result["environment"]
@@ -93,15 +73,9 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Compare the rows that both results hold.
 
-    Args:
-        old: a result.
-        new: a result.
-        threshold: relative change of the median, e.g. 0.07.
-        significance: the p-value under which the rank test rejects.
-
-    Returns:
-        One dict per common row: `name`, `old`, `new` (medians), `change`, `p`, `verdict`
-        ("same", "slower", "faster").
+    `threshold` is the relative change of the median, e.g. 0.07; `significance` the p-value under which the
+    rank test rejects. One dict per common row: `name`, `old`, `new` (medians), `change`, `p`, `verdict`
+    ("same", "slower", "faster").
     """
 
     def keyed(result: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -124,17 +98,7 @@ def compare(
 
 
 def fraction(text: str) -> float:
-    """Read `7%` or `0.07`.
-
-    Args:
-        text: a number of per cent with its sign, or a fraction.
-
-    Returns:
-        The fraction.
-
-    Raises:
-        ValueError: for anything else, or a negative one.
-    """
+    """Read `7%` or `0.07`; ValueError for anything else, or a negative one."""
     value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     if not 0 <= value < math.inf:
         raise ValueError(f"{text!r} is no fraction of at least 0")
@@ -142,14 +106,7 @@ def fraction(text: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command.
-
-    Args:
-        argv: its arguments; those of the process by default.
-
-    Returns:
-        0 if nothing got slower, 1 if something did, 2 if the results cannot be compared.
-    """
+    """The command: 0 if nothing got slower, 1 if something did, 2 if the results cannot be compared."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("old", help="the result to compare with")
     parser.add_argument("new", help="the result under judgement")

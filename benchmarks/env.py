@@ -14,25 +14,14 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "piq", "scikit-
 
 
 def scrub(text: str) -> str:
-    """Replace every absolute path in a text by its last part.
-
-    Args:
-        text: a flag, an argument, a name.
-
-    Returns:
-        The text, with `/a/b/c.json` as `…/c.json`.
-    """
+    """Replace every absolute path in a text by its last part: `/a/b/c.json` by `…/c.json`."""
     return _PATH.sub(lambda match: f"…/{match.group(1)}", text)
 
 
 def collect(argv: list[str]) -> dict[str, Any]:
-    """Everything about this run that a comparison must know.
+    """Everything about this run that a comparison must know, ready for JSON and without machine paths.
 
-    Args:
-        argv: the arguments as given, without the program.
-
-    Returns:
-        A JSON-ready dict without machine paths.
+    `argv` are the arguments as given, without the program.
     """
     import jax
 

@@ -4,6 +4,8 @@ The compiler's own `cost_analysis` counts the body of a scan once and drops the 
 convolutions, so it is no base for a rate. Here convolutions and matrix products are counted as
 `2 x multiply-adds` with their trip counts; element-wise work is left out, as in published figures.
 
+Of operations that have a form per platform, the one for JAX's default platform counts.
+
 Rematerialised forward passes are counted like any other work: count a model with `remat` off to get its
 model FLOPs.
 """
@@ -18,6 +20,8 @@ import jax
 import numpy as np
 from jax.extend import core as jex_core
 
+from vaesr import forms
+
 
 @dataclasses.dataclass
 class Flops:
@@ -28,12 +32,14 @@ class Flops:
         by_primitive: the same, by the primitive's name.
         unknown_loops: `while` loops met, whose bodies were counted once for want of a trip count.
         opaque: kernels met whose inside cannot be counted (Pallas, foreign calls).
+        uneven: choices met whose branches differ in their work, of which the largest was counted.
     """
 
     total: float = 0.0
     by_primitive: Counter[str] = dataclasses.field(default_factory=Counter)
     unknown_loops: int = 0
     opaque: int = 0
+    uneven: int = 0
 
     @property
     def exact(self) -> bool:
@@ -47,31 +53,20 @@ class Flops:
             self.by_primitive[name] += times * value  # type: ignore[assignment]
         self.unknown_loops += other.unknown_loops
         self.opaque += other.opaque
+        self.uneven += other.uneven
 
 
 def count(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Flops:
-    """Count the operations of one call.
+    """Count the operations of one call; `exact` says whether any loop or kernel had to be guessed.
 
-    Args:
-        function: anything `jax.make_jaxpr` can trace; jitted or not.
-        *args: arrays or `jax.ShapeDtypeStruct`s.
-        **kwargs: likewise.
-
-    Returns:
-        The count; `exact` says whether any loop or kernel had to be guessed.
+    The function is anything `jax.make_jaxpr` can trace, jitted or not; its arguments arrays or
+    `jax.ShapeDtypeStruct`s.
     """
     return count_jaxpr(jax.make_jaxpr(function)(*args, **kwargs).jaxpr)
 
 
 def count_jaxpr(jaxpr: Any) -> Flops:
-    """Count the operations of a jaxpr, through every inner one.
-
-    Args:
-        jaxpr: an open jaxpr.
-
-    Returns:
-        The count.
-    """
+    """Count the operations of an open jaxpr, through every inner one."""
     result = Flops()
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
@@ -85,9 +80,12 @@ def count_jaxpr(jaxpr: Any) -> Flops:
             result.unknown_loops += 1
             result.add(count_jaxpr(eqn.params["body_jaxpr"].jaxpr))
             result.add(count_jaxpr(eqn.params["cond_jaxpr"].jaxpr))
+        elif name == "cond" and (form := forms.of_platform(eqn, jax.default_backend())) is not None:
+            result.add(count_jaxpr(form))
         elif name == "cond":
             branches = [count_jaxpr(branch.jaxpr) for branch in eqn.params["branches"]]
             result.add(max(branches, key=lambda branch: branch.total))
+            result.uneven += len({branch.total for branch in branches}) > 1
         elif name == "shard_map":  # its body is what one device does
             result.add(count_jaxpr(_open(eqn.params["jaxpr"])), eqn.params["mesh"].size)
         elif name in ("pallas_call", "ffi_call"):

@@ -11,8 +11,7 @@ class Options:
 
     Attributes:
         suites: names of the suites.
-        models: which models the `train` suite measures, and which metrics the `metrics` suite; empty for all
-            that suit the device.
+        models: what the suites that have names for it measure; empty for all that suits the device.
         peers: frameworks to compare with ("torch"; "piq" and scikit-image for metrics; "ncnn" for tiles).
         sizes: `(height, width)` of the photos of the `tiles` suite; empty for its own.
         tiles: what the `tiles` suite cuts photos into: "whole", "auto" (the command's choice), or pixels.

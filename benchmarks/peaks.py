@@ -16,13 +16,10 @@ from benchmarks import timing
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Shapes of the three probes.
+    """Shapes of the three probes, and what the matmul and the convolution compute in.
 
-    Attributes:
-        matmul: side of the square matrices.
-        copy_mib: size of the array that is read and written.
-        conv: `(batch, height, width, channels)` of the 3x3 convolution.
-        dtype: what the matmul and the convolution compute in.
+    `matmul` is the side of the square matrices, `conv` `(batch, height, width, channels)` of the 3x3
+    convolution.
     """
 
     matmul: int
@@ -32,15 +29,7 @@ class Sizes:
 
 
 def sizes(*, accelerator: bool, smoke: bool) -> Sizes:
-    """The probes' shapes for a device.
-
-    Args:
-        accelerator: whether the device is not a CPU.
-        smoke: shapes that take milliseconds.
-
-    Returns:
-        The shapes.
-    """
+    """The probes' shapes for a device; with `smoke` those that take milliseconds."""
     if smoke:
         return Sizes(256, 8, (1, 16, 16, 256), "float32")
     if accelerator:
@@ -49,14 +38,7 @@ def sizes(*, accelerator: bool, smoke: bool) -> Sizes:
 
 
 def cases(shape: Sizes) -> list[timing.Case]:
-    """The three probes, ready to be timed.
-
-    Args:
-        shape: see `sizes`.
-
-    Returns:
-        A case for the matrix product, the copy and the convolution; the copy's work is in bytes.
-    """
+    """The matrix product, the copy and the convolution, ready to be timed; the copy's work is in bytes."""
     keys = jax.random.split(jax.random.key(0), 5)
     dtype = jnp.dtype(shape.dtype)
     n = shape.matmul

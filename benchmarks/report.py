@@ -11,16 +11,9 @@ SCHEMA = 1
 
 
 def row(case: timing.Case, side: timing.Side, samples: timing.Samples, *, clock: str) -> dict[str, Any]:
-    """Turn one side's samples into a row.
+    """Turn one side's samples into a row, ready for JSON, with the raw samples of both clocks.
 
-    Args:
-        case: the case the side belongs to.
-        side: what was measured.
-        samples: its seconds per step.
-        clock: "cpu" or "wall": which of the two the row's figures are taken from.
-
-    Returns:
-        A JSON-ready dict, with the raw samples of both clocks.
+    `clock` is "cpu" or "wall": which of the two the row's figures are taken from.
     """
     both = {"wall": timing.summarise(samples.wall_s), "cpu": timing.summarise(samples.cpu_s)}
     median = both[clock]["median"]
@@ -50,26 +43,15 @@ def row(case: timing.Case, side: timing.Side, samples: timing.Samples, *, clock:
 
 
 def absent_row(case: timing.Case, side: str, reason: str, *, status: str = "skipped") -> dict[str, Any]:
-    """A row for a side that was not measured.
-
-    Args:
-        case: the case.
-        side: the side's name.
-        reason: why not.
-        status: "skipped", or "refused" where the equality check failed.
-
-    Returns:
-        A JSON-ready dict.
-    """
+    """A row for a side that was not measured: "skipped", or "refused" where the equality check failed."""
     return {"suite": case.suite, "case": case.name, "side": side, "status": status, "reason": reason}
 
 
 def finish(rows: list[dict[str, Any]]) -> None:
     """Add what takes all rows: the share of the matmul peak and the ratio to the best peer.
 
-    Args:
-        rows: of one run; changed in place. `ratio` is our throughput over the best peer's on the same
-            case, above 1 where ours is faster.
+    The rows are of one run and changed in place. `ratio` is our throughput over the best peer's on the same
+    case, above 1 where ours is faster.
     """
     matmuls = (r for r in rows if r["suite"] == "peaks" and r["case"].startswith("matmul"))
     peak = next((r["work_per_s"] for r in matmuls), None)
@@ -84,26 +66,12 @@ def finish(rows: list[dict[str, Any]]) -> None:
 
 
 def measured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that hold a time.
-
-    Args:
-        rows: any rows.
-
-    Returns:
-        Those with status "ok".
-    """
+    """The rows that hold a time: those with status "ok"."""
     return [r for r in rows if r["status"] == "ok"]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The table as text, with a foot of parity lines, flags and reasons.
-
-    Args:
-        rows: finished rows.
-
-    Returns:
-        Lines to print.
-    """
+    """The table of finished rows as text, with a foot of parity lines, flags and reasons."""
     head = ["case", "side", "median", "IQR", "n", "img/s", "rate", "of matmul", "memory", "vs best peer"]
     lines = [head, *(_cells(r) for r in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
@@ -156,27 +124,13 @@ def _foot(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def parity_line(parity: dict[str, Any]) -> str:
-    """One line about an equality check.
-
-    Args:
-        parity: its facts, with `passed`.
-
-    Returns:
-        e.g. `passed (output 2.1e-07, losses 3.0e-07)`.
-    """
+    """One line about an equality check, e.g. `passed (output 2.1e-07, losses 3.0e-07)`."""
     facts = ", ".join(f"{k} {v:.1e}" for k, v in parity.items() if isinstance(v, float))
     return f"{'passed' if parity['passed'] else 'FAILED'} ({facts})"
 
 
 def duration(seconds: float) -> str:
-    """A time with three digits and a fitting unit.
-
-    Args:
-        seconds: the time.
-
-    Returns:
-        e.g. `12.3 ms`.
-    """
+    """A time with three digits and a fitting unit, e.g. `12.3 ms`."""
     for scale, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
         if seconds >= scale:
             value = seconds / scale
@@ -185,14 +139,7 @@ def duration(seconds: float) -> str:
 
 
 def quantity(value: float) -> str:
-    """A number with three digits and an SI prefix.
-
-    Args:
-        value: not negative.
-
-    Returns:
-        e.g. `4.21 k`, `61.3 G`.
-    """
+    """A number, not negative, with three digits and an SI prefix, e.g. `4.21 k`, `61.3 G`."""
     for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= scale:
             return f"{_three(value / scale)} {prefix}"
@@ -204,13 +151,7 @@ def _three(value: float) -> str:
 
 
 def write_json(path: str | pathlib.Path, rows: list[dict[str, Any]], environment: dict[str, Any]) -> None:
-    """Write the run's result.
-
-    Args:
-        path: a file; its folder is made.
-        rows: finished rows.
-        environment: from `env.collect`.
-    """
+    """Write the run's result: finished rows, and the environment of `env.collect`."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"schema": SCHEMA, "environment": environment, "rows": rows}, indent=1, allow_nan=False)
@@ -218,17 +159,7 @@ def write_json(path: str | pathlib.Path, rows: list[dict[str, Any]], environment
 
 
 def read_json(path: str | pathlib.Path) -> dict[str, Any]:
-    """Read a result.
-
-    Args:
-        path: a file from `write_json`.
-
-    Returns:
-        Its dict.
-
-    Raises:
-        ValueError: if the file is of another schema.
-    """
+    """Read a result of `write_json`; ValueError if the file is of another schema."""
     result = json.loads(pathlib.Path(path).read_text())
     if result.get("schema") != SCHEMA:
         raise ValueError(f"{path} has schema {result.get('schema')!r}; this code reads schema {SCHEMA}.")
@@ -236,15 +167,9 @@ def read_json(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def plot(path: str | pathlib.Path, rows: list[dict[str, Any]], *, title: str) -> str | None:
-    """Bars of throughput, ours beside the peer's, one panel per case.
+    """Bars of throughput as PNG, ours beside the peer's, one panel per case.
 
-    Args:
-        path: a PNG file; its folder is made.
-        rows: finished rows.
-        title: what stands above.
-
-    Returns:
-        None, or the reason why there is no plot (matplotlib is not installed, nothing to show).
+    None, or the reason why there is no plot (matplotlib is not installed, nothing to show).
     """
     shown = [r for r in measured(rows) if r["suite"] != "peaks"]
     if not shown:

@@ -8,6 +8,7 @@ On an accelerator the wall clock counts. Either way both are kept in the JSON.
 import argparse
 import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 import time
@@ -16,14 +17,10 @@ from typing import Any
 
 from vaesr.allocator import keep_freed_memory
 
-SUITES = ("train", "input", "vq", "sample", "metrics", "tiles")
-METRICS = ("psnr", "ssim", "ms_ssim", "iw_ssim", "gmsd", "fsim", "fsimc", "vsi", "sff")
-TRAINED = (
-    "vae", "iwae", "bnn", "vqvae", "vqvae2", "pixelsnail", "edsr", "edsr_paper", "rcan", "rrdb", "srgan",
-    "esrgan",
-)  # fmt: skip
-UPSCALERS = ("rrdb23", "rrdb6", "srvgg", "edsr_baseline")
-MODELS = (*TRAINED, *METRICS, *UPSCALERS)
+# Looked up without an import: JAX must not be there before the core is chosen.
+SUITES = tuple(
+    sorted(found.name for found in pkgutil.iter_modules([os.path.join(os.path.dirname(__file__), "suites")]))
+)
 PEERS = ("torch", "piq", "ncnn")
 # Set for the pinned child: the core it may use. XLA makes its threads once, when the backend starts, so
 # the core has to be chosen before JAX is imported.
@@ -31,11 +28,7 @@ _PINNED = "VAESR_BENCH_CORE"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's arguments.
-
-    Returns:
-        The parser.
-    """
+    """The command's arguments."""
     p = argparse.ArgumentParser(
         prog="python -m benchmarks.run",
         description=__doc__,
@@ -44,7 +37,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--suite", type=_names(SUITES), default=SUITES, help="comma-separated: " + ", ".join(SUITES)
     )
-    p.add_argument("--model", type=_names(MODELS), default=(), help="comma-separated: " + ", ".join(MODELS))
+    p.add_argument(
+        "--model", type=_names(None), default=(), metavar="NAME,...",
+        help="of the suites: an experiment, one of its presets (vae.bench_iwae), a metric, an upscaler",
+    )  # fmt: skip
     p.add_argument("--peer", type=_names(PEERS), default=(), help="compare with: torch, piq, ncnn")
     p.add_argument("--sizes", type=_sizes, default=(), metavar="WxH,...", help="photos of the suite tiles")
     p.add_argument(
@@ -72,15 +68,15 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _names(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
-    """A reader of comma-separated names that refuses unknown ones."""
+def _names(known: tuple[str, ...] | None) -> Callable[[str], tuple[str, ...]]:
+    """A reader of comma-separated names that refuses unknown ones, where it is known which there are."""
 
     def read(text: str) -> tuple[str, ...]:
         names = tuple(name.strip() for name in text.split(",") if name.strip())
-        wrong = [name for name in names if name not in known]
+        wrong = [name for name in names if known is not None and name not in known]
         if wrong or not names:
-            given = ", ".join(wrong) or "nothing"
-            raise argparse.ArgumentTypeError(f"{given} given; expected some of {', '.join(known)}")
+            given, some = ", ".join(wrong) or "nothing", ", ".join(known or ["the suites' names"])
+            raise argparse.ArgumentTypeError(f"{given} given; expected some of {some}")
         return names
 
     return read
@@ -107,14 +103,7 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command.
-
-    Args:
-        argv: its arguments; those of the process by default.
-
-    Returns:
-        0 if all went well, 1 if an equality or sanity check failed, 2 for wrong arguments.
-    """
+    """The command: 0 if all went well, 1 if an equality or sanity check failed, 2 for wrong arguments."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = parser().parse_args(argv)
     core = os.environ.get(_PINNED)
@@ -190,6 +179,10 @@ def _measure(arguments: argparse.Namespace, argv: list[str], *, pinned: bool) ->
         clock="cpu" if pinned else "wall",
         threads=1 if pinned else None,
     )
+    known = _models(arguments.suite) if arguments.model else ()
+    if wrong := [name for name in arguments.model if name not in known]:
+        print(f"--model: {', '.join(wrong)} given; expected some of {', '.join(known)}", file=sys.stderr)
+        return 2
     start = time.perf_counter()
     rows: list[dict[str, Any]] = []
     for case in _cases(options):
@@ -210,6 +203,12 @@ def _measure(arguments: argparse.Namespace, argv: list[str], *, pinned: bool) ->
         if reason:
             print(f"no plot: {reason}")
     return int(_failed(rows))
+
+
+def _models(suites: tuple[str, ...]) -> list[str]:
+    """What can be asked for by `--model` in the suites that tell."""
+    modules = [importlib.import_module(f"benchmarks.suites.{name}") for name in suites]
+    return [name for module in modules if hasattr(module, "names") for name in module.names()]
 
 
 def _cases(options: Any) -> Iterator[Any]:

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 NOISY = 0.03  # IQR over median above which a row is flagged
 
 
@@ -114,30 +116,14 @@ class Samples:
 
 
 def quantile(values: Sequence[float], fraction: float) -> float:
-    """The quantile of a list, linear between neighbours.
-
-    Args:
-        values: at least one number.
-        fraction: in [0, 1].
-
-    Returns:
-        The quantile, in the unit of the values.
-    """
-    ordered = sorted(values)
-    place = fraction * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    """The quantile of at least one number, linear between neighbours; `fraction` is in [0, 1]."""
+    return float(np.quantile(values, fraction))
 
 
 def summarise(values: Sequence[float]) -> dict[str, float | int | bool]:
-    """Median, interquartile range, minimum and count of the samples.
+    """Median, interquartile range, minimum and count of seconds per step, at least one.
 
-    Args:
-        values: seconds per step, at least one.
-
-    Returns:
-        `median`, `iqr`, `min`, `n`, and `noisy`: whether the IQR is over 3 % of the median.
+    `median`, `iqr`, `min`, `n`, and `noisy`: whether the IQR is over 3 % of the median.
     """
     median = quantile(values, 0.5)
     iqr = quantile(values, 0.75) - quantile(values, 0.25)
@@ -145,16 +131,7 @@ def summarise(values: Sequence[float]) -> dict[str, float | int | bool]:
 
 
 def calls_for(run: Callable[[int], None], seconds: float, *, most: int = 1_000_000) -> int:
-    """How many chained calls fill one sample.
-
-    Args:
-        run: the side's `run`.
-        seconds: the least length of a sample, by the wall clock.
-        most: never more calls than this.
-
-    Returns:
-        The number of calls, at least 1.
-    """
+    """How many chained calls, from 1 to `most`, fill one sample of so many seconds by the wall clock."""
     calls = 1
     while calls < most:
         start = time.perf_counter()
@@ -169,15 +146,7 @@ def calls_for(run: Callable[[int], None], seconds: float, *, most: int = 1_000_0
 
 
 def visiting_order(names: Sequence[str], visits: int) -> list[str]:
-    """The order of blocks: forward, then backward, and so on (A-B-B-A).
-
-    Args:
-        names: the sides.
-        visits: blocks per side.
-
-    Returns:
-        The names, each `visits` times.
-    """
+    """The order of blocks: forward, then backward, and so on (A-B-B-A); each name `visits` times."""
     order: list[str] = []
     for visit in range(visits):
         order.extend(names if visit % 2 == 0 else reversed(names))
@@ -185,14 +154,9 @@ def visiting_order(names: Sequence[str], visits: int) -> list[str]:
 
 
 def measure(sides: Sequence[Side], plan: Plan) -> dict[str, Samples]:
-    """Time all sides of a case, interleaved.
+    """Time all sides of a case, interleaved; they have distinct names, and are compiled and ready.
 
-    Args:
-        sides: with distinct names; compiled and ready.
-        plan: how many samples of which length.
-
-    Returns:
-        Per side's name the seconds per *step* of each sample.
+    Per side's name the seconds per *step* of each sample.
     """
     by_name = {side.name: side for side in sides}
     if len(by_name) != len(sides):

@@ -1,33 +1,42 @@
-"""List the experiments, or compare runs: `python -m experiments [compare RUN RUN ...]`."""
+"""List the experiments, or compare runs: `python -m experiments [gallery | compare RUN RUN ...]`."""
 
-import importlib
-import pkgutil
 import sys
 
 import experiments
 
 
 def main() -> None:
-    """Print each experiment's command, first line and presets; or a table of finished runs."""
+    """Print each experiment's command, first line and presets; README's table of them; or a table of runs."""
     if sys.argv[1:2] == ["compare"]:
         _compare(sys.argv[2:])
         return
+    if sys.argv[1:] == ["gallery"]:
+        print(gallery(), end="")
+        return
     if sys.argv[1:]:
         print(
-            f"python -m experiments takes nothing or compare RUN RUN ..., got {sys.argv[1]!r}.",
+            "python -m experiments takes nothing, gallery, or compare RUN RUN ..., "
+            f"got {' '.join(sys.argv[1:])!r}.",
             file=sys.stderr,
         )
         sys.exit(2)
-    for module in pkgutil.iter_modules(experiments.__path__):
-        if module.name == "__main__":
-            continue
-        loaded = importlib.import_module(f"experiments.{module.name}")
-        if hasattr(loaded, "PRESETS"):
-            print(f"python -m {loaded.__name__} [{'|'.join(loaded.PRESETS)}]")
-            print(f"    {(loaded.__doc__ or '').strip().splitlines()[0]}")
+    for module in experiments.discover():
+        print(f"python -m {module.__name__} [{'|'.join(module.PRESETS)}]")
+        print(f"    {(module.__doc__ or '').strip().splitlines()[0]}")
     print("--help after any of them explains its fields.")
     print("python -m experiments compare RUN RUN ...")
     print("    The final metrics of run folders, mean and standard deviation over seeds.")
+
+
+def gallery() -> str:
+    """README's table, of the docstrings' words: the system up to a colon, the figure after "Measured:"."""
+    lines = ["| system | command | measured |", "|---|---|---|"]
+    for module in experiments.discover():
+        text = " ".join((module.__doc__ or "").split())
+        system = (module.__doc__ or "").strip().splitlines()[0].partition(":")[0].rstrip(".")
+        figure = text.partition("Measured: ")[2].rstrip(".")
+        lines.append(f"| {system} | `python -m {module.__name__}` | {figure} |")
+    return "\n".join(lines) + "\n"
 
 
 def _compare(folders: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Bayesian neural networks: Bayes by Backprop (Blundell et al. 2015) beside an ensemble and MC dropout.
 
-    python -m experiments.bnn                                  # 5,000 real MNIST digits, 2 CPU cores
+    python -m experiments.bnn                                  # 5,000 real MNIST digits
     python -m experiments.bnn --data idx:FOLDER                # any MNIST-family files
     python -m experiments.bnn regression                       # a curve with error bars
     python -m experiments.bnn paper --data tfds:mnist --model.hidden 800 800
@@ -8,42 +8,27 @@
 
 All methods see the same batches in one run. The report compares error, likelihood, calibration and the
 detection of foreign images, and shows what a pruned Bayesian network still knows.
+
+Expected: better calibrated than one network. Measured: ECE 0.017, NLL 0.181, error 4.8 % (one network: 0.028,
+0.192, 4.6 %); 150 s on 2 CPU cores.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import base
-from vaesr import data, distributions, inference, layers, objectives, training
+from experiments.recipes import images
+from vaesr import data, distributions, evaluators, layers, objectives, runs, training
 from vaesr.models.classifier import Classifier
 
 # Every evaluation draws the same weights, so that the numbers of two checkpoints compare.
 _EVAL_SEED = 1
 _CURVE = "curve:blundell"
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The network that all methods share; its input and output come from the data."""
-
-    # Dense layers, or LeNet-5's convolutions before them.
-    architecture: Literal["mlp", "lenet"] = "mlp"
-    # Units of the dense hidden layers.
-    hidden: tuple[int, ...] = (400, 400)
-    # Activation of the hidden layers.
-    activation: Literal["tanh", "relu", "silu", "gelu"] = "relu"
-    # Subtracted from the inputs (pixels in [0, 1], or x of the curve).
-    input_shift: float = 0.0
-    # Multiplies the shifted inputs.
-    input_scale: float = 1.0
-    # Precision of float32 matrix products; "default" is TF32 on GPUs and bfloat16 on TPUs.
-    precision: Literal["default", "high", "highest"] = "default"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +58,8 @@ class BayesConfig:
     kl_spread: Literal["even", "halving"] = "even"
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("kl_weight", 0), ("kl_warmup", 0)):
-            if getattr(self, name) < least:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--bayes.{flag} must be at least {least}, got {getattr(self, name)}.")
+        runs.check_least(self, 1, "samples", prefix="bayes.")
+        runs.check_least(self, 0, "kl_weight", "kl_warmup", prefix="bayes.")
         for name in ("scale", "narrow", "initial_scale"):
             if not getattr(self, name) > 0:
                 flag = name.replace("_", "-")
@@ -86,13 +69,13 @@ class BayesConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(base.RunConfig):
+class Config(runs.Config):
     """A Bayesian network and those it is compared with, on labelled images or on a curve."""
 
     # Which networks are trained; member 0 of the ensemble is the deterministic one of the tables.
     methods: tuple[Literal["bnn", "ensemble", "dropout"], ...] = ("bnn", "ensemble", "dropout")
-    # Network.
-    model: ModelConfig = ModelConfig()
+    # Network that all methods share.
+    model: Annotated[Classifier, runs.Fixed("input_shape", "outputs", "dropout")] = Classifier()
     # Bayesian network.
     bayes: BayesConfig = BayesConfig()
     # Optimizer of the Bayesian network.
@@ -119,9 +102,7 @@ class Config(base.RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("members", "draws", "eval_limit", "points"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}.".replace("_", "-"))
+        runs.check_least(self, 1, "members", "draws", "eval_limit", "points")
         if self.point_steps < 0 or (self.point_steps and self.point_optim.schedule != "cosine"):
             raise ValueError(
                 "--point-steps must be at least 0 and needs --point-optim.schedule cosine, "
@@ -145,48 +126,49 @@ _DEFAULT = Config(
     batch_size=128,
     eval_every=2000,
     checkpoint_every=2000,
-    model=ModelConfig(hidden=(200, 200)),
+    model=Classifier(hidden=(200, 200)),
     bayes=BayesConfig(prior="gaussian", scale=1.0, kl_weight=0.05),
     optim=dataclasses.replace(_COSINE, lr=2e-3),
     dropout=0.2,
     point_optim=dataclasses.replace(_COSINE, name="adamw", weight_decay=0.3),
     dropout_optim=_COSINE,
 )
+_BENCH = dataclasses.replace(
+    _DEFAULT, data="random:60000x28x28x1", dtype="float32", methods=("bnn",), ood="none",
+    model=Classifier(hidden=(400, 400), input_scale=255 / 126),
+    bayes=BayesConfig(prior="gaussian"), optim=training.OptimConfig(lr=1e-4),
+)  # fmt: skip
 PRESETS = {
     "smoke": dataclasses.replace(
         _DEFAULT, steps=20, batch_size=16, eval_every=20, checkpoint_every=20, log_every=10, eval_limit=64,
-        members=2, draws=2, model=ModelConfig(hidden=(16,)), optim=training.OptimConfig(),
+        members=2, draws=2, model=Classifier(hidden=(16,)), optim=training.OptimConfig(),
         point_optim=training.OptimConfig(), dropout_optim=training.OptimConfig(),
     ),
     "default": _DEFAULT,
     # Blundell et al. 2015, section 5.2: the curve of figure 5.
     "regression": dataclasses.replace(
         _DEFAULT, data=_CURVE, steps=8000, batch_size=100, dropout=0.1, draws=200,
-        model=ModelConfig(hidden=(50, 50), input_shift=0.25, input_scale=4.0),
+        model=Classifier(hidden=(50, 50), input_shift=0.25, input_scale=4.0),
         bayes=BayesConfig(scale=3.0),
         optim=dataclasses.replace(_COSINE, lr=3e-3), point_optim=_COSINE,
     ),
     # Blundell et al. 2015, section 5.1: 600 epochs of 50,000 digits; --model.hidden 800 800 or 1200 1200.
     "paper": dataclasses.replace(
         _DEFAULT, data="tfds:mnist", steps=234_000, eval_every=3900, checkpoint_every=3900, draws=10,
-        dropout=0.5, model=ModelConfig(hidden=(400, 400), input_scale=255 / 126),
+        dropout=0.5, model=Classifier(hidden=(400, 400), input_scale=255 / 126),
         bayes=BayesConfig(prior="mixture", initial_scale=1.0, how="weights", kl_spread="halving"),
         optim=training.OptimConfig(name="sgd", lr=0.1, b1=0.0),
         point_optim=training.OptimConfig(name="sgd", lr=0.1, b1=0.0),
         dropout_optim=training.OptimConfig(name="sgd", lr=0.1, b1=0.0),
     ),
+    # What benchmarks measure: the paper's network alone.
+    "bench": _BENCH,
+    "bench_weights": dataclasses.replace(_BENCH, bayes=BayesConfig(prior="gaussian", how="weights")),
 }  # fmt: skip
 
 
-def build(config: Config) -> base.Experiment:
-    """Wire data, networks, objectives and evaluation.
-
-    Args:
-        config: see `Config`.
-
-    Returns:
-        The experiment.
-    """
+def build(config: Config) -> runs.Experiment:
+    """Wire data, networks, objectives and evaluation."""
     return _curve(config) if config.data == _CURVE else _images(config)
 
 
@@ -275,10 +257,8 @@ def _init(methods: dict[str, _Method], example: jax.Array) -> Callable[[jax.Arra
 
 
 def _model(config: Config, shape: tuple[int, ...], outputs: int) -> Classifier:
-    return Classifier(
-        input_shape=shape, outputs=outputs, dtype=jnp.dtype(config.compute_dtype),
-        **dataclasses.asdict(config.model),
-    )  # fmt: skip
+    dtype = jnp.dtype(config.compute_dtype)
+    return config.model.clone(input_shape=shape, outputs=outputs, dtype=dtype)
 
 
 def _experiment(
@@ -287,45 +267,45 @@ def _experiment(
     methods: dict[str, _Method],
     shape: tuple[int, ...],
     sampler: Any,
-    study: inference.ImageStudy | inference.CurveStudy,
+    evaluator: evaluators.ClassificationEvaluator | evaluators.CurveEvaluator,
     *,
     shown: str,
-) -> base.Experiment:
-    """The methods and their study; `shown` names the method whose likelihood chooses the checkpoint."""
+) -> runs.Experiment:
+    """The methods and their evaluator; `shown` names the method whose likelihood chooses the checkpoint."""
     # Which network `load_run` gives, and how its parameters are kept.
     kept = {"bnn": "posterior", "ensemble": "stacked", "dropout": "plain"}[config.methods[0]]
-    return base.Experiment(
-        model=inference.describe_model(model) | {"player": config.methods[0], "params": kept},
+    return runs.Experiment(
+        model=runs.describe_model(model) | {"player": config.methods[0], "params": kept},
         init=_init(methods, jnp.zeros((1, *shape), jnp.float32)),
         players={name: method.player for name, method in methods.items()},
         sampler=sampler,
-        evaluate=study.evaluate,
-        score=f"-{shown}_nll_nats",
-        finish=study.finish,
-        figures=study.figures,
+        evaluate=evaluator.evaluate,
+        best_by=f"-{shown}_nll_nats",
+        evaluate_test=evaluator.evaluate_test,
+        figures=evaluator.figures,
     )
 
 
 # --- Classification of images ---
 
 
-def _images(config: Config) -> base.Experiment:
-    bank = base.open_images(config)
+def _images(config: Config) -> runs.Experiment:
+    bank = images.open_images(config)
     if bank.labels is None:
-        raise base.UserError(f"--data must have labels for classification; {config.data} has none.")
+        raise runs.UserError(f"--data must have labels for classification; {config.data} has none.")
     shape = bank.pixels.shape[1:]
     sampler = data.ImageSampler(bank, "train", config.batch_size)
     model = _model(config, shape, int(bank.labels.max()) + 1)
     methods = _methods(config, model, objectives.classification_nll, sampler.size, inputs="image")
-    study = inference.ImageStudy(
+    evaluator = evaluators.ClassificationEvaluator(
         bank, {name: _predict(method) for name, method in methods.items()},
         limit=config.eval_limit, foreign=_foreign_source(config),
     )  # fmt: skip
     shown = "deterministic" if config.methods[0] == "ensemble" else config.methods[0]
-    return _experiment(config, model, methods, shape, sampler, study, shown=shown)
+    return _experiment(config, model, methods, shape, sampler, evaluator, shown=shown)
 
 
-def _predict(method: _Method) -> inference.Predict:
+def _predict(method: _Method) -> evaluators.Predict:
     @jax.jit
     def predict(params: Any, images: jax.Array, position: jax.Array) -> jax.Array:
         keys = jax.random.split(jax.random.key(_EVAL_SEED), method.draws)
@@ -343,15 +323,15 @@ def _foreign_source(config: Config) -> str | None:
 # --- Regression ---
 
 
-def _curve(config: Config) -> base.Experiment:
+def _curve(config: Config) -> runs.Experiment:
     points = data.blundell_curve(config.points, seed=config.seed)
     sampler = data.ArraySampler(points, config.batch_size)
     model = _model(config, (1,), 2)
     nll = objectives.regression_nll
     methods = _methods(config, model, nll, sampler.size, inputs="x", outputs=_mean_and_log_scale)
     forwards = {name: (method.forward, method.draws) for name, method in methods.items()}
-    study = inference.CurveStudy(points, forwards, seed=config.seed)
-    return _experiment(config, model, methods, (1,), sampler, study, shown=config.methods[0])
+    evaluator = evaluators.CurveEvaluator(points, forwards, seed=config.seed)
+    return _experiment(config, model, methods, (1,), sampler, evaluator, shown=config.methods[0])
 
 
 def _mean_and_log_scale(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -360,4 +340,4 @@ def _mean_and_log_scale(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 if __name__ == "__main__":
-    base.main("experiments.bnn", PRESETS, build)
+    runs.main(PRESETS, build)

@@ -1,27 +1,30 @@
 """Gradient estimators of E_q[f]: bias and variance measured, and VAEs trained with each of them side by side.
 
-    python -m experiments.estimators                 # 5,000 real MNIST digits, some minutes on 2 CPU cores
+    python -m experiments.estimators                 # 5,000 real MNIST digits
     python -m experiments.estimators paper           # more samples, dimensions and steps
 
 Every VAE starts from the same weights and sees the same batches; only the gradient of its encoder differs:
 reparameterised (pathwise), or score function without a baseline, with a moving average, with the mean over
 the other samples, or with the optimal baseline. The report shows the ELBOs, what each estimator's gradient is
 worth at the trained network, and bias and variance on f = Σ z², where they are known in closed form.
+
+Expected: pathwise best, the score function without a baseline worst. Measured: ELBO -118.1 nats pathwise,
+-140.0 by the plain score function; 154 s on 2 CPU cores.
 """
 
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import base
-from vaesr import data, distributions, inference, objectives, reports, training
+from experiments.recipes import images
+from vaesr import data, distributions, evaluators, objectives, reports, runs, training
 from vaesr.distributions import MovingAverage, Normal
-from vaesr.inference import estimator_study as study
+from vaesr.evaluators import estimators as study
 from vaesr.models.vae import VAE
 
 _DECAY = 0.99
@@ -50,17 +53,19 @@ class StudyConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(base.RunConfig):
+class Config(runs.Config):
     """VAEs that differ in the gradient of their encoder, and a study of the estimators alone."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"latent": "model.latent", "hidden": "model.hidden"}
 
     # Estimators to train with.
     estimators: tuple[str, ...] = ("pathwise", "score", "moving_average", "leave_one_out", "optimal")
     # Samples of q(z | x) per example, the same for all.
     samples: int = 4
-    # Latent dimensions.
-    latent: int = 10
-    # Widths of the encoder's layers; the decoder mirrors them.
-    hidden: tuple[int, ...] = (200,)
+    # Network of every VAE; the size of images comes from the data, pixels are Bernoulli.
+    model: Annotated[VAE, runs.Fixed("image_shape", "likelihood", "mixtures")] = VAE(
+        latent=10, hidden=(200,), activation="silu"
+    )
     # Optimizer of every VAE.
     optim: training.OptimConfig = training.OptimConfig()
     # The study.
@@ -92,37 +97,29 @@ _DEFAULT = Config(
 PRESETS = {
     "smoke": dataclasses.replace(
         _DEFAULT, steps=20, batch_size=16, eval_every=20, checkpoint_every=20, log_every=10, samples=2,
-        latent=3, hidden=(16,), probe_repeats=4,
+        model=VAE(latent=3, hidden=(16,), activation="silu"), probe_repeats=4,
         estimators=("pathwise", "moving_average", "leave_one_out"),
         study=StudyConfig(dimensions=(2,), samples=(2,), dimension=2, repeats=100),
     ),
     "default": _DEFAULT,
     "paper": dataclasses.replace(
-        _DEFAULT, data="tfds:mnist", steps=100_000, eval_every=5000, checkpoint_every=5000, latent=20,
-        hidden=(500,), estimators=tuple(study.ESTIMATORS), probe_repeats=1000,
+        _DEFAULT, data="tfds:mnist", steps=100_000, eval_every=5000, checkpoint_every=5000,
+        model=VAE(latent=20, hidden=(500,), activation="silu"), estimators=tuple(study.ESTIMATORS),
+        probe_repeats=1000,
         study=StudyConfig(
             dimensions=(1, 2, 4, 8, 16, 32, 64, 128), samples=(2, 4, 8, 16, 32, 64), repeats=100_000
         ),
     ),
+    # What benchmarks measure.
+    "bench": dataclasses.replace(_DEFAULT, data="random:10000x28x28x1", dtype="float32"),
 }  # fmt: skip
 
 
-def build(config: Config) -> base.Experiment:
-    """Wire data, one VAE per estimator, and the study.
-
-    Args:
-        config: see `Config`.
-
-    Returns:
-        The experiment.
-    """
-    bank = base.open_images(config)
-    image_shape = bank.pixels.shape[1:]
-    model = VAE(
-        latent=config.latent, hidden=config.hidden, image_shape=image_shape, activation="silu",
-        dtype=jnp.dtype(config.compute_dtype),
-    )  # fmt: skip
-    encode, decode = base.bind(model, "encode"), base.bind(model, "decode")
+def build(config: Config) -> runs.Experiment:
+    """Wire data, one VAE per estimator, and the study."""
+    bank = images.open_images(config)
+    model = config.model.clone(image_shape=bank.pixels.shape[1:], dtype=jnp.dtype(config.compute_dtype))
+    encode, decode = images.bind(model, "encode"), images.bind(model, "decode")
     likelihood = objectives.BernoulliLikelihood()
     optimizer = training.make_optimizer(config.optim, steps=config.steps)
     players = {
@@ -138,31 +135,29 @@ def build(config: Config) -> base.Experiment:
     }  # fmt: skip
 
     def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
-        params = model.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
+        params = images.initial(model, key)
         # Copies: the donated state must not hold one buffer twice.
         copies = {name: jax.tree.map(jnp.copy, params) for name in config.estimators}
         return copies, {name: {"baseline": MovingAverage.create()} for name in config.estimators}
 
-    bound = functools.partial(objectives.evaluate_bound, encode, decode, likelihood)
-    measure = inference.compile_bound(bound, binarisation="dynamic")
+    measure = images.compile_bound(model, likelihood, "dynamic")
 
     def evaluate(params: dict[str, Any], variables: Any, split: str = "validation") -> dict[str, float]:
         found = {
-            f"{name}/elbo_nats": inference.mean_bounds(bank, measure, own, split, samples=1)["elbo_nats"]
+            f"{name}/elbo_nats": evaluators.mean_bounds(bank, measure, own, split, samples=1)["elbo_nats"]
             for name, own in params.items()
         }
         return found | {"elbo_nats": max(found.values())}
 
-    draw = _figures(config, bank, encode, decode, likelihood)
-    return base.Experiment(
-        model=inference.describe_model(model) | {"player": config.estimators[0]},
+    return runs.Experiment(
+        model=runs.describe_model(model) | {"player": config.estimators[0]},
         init=init,
         players=players,
         sampler=data.ImageSampler(bank, "train", config.batch_size),
         evaluate=evaluate,
-        score="elbo_nats",
-        finish=lambda params, variables: evaluate(params, variables, "test"),
-        figures=draw,
+        best_by="elbo_nats",
+        evaluate_test=lambda params, variables: evaluate(params, variables, "test"),
+        figures=_figures(config, bank, encode, decode, likelihood),
     )
 
 
@@ -184,8 +179,9 @@ def _figures(config: Config, bank: data.Bank, encode: Any, decode: Any, likeliho
         held_out = next(data.evaluation_batches(bank, "validation", 64))["image"]
         ratios = {name: probe(params[config.estimators[0]], held_out) for name, probe in probes.items()}
         words = "; ".join(f"{study.LABELS[name]} {float(ratio):.3g}" for name, ratio in ratios.items())
-        z = jax.random.normal(jax.random.key(1), (10, config.latent))
-        grid = np.concatenate([np.asarray(jax.nn.sigmoid(decode(params[n], z))) for n in config.estimators])
+        z = jax.random.normal(jax.random.key(1), (10, config.model.latent))
+        means = [likelihood.mean(decode(params[name], z)) for name in config.estimators]
+        grid = np.concatenate([np.asarray(mean) for mean in means])
         picture = reports.labelled_grid(
             grid, columns=10, row_labels=[study.LABELS[name] for name in config.estimators]
         )
@@ -222,7 +218,7 @@ def _probe(
     config: Config, encode: Any, decode: Any, likelihood: Any, name: str, params: Any, images: jax.Array
 ) -> jax.Array:
     """Norm of the mean gradient by q's means over the root of its total variance, for one batch."""
-    bits = (images > 0.5).astype(jnp.float32)
+    bits = objectives.binarise_batch({"image": images}, binarisation="threshold", key=jax.random.key(0))
     q = Normal(*encode(params, bits))
 
     def gradient(key: jax.Array) -> jax.Array:
@@ -243,4 +239,4 @@ def _probe(
 
 
 if __name__ == "__main__":
-    base.main("experiments.estimators", PRESETS, build)
+    runs.main(PRESETS, build)

@@ -1,6 +1,6 @@
 """The rate/distortion curve (Alemi et al. 2018, "Fixing a broken ELBO"): VAEs of many betas, trained at once.
 
-    python -m experiments.rate_distortion             # 5,000 MNIST digits, about 2 minutes on 2 CPU cores
+    python -m experiments.rate_distortion             # 5,000 MNIST digits
     python -m experiments.rate_distortion --betas 0.5 1 2
     python -m experiments.rate_distortion paper --data tfds:mnist
 
@@ -8,19 +8,22 @@ The VAEs differ in the weight of the KL alone. Their parameters are stacked and 
 over them: one compiled program. Each is one point of the plane of rate (what its code costs) and distortion
 (what the code does not explain); the ELBO is minus their sum, so a beta of 1 should come out best, and a beta
 far above it should give up the code. The report shows the plane, and samples and reconstructions per beta.
+
+Expected: the best ELBO at a beta of 1. Measured: seven betas at once, -110.4 nats at beta 1; 68 s on 2 CPU
+cores.
 """
 
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import base
-from vaesr import data, inference, objectives, reports, training
+from experiments.recipes import images
+from vaesr import data, evaluators, objectives, reports, runs, training
 from vaesr.models.vae import VAE
 
 _SAMPLES_SEED = 1
@@ -28,15 +31,17 @@ _SHOWN = 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(base.RunConfig):
+class Config(runs.Config):
     """VAEs that differ in the weight of the KL."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"latent": "model.latent", "hidden": "model.hidden"}
 
     # Weights of the KL, one VAE each.
     betas: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-    # Latent dimensions.
-    latent: int = 16
-    # Widths of the encoder's dense layers; the decoder mirrors them.
-    hidden: tuple[int, ...] = (256, 128)
+    # Network of every VAE; the size of images comes from the data, pixels are Bernoulli.
+    model: Annotated[VAE, runs.Fixed("image_shape", "likelihood", "mixtures")] = VAE(
+        latent=16, hidden=(256, 128), activation="silu"
+    )
     # Optimizer of every VAE.
     optim: training.OptimConfig = training.OptimConfig()
     # Examples of the validation split that each evaluation reads.
@@ -48,9 +53,7 @@ class Config(base.RunConfig):
         super().__post_init__()
         if not self.betas or min(self.betas) < 0 or len(set(self.betas)) < len(self.betas):
             raise ValueError(f"--betas must be different numbers of at least 0, got {self.betas}.")
-        for name in ("eval_limit", "eval_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
+        runs.check_least(self, 1, "eval_limit", "eval_samples")
         if self.optim.clip_norm:
             raise ValueError("--optim.clip-norm must be 0: one norm over all VAEs would couple them.")
 
@@ -66,43 +69,35 @@ _DEFAULT = Config(
 PRESETS = {
     "smoke": dataclasses.replace(
         _DEFAULT, betas=(0.5, 2.0), steps=20, batch_size=16, eval_every=20, checkpoint_every=20, log_every=10,
-        latent=4, hidden=(32,), eval_limit=64, eval_samples=2,
+        model=VAE(latent=4, hidden=(32,), activation="silu"), eval_limit=64, eval_samples=2,
     ),
     "default": _DEFAULT,
     # 100 epochs of MNIST; Alemi et al. train larger encoders, decoders and priors the same way.
     "paper": dataclasses.replace(
         _DEFAULT, data="tfds:mnist", steps=60_000, eval_every=6000, checkpoint_every=6000,
         betas=(0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0, 1.1, 1.3, 1.7, 2.5, 4.0, 7.0, 10.0),
-        latent=64, hidden=(512, 512), optim=training.OptimConfig(lr=1e-3, schedule="cosine"),
+        model=VAE(latent=64, hidden=(512, 512), activation="silu"),
+        optim=training.OptimConfig(lr=1e-3, schedule="cosine"),
     ),
+    # What benchmarks measure.
+    "bench": dataclasses.replace(_DEFAULT, data="random:10000x28x28x1", dtype="float32"),
 }  # fmt: skip
 
 
-def build(config: Config) -> base.Experiment:
-    """Wire data, the stacked VAEs, their objective and evaluation.
-
-    Args:
-        config: see `Config`.
-
-    Returns:
-        The experiment.
-    """
-    bank = base.open_images(config)
-    model = VAE(
-        latent=config.latent, hidden=config.hidden, image_shape=bank.pixels.shape[1:], activation="silu",
-        dtype=jnp.dtype(config.compute_dtype),
-    )  # fmt: skip
+def build(config: Config) -> runs.Experiment:
+    """Wire data, the stacked VAEs, their objective and evaluation."""
+    bank = images.open_images(config)
+    model = config.model.clone(image_shape=bank.pixels.shape[1:], dtype=jnp.dtype(config.compute_dtype))
 
     def init(key: jax.Array) -> tuple[dict[str, Any], Any]:
-        images = jnp.zeros((1, *model.image_shape), jnp.float32)
-        params = model.init(key, images)["params"]
+        params = images.initial(model, key)
         # All start from the same weights: what differs at the end is due to beta.
         stacked = jax.tree.map(lambda x: jnp.repeat(x[None], len(config.betas), axis=0), params)
         return {"vaes": stacked}, {}
 
-    study = _Study(config, bank, model)
-    return base.Experiment(
-        model=inference.describe_model(model) | {"params": "stacked"},
+    evaluator = _Study(config, bank, model)
+    return runs.Experiment(
+        model=runs.describe_model(model) | {"params": "stacked"},
         init=init,
         players={
             "vaes": training.Player(
@@ -111,27 +106,21 @@ def build(config: Config) -> base.Experiment:
             )
         },
         sampler=data.ImageSampler(bank, "train", config.batch_size),
-        evaluate=study.evaluate,
-        score="elbo_nats",
-        finish=study.finish,
-        figures=study.draw,
+        evaluate=evaluator.evaluate,
+        best_by="elbo_nats",
+        evaluate_test=evaluator.evaluate_test,
+        figures=evaluator.draw,
     )
 
 
 def stacked_objective(model: VAE, betas: tuple[float, ...], *, player: str = "vaes") -> objectives.Objective:
     """Build the objective of several VAEs at once: the sum of their negative ELBOs, each with its beta.
 
-    A sum, so that each VAE gets the gradient it would get alone. All see the same images, bits and noise.
-
-    Args:
-        model: the network that all share.
-        betas: weights of the KL, one per VAE.
-        player: the name of the stacked parameters in `params`; every leaf is `[R, ...]`.
-
-    Returns:
-        An `Objective`. Its metrics: `elbo_nats`, the mean over the VAEs.
+    A sum, so that each VAE gets the gradient it would get alone. All share one network and see the same
+    images, bits and noise. Every leaf of `params[player]` is `[R, ...]`, one entry per beta; the metric
+    `elbo_nats` is the mean over the VAEs.
     """
-    encode, decode = base.bind(model, "encode"), base.bind(model, "decode")
+    encode, decode = images.bind(model, "encode"), images.bind(model, "decode")
 
     def one(params: Any, beta: jax.Array, batch: Any, key: jax.Array, step: jax.Array) -> Any:
         objective = objectives.elbo(
@@ -156,18 +145,12 @@ class _Study:
 
     def __init__(self, config: Config, bank: data.Bank, model: VAE) -> None:
         self.config, self.bank, self.model = config, bank, model
-        bound = functools.partial(
-            objectives.evaluate_bound,
-            base.bind(model, "encode"),
-            base.bind(model, "decode"),
-            objectives.BernoulliLikelihood(),
-        )
-        measure = inference.compile_bound(bound, binarisation="dynamic")
+        measure = images.compile_bound(model, objectives.BernoulliLikelihood(), "dynamic")
         self._measure = functools.partial(_map_over_vaes, measure)
-        mean_image = base.bind(model, "mean_image")
+        mean_image = images.bind(model, "mean_image")
         self._decode = jax.jit(jax.vmap(mean_image, in_axes=(0, None)))
         self._reconstruct = jax.jit(
-            jax.vmap(lambda p, x: mean_image(p, base.bind(model, "encode")(p, x)[0]), in_axes=(0, None))
+            jax.vmap(lambda p, x: mean_image(p, images.bind(model, "encode")(p, x)[0]), in_axes=(0, None))
         )
         self.points, self.split = np.zeros((len(config.betas), 2)), "validation"
 
@@ -180,7 +163,7 @@ class _Study:
             f"beta_{b:g}/elbo_nats": float(elbo) for b, elbo in named
         }
 
-    def finish(self, params: dict[str, Any], variables: Any) -> dict[str, float]:
+    def evaluate_test(self, params: dict[str, Any], variables: Any) -> dict[str, float]:
         """Rate, distortion and ELBO of each VAE on the test split."""
         self._locate(params, "test", samples=self.config.eval_samples, limit=None)
         results = {"elbo_nats": float(-self.points.sum(axis=1).mean())}
@@ -193,7 +176,7 @@ class _Study:
     def _locate(self, params: dict[str, Any], split: str, *, samples: int, limit: int | None) -> None:
         """Rate and distortion of every VAE, `[R, 2]`."""
         total, count = np.zeros((len(self.config.betas), 2)), 0.0
-        for batch in inference.split_batches(self.bank, split, limit=limit):
+        for batch in evaluators.split_batches(self.bank, split, limit=limit):
             sums = self._measure(params["vaes"], batch, samples=samples)
             total += np.stack([sums["kl_nats"], sums["reconstruction_nats"]], axis=1)
             count += float(batch["mask"].sum())
@@ -215,8 +198,8 @@ class _Study:
             reports.labelled_grid(samples.reshape(-1, *samples.shape[2:]), columns=_SHOWN, row_labels=labels),
             caption="Samples: the same z from the prior in every row, the mean of p(x | z).",
         )
-        batch = next(inference.split_batches(self.bank, "validation", limit=_SHOWN))
-        images = np.asarray(inference.measured_images(batch, binarisation="dynamic"))[:_SHOWN]
+        batch = next(evaluators.split_batches(self.bank, "validation", limit=_SHOWN))
+        images = np.asarray(evaluators.measured_images(batch, binarisation="dynamic"))[:_SHOWN]
         again = np.asarray(self._reconstruct(params["vaes"], images))
         rows = np.concatenate([images, again.reshape(-1, *again.shape[2:])])
         reports.save_image(
@@ -234,4 +217,4 @@ def _map_over_vaes(measure: Any, params: Any, batch: Any, *, samples: int) -> di
 
 
 if __name__ == "__main__":
-    base.main("experiments.rate_distortion", PRESETS, build)
+    runs.main(PRESETS, build)

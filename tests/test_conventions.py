@@ -1,10 +1,12 @@
 """The house rules that a machine can check: who imports whom, docstrings, argument names, file names."""
 
 import ast
+import contextlib
 import importlib
 import inspect
 import pathlib
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -19,22 +21,31 @@ CORE_PACKAGES = {"jax", "flax", "optax", "orbax", "chex", "numpy", "vaesr"}
 ALLOWED_ROOMS = {
     "imaging": set(),
     "distributions": set(),
-    "quantisation": {"distributions"},
+    "files": set(),
+    "quantisation": {"distributions", "forms"},
     "losses": {"imaging", "distributions", "metrics"},
     "metrics": {"imaging", "distributions"},
-    "layers": {"imaging", "distributions", "quantisation"},
+    "layers": {"imaging", "distributions", "quantisation", "forms"},
     "models": {"layers", "imaging", "distributions"},
     "objectives": {"losses", "distributions", "quantisation", "imaging"},
-    "training": {"imaging", "metrics"},
-    "data": {"imaging", "metrics"},
-    "reports": {"imaging", "metrics"},
-    "pretrained": {"models", "metrics"},
-    "inference": {"*"},
+    "training": {"imaging", "metrics", "forms", "files"},
+    "data": {"imaging", "metrics", "files"},
+    "reports": {"imaging", "metrics", "files"},
+    "pretrained": {"imaging", "models", "metrics", "files"},
+    "evaluators": {
+        "objectives", "losses", "metrics", "distributions", "quantisation", "imaging", "data", "reports",
+    },
+    "runs": {"training", "data", "reports", "models", "pretrained", "files", "__init__"},
+    "inference": {
+        "runs", "training", "data", "reports", "models", "pretrained", "evaluators", "files", "layers",
+        "forms", "quantisation", "distributions", "imaging",
+    },
+    "app": {"*"},
     "__init__": set(),
     "allocator": set(),
-    "__main__": {"inference"},
-}
-EXPERIMENT_ENGINE = ("base", "flags", "gan", "nogan", "nogan_stages", "run_folder", "sr", "stages", "vq")
+    "forms": set(),
+    "__main__": {"app"},
+}  # fmt: skip
 
 DOCUMENTED_ROOMS = ["imaging", "metrics", "distributions", "quantisation", "losses", "objectives"]
 # Knobs with a default that may be positional, each with its reason.
@@ -46,11 +57,12 @@ KEYWORD_ARRAYS = {"key", "keys", "position", "step", "fraction"}
 
 
 class Import(NamedTuple):
-    """One imported dotted name, and whether importing the module runs it."""
+    """One imported dotted name, whether importing the module runs it, and whether only type checkers do."""
 
     name: str
     line: int
     at_top: bool
+    for_types: bool = False
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -61,20 +73,22 @@ def read_imports(source: str, package: str) -> list[Import]:
     """Lists every import of a module in `package`, also inside functions; relative ones made absolute."""
     found: list[Import] = []
 
-    def visit(node: ast.AST, at_top: bool) -> None:
+    def visit(node: ast.AST, at_top: bool, for_types: bool) -> None:
         if isinstance(node, ast.Import):
-            found.extend(Import(alias.name, node.lineno, at_top) for alias in node.names)
+            found.extend(Import(alias.name, node.lineno, at_top, for_types) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, *([base] if base else [])])
-            found.extend(Import(f"{base}.{alias.name}", node.lineno, at_top) for alias in node.names)
-        lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_type_checking(node)
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            found.extend(Import(name, node.lineno, at_top, for_types) for name in names)
+        for_types = for_types or is_type_checking(node)
+        lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or for_types
         for child in ast.iter_child_nodes(node):
-            visit(child, at_top and not lazy)
+            visit(child, at_top and not lazy, for_types)
 
-    visit(ast.parse(source), True)
+    visit(ast.parse(source), True, False)
     return found
 
 
@@ -106,11 +120,13 @@ def room_violations(path: pathlib.Path, imports: list[Import]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_rooms_import_only_what_the_design_allows():
     problems = [p for path, imports in modules("vaesr") for p in room_violations(path, imports)]
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.slow
 def test_library_never_imports_experiments_or_benchmarks():
     problems = [
         f"{path}:{found.line}: imports {found.name}"
@@ -121,15 +137,60 @@ def test_library_never_imports_experiments_or_benchmarks():
     assert not problems, "\n".join(problems)
 
 
-def test_no_experiment_imports_another():
+def test_experiments_import_recipes_and_never_each_other():
     problems = []
     for path, imports in modules("experiments"):
         own = path.parts[1].removesuffix(".py")
         for found in imports:
             parts = found.name.split(".")
-            if parts[0] == "experiments" and len(parts) > 1 and parts[1] not in (own, *EXPERIMENT_ENGINE):
-                problems.append(f"{path}:{found.line}: imports {found.name}; share through vaesr or base.py")
+            if parts[0] == "experiments" and len(parts) > 1 and parts[1] not in (own, "recipes"):
+                problems.append(f"{path}:{found.line}: imports {found.name}; share through vaesr or a recipe")
     assert not problems, "\n".join(problems)
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Returns each of our modules with those that it imports, whenever: at the top or inside a function.
+
+    A package stands for its `__init__`; that importing a module runs those above it counts for nothing.
+    """
+    imported = {
+        ".".join(path.with_suffix("").parts).removesuffix(".__init__"): imports
+        for package in ("vaesr", "experiments", "benchmarks")
+        for path, imports in modules(package)
+    }
+    # `from a.b import c` names a module, or something in one.
+    targets = {
+        name: {found.name if found.name in imported else found.name.rpartition(".")[0] for found in imports
+               if not found.for_types}
+        for name, imports in imported.items()
+    }  # fmt: skip
+    return {name: found & set(imported) - {name} for name, found in targets.items()}
+
+
+def import_circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Returns the groups of modules each of which reaches all others of its group (Warshall's closure)."""
+    reached = {name: set(found) for name, found in graph.items()}
+    for middle in reached:
+        for name in reached:
+            if middle in reached[name]:
+                reached[name] |= reached[middle]
+    groups = {frozenset(n for n in reached[name] if name in reached[n]) for name in reached}
+    return sorted(sorted(group) for group in groups if group)
+
+
+@pytest.mark.slow
+def test_no_modules_import_each_other():
+    problems = [" <-> ".join(circle) for circle in import_circles(import_graph())]
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.slow
+def test_the_circle_finder_itself():
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": {"d"}, "f": {"a", "e"}}
+    assert import_circles(graph) == [["a", "b", "c"], ["d", "e"]]
+    assert import_graph()["vaesr.data.sources"] >= {"vaesr.data.bank", "vaesr.data.folder"}
+    lazy = read_imports("if TYPE_CHECKING:\n    import a\ndef f():\n    import b", "x")
+    assert [(found.name, found.for_types) for found in lazy] == [("a", True), ("b", False)]
 
 
 def foreign_top_imports(path: pathlib.Path, imports: list[Import]) -> list[str]:
@@ -189,6 +250,31 @@ def test_no_utils_anywhere():
         if path.stem in names and (path.is_dir() or path.suffix == ".py")
     ]
     assert not found, f"give these a name that says what is in them: {found}"
+
+
+def colour_triples(path: pathlib.Path) -> set[str]:
+    """Returns the written-out triples of numbers in a file, of which one at least is a fraction."""
+    triples = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Tuple | ast.List) and len(node.elts) == 3:
+            with contextlib.suppress(ValueError):
+                numbers = ast.literal_eval(node)
+                if all(isinstance(n, float | int) for n in numbers) and any(n % 1 for n in numbers):
+                    triples.add(str(list(numbers)))
+    return triples
+
+
+def test_colour_constants_stand_once():
+    home = ROOT / "vaesr" / "imaging" / "colour.py"
+    known = colour_triples(home)
+    assert len(known) > 15
+    copies = {
+        str(path.relative_to(ROOT)): found
+        for folder in ("vaesr", "experiments", "benchmarks")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if path != home and (found := known & colour_triples(path))
+    }
+    assert not copies, f"import them from vaesr.imaging.colour: {copies}"
 
 
 def test_test_files_have_unique_names():
@@ -311,3 +397,21 @@ def test_the_checks_notice():
     assert len(argument_problems("bad", bad, "losses")) == 5
     assert not docstring_problems("good", good, "losses")
     assert not argument_problems("good", good, "losses")
+
+
+def test_rooms_are_imported_when_they_are_asked_for():
+    code = """
+import sys
+import vaesr
+assert "jax" not in sys.modules
+assert {"losses", "metrics", "models", "app"} <= set(dir(vaesr)) and "__main__" not in dir(vaesr)
+assert "jax" not in sys.modules
+assert vaesr.losses.gaussian_kl_standard.__module__.startswith("vaesr.losses")
+try:
+    vaesr.looses
+except AttributeError as error:
+    assert str(error) == "module 'vaesr' has no attribute 'looses'"
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,7 +2,7 @@
 
 import sys
 
-from vaesr.inference.cli import main
+from vaesr.app.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

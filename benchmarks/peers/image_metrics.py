@@ -13,14 +13,7 @@ Metric = Callable[[Any, Any], Any]
 
 
 def missing(package: str) -> str | None:
-    """Tells whether a peer can be measured.
-
-    Args:
-        package: "piq" or "skimage".
-
-    Returns:
-        None if it can, else the reason.
-    """
+    """Why a peer, "piq" or "skimage", can't be measured; None if it can."""
     needed = ("piq", "torch") if package == "piq" else (package,)
     absent = [name for name in needed if importlib.util.find_spec(name) is None]
     return f"{', '.join(absent)} not installed" if absent else None
@@ -31,9 +24,6 @@ def load_piq() -> Any:
 
     piq imports torchvision for its deep metrics, which are not measured here; CPU builds of torch often come
     without it.
-
-    Returns:
-        The module.
     """
     if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         import torch
@@ -57,8 +47,7 @@ def load_piq() -> Any:
 def piq_metrics() -> dict[str, Metric]:
     """piq's metrics, set to the definitions that ours have.
 
-    Returns:
-        Functions of torch images `[B, 3, H, W]` in [0, 1], giving `[B]`.
+    Functions of torch images `[B, 3, H, W]` in [0, 1], giving `[B]`.
     """
     piq = load_piq()
     of = {"reduction": "none", "data_range": 1.0}
@@ -78,8 +67,7 @@ def piq_metrics() -> dict[str, Metric]:
 def skimage_metrics() -> dict[str, Metric]:
     """scikit-image's metrics, set to the definitions that ours have; one image at a time.
 
-    Returns:
-        Functions of float32 images `[H, W, 3]` in [0, 1], giving a number.
+    Functions of float32 images `[H, W, 3]` in [0, 1], giving a number.
     """
     from skimage import metrics
 
@@ -93,14 +81,5 @@ def skimage_metrics() -> dict[str, Metric]:
 
 
 def over_batch(metric: Metric, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Applies a metric of one image to each of a batch.
-
-    Args:
-        metric: of `[H, W, C]`.
-        x: `[B, H, W, C]`.
-        y: likewise.
-
-    Returns:
-        `[B]`.
-    """
+    """Applies a metric of one image `[H, W, C]` to each of a batch `[B, H, W, C]`: `[B]`."""
     return np.array([metric(a, b) for a, b in zip(x, y, strict=True)])

@@ -1,34 +1,76 @@
 """What the torch peers share: import, settings, the training loop. Torch is only ever imported lazily."""
 
 import contextlib
+import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import jax
+import numpy as np
 
 from benchmarks import timing
 from benchmarks.options import Options
 
 ABSENT = "torch not installed"
+IMAGE_LAYOUTS = ("contiguous", "channels_last")
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How a peer is to run: in one of `IMAGE_LAYOUTS`, under autocast to bfloat16 or not.
+
+    `compile_mode` is None for eager, else given to `torch.compile` of forward and loss; `exact`, for
+    comparison, is with the noise that our steps draw.
+    """
+
+    layout: str = "contiguous"
+    bfloat16: bool = False
+    compile_mode: str | None = None
+    exact: bool = False
+
+    @property
+    def memory_format(self) -> Any:
+        """Torch's name of the layout."""
+        import torch
+
+        return {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[self.layout]
+
+
+def place(network: Any, how: How) -> Any:
+    """A network on its device in the layout wanted."""
+    return network.to(device(), memory_format=how.memory_format)
+
+
+def images(array: Any, how: How) -> Any:
+    """Our images `[B, H, W, C]` as torch has them: `[B, C, H, W]` on the device."""
+    import torch
+
+    tensor = torch.from_numpy(np.array(array).transpose(0, 3, 1, 2).copy()).to(device())
+    return tensor.contiguous(memory_format=how.memory_format)
+
+
+def host(tree: Any) -> Any:
+    """A tree of our arrays as numpy's."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def copy(layer: Any, kernel: Any, bias: Any, order: tuple[int, ...] = (3, 2, 0, 1)) -> None:
+    """Our numbers into torch's layer; by default from height, width, in, out to out, in, height, width."""
+    import torch
+
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(np.array(np.transpose(kernel, order), order="C")))
+        layer.bias.copy_(torch.from_numpy(np.array(bias)))
 
 
 def available() -> bool:
-    """Whether torch can be imported.
-
-    Returns:
-        True where torch is installed.
-    """
+    """Whether torch is installed."""
     return importlib.util.find_spec("torch") is not None
 
 
 def load(threads: int | None = None) -> Any:
-    """Import torch and set it up to be fast.
-
-    Args:
-        threads: threads for one operation; None leaves torch's choice.
-
-    Returns:
-        The module.
-    """
+    """Import torch and set it up to be fast, with so many threads for one operation; None: its choice."""
     import torch
 
     if threads is not None:
@@ -38,11 +80,7 @@ def load(threads: int | None = None) -> Any:
 
 
 def device() -> Any:
-    """The device the peers run on.
-
-    Returns:
-        The GPU if torch sees one, else the CPU.
-    """
+    """The device the peers run on: the GPU if torch sees one, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,15 +108,7 @@ def exact() -> Iterator[None]:
 
 
 def adam(parameters: Any, learning_rate: float) -> Any:
-    """Torch's fastest Adam, with the settings of `optax.adam`.
-
-    Args:
-        parameters: what to update.
-        learning_rate: the step size.
-
-    Returns:
-        The optimizer: fused where this torch can, else its default.
-    """
+    """Torch's fastest Adam, fused where this torch can, with the settings of `optax.adam`."""
     import torch
 
     parameters = list(parameters)
@@ -89,14 +119,7 @@ def adam(parameters: Any, learning_rate: float) -> Any:
 
 
 def modes(options: Options) -> list[tuple[str, str | None]]:
-    """The ways of running torch that are worth a row.
-
-    Args:
-        options: the run's settings.
-
-    Returns:
-        Names with the mode for `torch.compile`, None for eager.
-    """
+    """The ways of running torch that are worth a row: name, and mode for `torch.compile`, None for eager."""
     found: list[tuple[str, str | None]] = [("eager", None)]
     if options.torch_compile:
         found.append(("compile", "default"))
@@ -105,30 +128,16 @@ def modes(options: Options) -> list[tuple[str, str | None]]:
     return found
 
 
-def side(name: str, trainer: "Trainer", images: int, work: float) -> timing.Side:
-    """A torch training loop as a side of a case.
-
-    Args:
-        name: the side's name.
-        trainer: the loop.
-        images: examples per step.
-        work: operations per step.
-
-    Returns:
-        The side.
-    """
+def side(name: str, trainer: Any, images: int, work: float | None) -> timing.Side:
+    """A torch training loop as a side of a case; `images` and operations (`work`) are per step."""
     return timing.Side(name, "torch", trainer.run, images, work_per_step=work, check=trainer.check)
 
 
 class Trainer:
-    """An eager training loop: forward, backward, Adam.
+    """A training loop: forward, backward, Adam.
 
-    Args:
-        model: a module on its device.
-        loss: `loss(model) -> scalar tensor`; draws its own batch.
-        learning_rate: Adam's.
-        bfloat16: compute under autocast.
-        compile_mode: None for eager, else the mode given to `torch.compile` of forward and loss.
+    `model` is a module on its device, `loss(model)` a scalar tensor, `output(model)` an array in our layout,
+    called without gradients; `ema_decay` is of a moving average of the parameters, None keeps none.
     """
 
     def __init__(
@@ -137,24 +146,23 @@ class Trainer:
         loss: Callable[[Any], Any],
         *,
         learning_rate: float,
-        bfloat16: bool = False,
-        compile_mode: str | None = None,
+        how: How,
+        output: Callable[[Any], Any],
+        ema_decay: float | None = None,
     ) -> None:
         import torch
 
-        self.model, self.bfloat16 = model, bfloat16
+        self.model, self.bfloat16, self._output = model, how.bfloat16, output
         self.optimizer = adam(model.parameters(), learning_rate)
         self.loss = loss
         self.last: Any = None
-        if compile_mode is not None:
-            self.loss = torch.compile(loss, mode=compile_mode)
+        if how.compile_mode is not None:
+            self.loss = torch.compile(loss, mode=how.compile_mode)
+        self.ema_decay = ema_decay
+        self.average = [p.detach().clone() for p in model.parameters()] if ema_decay else []
 
     def step(self) -> Any:
-        """Take one training step.
-
-        Returns:
-            The loss, a tensor.
-        """
+        """Take one training step, and return the loss, a tensor."""
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)
@@ -162,25 +170,27 @@ class Trainer:
             loss = self.loss(self.model)
         loss.backward()
         self.optimizer.step()
+        if self.ema_decay:
+            now = [parameter.detach() for parameter in self.model.parameters()]
+            torch._foreach_lerp_(self.average, now, 1 - self.ema_decay)
         self.last = loss.detach()
         return self.last
 
-    def run(self, calls: int) -> None:
-        """Take `calls` steps and wait for the last.
+    def output(self) -> np.ndarray:
+        """What the network makes of the batch, in our layout."""
+        import torch
 
-        Args:
-            calls: how many.
-        """
+        with torch.no_grad():
+            return np.asarray(self._output(self.model))
+
+    def run(self, calls: int) -> None:
+        """Take `calls` steps and wait for the last."""
         for _ in range(calls):
             self.step()
         wait()
 
     def check(self) -> dict[str, bool]:
-        """Whether the last loss is finite.
-
-        Returns:
-            The fact for the row.
-        """
+        """Whether the last loss is finite."""
         import torch
 
         return {"loss_finite": bool(torch.isfinite(self.last).item())}

@@ -1,114 +1,35 @@
-"""Training loops of RCAN, RRDBNet, SRGAN and ESRGAN in torch, as BasicSR's are."""
+"""Training loops of SRGAN and ESRGAN in torch, as BasicSR's are."""
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from benchmarks.peers import torch_common, torch_sr
-from benchmarks.suites.ours import LEARNING_RATE
-
-
-def _networks(models: Any) -> list[Any]:
-    """Our modules' counterparts."""
-    built = []
-    for model in models:
-        fields = {name: getattr(model, name) for name in model.__dataclass_fields__}
-        kind = type(model).__name__
-        if kind == "VGG":
-            network: Any = torch_sr.VGG(model.depths, model.taps[-1].replace("relu", "conv"))
-            network.rectified = model.taps[-1].startswith("relu")
-            network.requires_grad_(False)
-        else:
-            names = {
-                "RCAN": ("scale", "channels", "groups", "blocks", "reduction"),
-                "SRResNet": ("scale", "channels", "blocks"),
-                "RRDBNet": ("scale", "channels", "growth", "blocks"),
-                "SRGANDiscriminator": ("channels", "hidden", "stages"),
-                "VGGDiscriminator": ("channels", "hidden", "stages"),
-            }[kind]
-            extra = {"side": model.side} if kind == "SRGANDiscriminator" and hasattr(model, "side") else {}
-            network = getattr(torch_sr, kind)(**{n: fields[n] for n in names}, **extra)
-        built.append(network)
-    return built
-
-
-def _images(batch: dict[str, jax.Array], memory_format: Any) -> list[Any]:
-    device = torch_common.device()
-    arrays = [np.array(batch[k]).transpose(0, 3, 1, 2).copy() for k in ("x_lr", "x_hr")]
-    return [torch.from_numpy(a).to(device).contiguous(memory_format=memory_format) for a in arrays]
-
-
-class PixelTrainer(torch_common.Trainer):
-    """L1 on one batch, as `torch_common.Trainer`, which also gives its first output."""
-
-    def output(self) -> np.ndarray:
-        """What the network makes of the batch.
-
-        Returns:
-            `[B, 3, H, W]`.
-        """
-        with torch.no_grad():
-            return np.asarray(self.model(self.x_lr).cpu())
-
-    x_lr: Any = None
-
-
-def pixel_trainer(
-    model: Any, params: Any, batch: dict[str, jax.Array], memory_format: Any, bfloat16: bool, mode: str | None
-) -> PixelTrainer:
-    """The loop of a network trained with L1.
-
-    Args:
-        model: our module.
-        params: its parameters.
-        batch: the batch.
-        memory_format: torch's.
-        bfloat16: compute under autocast.
-        mode: of `torch.compile`, None for eager.
-
-    Returns:
-        The loop.
-    """
-    (network,) = _networks([model])
-    torch_sr.load(network, jax.tree.map(np.asarray, params))
-    network = network.to(torch_common.device(), memory_format=memory_format)
-    x_lr, x_hr = _images(batch, memory_format)
-    trainer = PixelTrainer(
-        network, lambda net: 255.0 * F.l1_loss(net(x_lr).float(), x_hr), learning_rate=LEARNING_RATE,
-        bfloat16=bfloat16, compile_mode=mode,
-    )  # fmt: skip
-    trainer.x_lr = x_lr
-    return trainer
+from experiments.recipes import adversarial
+from vaesr import objectives
 
 
 class GanTrainer:
     """Generator, then discriminator, on one batch; the generator's result serves both.
 
-    Args:
-        generator: the upscaler.
-        discriminator: its judge.
-        trunk: the content loss's network, frozen.
-        images: `x_lr` and `x_hr`.
-        kind: "srgan" or "esrgan".
-        bfloat16: compute under autocast.
-        mode: of `torch.compile`, None for eager.
+    `trunk` is the content loss's network, frozen; `images` are `x_lr` and `x_hr`; `kind` is "srgan" or
+    "esrgan"; both players have the learning rate.
     """
 
     def __init__(
-        self, generator: Any, discriminator: Any, trunk: Any, images: Any, kind: str, bfloat16: bool,
-        mode: str | None,
+        self, generator: Any, discriminator: Any, trunk: Any, images: Any, *, kind: str, learning_rate: float,
+        how: torch_common.How,
     ) -> None:  # fmt: skip
         self.generator, self.discriminator, self.trunk = generator, discriminator, trunk
-        self.x_lr, self.x_hr, self.kind, self.bfloat16 = *images, kind, bfloat16
-        self.of_generator = torch_common.adam(generator.parameters(), LEARNING_RATE)
-        self.of_discriminator = torch_common.adam(discriminator.parameters(), LEARNING_RATE)
+        self.x_lr, self.x_hr, self.kind, self.bfloat16 = *images, kind, how.bfloat16
+        self.of_generator = torch_common.adam(generator.parameters(), learning_rate)
+        self.of_discriminator = torch_common.adam(discriminator.parameters(), learning_rate)
         self.losses: tuple[Callable[..., Any], Callable[..., Any]] = (self._generator, self._discriminator)
-        if mode is not None:
-            self.losses = tuple(torch.compile(f, mode=mode) for f in self.losses)  # type: ignore[assignment]
+        if how.compile_mode is not None:
+            self.losses = tuple(torch.compile(f, mode=how.compile_mode) for f in self.losses)  # type: ignore[assignment]
         self.last: Any = None
 
     def _content(self, x_sr: Any) -> Any:
@@ -142,11 +63,7 @@ class GanTrainer:
         return (bce(real - fake.mean(), one) + bce(fake - real.mean(), zero)) / 2
 
     def step(self) -> Any:
-        """Both players' move.
-
-        Returns:
-            The generator's loss, a tensor.
-        """
+        """Both players' move; the generator's loss, a tensor."""
         autocast = torch.autocast(torch_common.device().type, torch.bfloat16, enabled=self.bfloat16)
         self.discriminator.requires_grad_(False)
         self.of_generator.zero_grad(set_to_none=True)
@@ -164,63 +81,43 @@ class GanTrainer:
         return self.last
 
     def output(self) -> np.ndarray:
-        """What the generator makes of the batch; batch statistics stay.
-
-        Returns:
-            `[B, 3, H, W]`.
-        """
+        """What the generator makes of the batch, `[B, H, W, 3]`; batch statistics stay."""
         with torch.no_grad():
-            self.generator.eval()
-            image = np.asarray(self.generator(self.x_lr).cpu())
-            self.generator.train()
-        return image
+            return torch_sr.upscaled(self.generator, self.x_lr)
 
     def run(self, calls: int) -> None:
-        """Take `calls` steps and wait for the last.
-
-        Args:
-            calls: how many.
-        """
+        """Take `calls` steps and wait for the last."""
         for _ in range(calls):
             self.step()
         torch_common.wait()
 
     def check(self) -> dict[str, bool]:
-        """Whether the last loss is finite.
-
-        Returns:
-            The fact for the row.
-        """
+        """Whether the last loss is finite."""
         return {"loss_finite": bool(torch.isfinite(self.last).item())}
 
 
-def gan_trainer(
-    name: str, models: Any, params: Any, variables: Any, batch: dict[str, jax.Array], memory_format: Any,
-    bfloat16: bool, mode: str | None,
-) -> GanTrainer:  # fmt: skip
-    """The loop of SRGAN or ESRGAN.
-
-    Args:
-        name: "srgan" or "esrgan".
-        models: our generator, discriminator and feature network.
-        params: of the two players.
-        variables: with the feature network's.
-        batch: the batch.
-        memory_format: torch's.
-        bfloat16: compute under autocast.
-        mode: of `torch.compile`, None for eager.
-
-    Returns:
-        The loop.
-    """
-    side = batch["x_hr"].shape[1]
-    built = []
-    trees = (params["generator"], params["discriminator"], variables["features"]["params"])
-    for model, tree in zip(models, trees, strict=True):
-        if type(model).__name__ == "SRGANDiscriminator":
-            network: Any = torch_sr.SRGANDiscriminator(model.channels, model.hidden, model.stages, side)
-        else:
-            (network,) = _networks([model])
-        torch_sr.load(network, jax.tree.map(np.asarray, tree))
-        built.append(network.to(torch_common.device(), memory_format=memory_format))
-    return GanTrainer(*built, _images(batch, memory_format), name, bfloat16, mode)
+def trainer(training: Any, how: torch_common.How, kind: str, layer: str) -> GanTrainer:
+    """The loop of both players of "srgan" or "esrgan"; `layer` see `experiments.recipes.adversarial`."""
+    config, state = training.config, training.state
+    judge = state.params[adversarial.DISCRIMINATOR]
+    if kind == "srgan":
+        side = training.batch["x_hr"].shape[1]
+        stages = sum(name.startswith("conv_") for name in judge) // 2
+        discriminator = torch_sr.counterpart(config.discriminator, stages=stages, side=side)
+    else:
+        stages = sum(name.startswith("conv") and name.endswith("_1") for name in judge)
+        discriminator = torch_sr.counterpart(config.discriminator, stages=stages)
+    ours, _, _ = adversarial.load_features(config, layer)
+    trunk: Any = torch_sr.VGG(ours.depths, ours.taps[-1].replace("relu", "conv"))
+    trunk.rectified = ours.taps[-1].startswith("relu")
+    trunk.requires_grad_(False)
+    networks = [
+        (torch_sr.counterpart(training.run.model), state.params[adversarial.GENERATOR]),
+        (discriminator, judge),
+        (trunk, state.variables[objectives.FEATURES]["params"]),
+    ]
+    placed = [
+        torch_common.place(torch_sr.load(network, torch_common.host(tree)), how) for network, tree in networks
+    ]
+    images = [torch_common.images(training.batch[name], how) for name in ("x_lr", "x_hr")]
+    return GanTrainer(*placed, images, kind=kind, learning_rate=config.gan.optim.lr, how=how)

@@ -11,13 +11,8 @@ MARGIN = 2  # LR pixels that the reduction reaches beyond a patch
 def image_loader(images: np.ndarray, *, batch_size: int, workers: int) -> Callable[[int], Any]:
     """The usual way: a Dataset of single images, shuffled and batched by a DataLoader.
 
-    Args:
-        images: `[N, H, W, C]` uint8, may be memory-mapped.
-        batch_size: examples in a batch.
-        workers: worker processes; 0 loads in this one.
-
-    Returns:
-        `draw(n)` takes n batches, float32 in [0, 1], and returns the last.
+    `images` are `[N, H, W, C]` uint8, may be memory-mapped; without workers this process loads. `draw(n)`
+    takes n batches, float32 in [0, 1], and returns the last.
     """
     import torch
 
@@ -32,14 +27,9 @@ def image_loader(images: np.ndarray, *, batch_size: int, workers: int) -> Callab
 
 
 def image_gather(images: np.ndarray, *, batch_size: int) -> Callable[[int], Any]:
-    """The best way: all data resident on the device, one gather per batch.
+    """The best way: all data (`[N, H, W, C]` uint8) resident on the device, one gather per batch.
 
-    Args:
-        images: `[N, H, W, C]` uint8.
-        batch_size: examples in a batch.
-
-    Returns:
-        `draw(n)` takes n batches, float32 in [0, 1], and returns the last.
+    `draw(n)` takes n batches, float32 in [0, 1], and returns the last.
     """
     import torch
 
@@ -62,18 +52,10 @@ def pair_loader(
 ) -> Callable[[int], Any]:
     """Random crops, flips and transposes of photographs, with their bicubic reduction, by a DataLoader.
 
-    The crops carry a margin, so that the reduction is the whole photo's, as ours. The reduction is done
-    once per batch, which is faster than one by one.
-
-    Args:
-        photos: `[H, W, 3]` uint8 each.
-        patch: side of the small image.
-        scale: the factor.
-        batch_size: pairs in a batch.
-        workers: worker processes; 0 loads in this one.
-
-    Returns:
-        `draw(n)` takes n batches and returns the last: `x_lr`, `x_hr`, NCHW float32 in [0, 1].
+    The crops carry a margin, so that the reduction is the whole photo's, as ours. The reduction is done once
+    per batch, which is faster than one by one. `photos` are `[H, W, 3]` uint8 each, `patch` is the side of
+    the small image; without workers this process loads. `draw(n)` takes n batches and returns the last:
+    `x_lr`, `x_hr`, NCHW float32 in [0, 1].
     """
     import torch
 
@@ -107,12 +89,7 @@ def pair_loader(
 def reduce(region: Any, scale: int) -> Any:
     """Torch's antialiased bicubic reduction, without the margin (inside it is the same as MATLAB's).
 
-    Args:
-        region: `[B, C, H, W]` float tensor.
-        scale: the factor.
-
-    Returns:
-        `[B, C, H / scale - 2 * MARGIN, W / scale - 2 * MARGIN]`.
+    Of floats `[B, C, H, W]`: `[B, C, H / scale - 2 * MARGIN, W / scale - 2 * MARGIN]`.
     """
     import torch
 

@@ -4,15 +4,35 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peers import torch_common
+
+
+def output(training: Any) -> Any:
+    """See `benchmarks.peers`."""
+    return training.run.apply(training.batch["codes"])
+
+
+def trainer(training: Any, how: torch_common.How) -> torch_common.Trainer | None:
+    """See `benchmarks.peers`; None for what `build` does not take."""
+    import torch
+
+    model = training.run.model
+    if not getattr(model, "attention", False) or model.classes or model.condition or model.dropout:
+        return None
+    network = build(model)
+    load(network, torch_common.host(training.state.params["prior"]))
+    codes = torch.from_numpy(np.array(training.batch["codes"], np.int64)).to(torch_common.device())
+    return torch_common.Trainer(
+        torch_common.place(network, how), lambda net: torch.nn.functional.cross_entropy(net(codes), codes),
+        how=how, learning_rate=training.config.prior.optim.lr, ema_decay=training.experiment.ema_decay,
+        output=lambda net: net(codes).cpu().numpy().transpose(0, 2, 3, 1),
+    )  # fmt: skip
+
 
 def build(model: Any) -> Any:
-    """Make the network, with random weights.
+    """Make the network, with random weights, that maps codes `[B, H, W]` to logits `[B, K, H, W]`.
 
-    Args:
-        model: our `PixelSNAIL` without classes, maps above and dropout, whose sizes are taken.
-
-    Returns:
-        A `torch.nn.Module` that maps codes `[B, H, W]` to logits `[B, K, H, W]`.
+    It takes the sizes of our `PixelSNAIL` without classes, maps above and dropout.
     """
     import torch
     from torch import nn
@@ -104,19 +124,14 @@ def build(model: Any) -> Any:
 
 
 def load(network: Any, params: dict[str, Any]) -> None:
-    """Copy our parameters into the network.
-
-    Args:
-        network: from `build`, of the same sizes.
-        params: the tree of `vaesr.models.pixelsnail.PixelSNAIL`.
-    """
+    """Copy the parameters of our `PixelSNAIL` into a network of `build`, of the same sizes."""
     import torch
 
     with torch.no_grad():
         network.embed.weight.copy_(torch.from_numpy(np.array(params["embed"]["embedding"])))
     for name in ("down", "right"):
         own = params["first"][name]
-        _copy(getattr(network, name), own[name], own["bias"])
+        torch_common.copy(getattr(network, name), own[name], own["bias"])
     _copy_dense(network.out, params["out"])
     for n, block in enumerate(network.blocks):
         own = params[f"stack_{n}"]
@@ -124,7 +139,9 @@ def load(network: Any, params: dict[str, Any]) -> None:
             for name in ("first", "second"):
                 layer = own[f"res_{i}"][name]
                 right = np.pad(layer["right"], ((0, 0), (0, layer["right"].shape[1] - 1), (0, 0), (0, 0)))
-                _copy(getattr(res, name).conv, np.concatenate([layer["above"], right]), layer["bias"])
+                torch_common.copy(
+                    getattr(res, name).conv, np.concatenate([layer["above"], right]), layer["bias"]
+                )
         _copy_dense(block.context_in, own["context_in"])
         for name in ("query", "key", "value"):
             layer = own["attention"][name]
@@ -137,14 +154,5 @@ def load(network: Any, params: dict[str, Any]) -> None:
         _copy_dense(block.out.aside, own["out"]["aside"])
 
 
-def _copy(conv: Any, kernel: Any, bias: Any) -> None:
-    """One layer: kernels go from height, width, in, out to out, in, height, width."""
-    import torch
-
-    with torch.no_grad():
-        conv.weight.copy_(torch.from_numpy(np.ascontiguousarray(np.array(kernel).transpose(3, 2, 0, 1))))
-        conv.bias.copy_(torch.from_numpy(np.array(bias)))
-
-
 def _copy_dense(conv: Any, layer: dict[str, Any]) -> None:
-    _copy(conv, np.array(layer["kernel"])[None, None], layer["bias"])
+    torch_common.copy(conv, np.array(layer["kernel"])[None, None], layer["bias"])

@@ -1,32 +1,26 @@
-"""RCAN, SRResNet, MSRResNet, RRDBNet, SRVGG, SRCNN and discriminators in torch, for comparison only.
+"""EDSR, RCAN, SRResNet, MSRResNet, RRDBNet, SRVGGNetCompact and discriminators in torch, to compare with.
 
 Our own writing of the architectures. Modules are named as the Flax parameters are, so that one function
 copies any of them; images are `[B, 3, H, W]` in [0, 1].
 """
 
+import inspect
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from flax.traverse_util import flatten_dict
 from torch import nn
 
-_MEAN = (0.4488, 0.4371, 0.4040)
+from benchmarks.peers import torch_common
+from vaesr.imaging.colour import DIV2K_MEAN, IMAGENET_DEVIATION, IMAGENET_MEAN
 
 
 def conv(inputs: int, outputs: int, side: int = 3, stride: int = 1, bias: bool = True) -> nn.Conv2d:
-    """A convolution with the usual padding.
-
-    Args:
-        inputs: channels.
-        outputs: channels.
-        side: of the kernel.
-        stride: of the positions.
-        bias: whether it has one.
-
-    Returns:
-        The layer.
-    """
+    """A convolution with the usual padding."""
     return nn.Conv2d(inputs, outputs, side, stride, (side - 1) // 2, bias=bias)
 
 
@@ -37,36 +31,69 @@ class Network(nn.Module):
         return getattr(self, name)
 
 
-class RCAN(Network):
-    """RCAN.
+def pair(channels: int) -> Network:
+    """The two convolutions of a residual block."""
+    block = Network()
+    block.conv_0, block.conv_1 = conv(channels, channels), conv(channels, channels)
+    return block
 
-    Args:
-        scale: 2, 3 or 4.
-        channels: width.
-        groups: residual groups.
-        blocks: of a group.
-        reduction: of the attention.
-    """
+
+class Upsampler(Network):
+    """A convolution and a pixel shuffle, by 3 for a scale of 3, else one for each doubling."""
+
+    def __init__(self, scale: int, channels: int) -> None:
+        super().__init__()
+        self.factors = (3,) if scale == 3 else (2,) * (scale.bit_length() - 1)
+        for i, factor in enumerate(self.factors):
+            self.add_module(f"conv_{i}", conv(channels, channels * factor**2))
+
+    def forward(self, x: Any) -> Any:
+        for i, factor in enumerate(self.factors):
+            x = F.pixel_shuffle(self[f"conv_{i}"](x), factor)
+        return x
+
+
+class EDSR(Network):
+    """EDSR for a scale of 2, 3, or 4 as two times 2."""
+
+    def __init__(self, scale: int, channels: int, blocks: int, residual_scale: float) -> None:
+        super().__init__()
+        self.blocks, self.residual_scale = blocks, residual_scale
+        self.head, self.tail = conv(3, channels), conv(channels, 3)
+        self.trunk, self.upsampler = Network(), Upsampler(scale, channels)
+        for i in range(blocks):
+            self.trunk.add_module(f"body_{i}", pair(channels))
+        self.trunk.body_out = conv(channels, channels)
+        self.register_buffer("mean", torch.tensor(DIV2K_MEAN).reshape(1, 3, 1, 1))
+
+    def forward(self, x: Any) -> Any:
+        x = y = self.head((x - self.mean) * 255.0)
+        for i in range(self.blocks):
+            block = self.trunk[f"body_{i}"]
+            z = block.conv_1(torch.relu_(block.conv_0(y)))
+            y = y + z if self.residual_scale == 1.0 else torch.add(y, z, alpha=self.residual_scale)
+        x = self.upsampler(x + self.trunk.body_out(y))
+        return self.tail(x).float() / 255.0 + self.mean
+
+
+class RCAN(Network):
+    """RCAN for a scale of 2, 3 or 4."""
 
     def __init__(self, scale: int, channels: int, groups: int, blocks: int, reduction: int) -> None:
         super().__init__()
         c = channels
         self.head, self.body_out, self.tail = conv(3, c), conv(c, c), conv(c, 3)
-        self.groups, self.factors = groups, (3,) if scale == 3 else (2,) * (scale // 2)
+        self.groups, self.upsampler = groups, Upsampler(scale, c)
         for i in range(groups):
             group = Network()
             group.blocks = blocks
             for j in range(blocks):
-                block = Network()
-                block.conv_0, block.conv_1 = conv(c, c), conv(c, c)
+                block = pair(c)
                 block.attend_down, block.attend_up = conv(c, c // reduction, 1), conv(c // reduction, c, 1)
                 group.add_module(f"block_{j}", block)
             group.out = conv(c, c)
             self.add_module(f"group_{i}", group)
-        self.upsampler = Network()
-        for i, factor in enumerate(self.factors):
-            self.upsampler.add_module(f"conv_{i}", conv(c, c * factor**2))
-        self.register_buffer("mean", torch.tensor(_MEAN).reshape(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(DIV2K_MEAN).reshape(1, 3, 1, 1))
 
     def forward(self, x: Any) -> Any:
         x = first = self.head((x - self.mean) * 255)
@@ -78,20 +105,11 @@ class RCAN(Network):
                 a = torch.relu(block.attend_down(z.mean((2, 3), keepdim=True)))
                 y = y + z * torch.sigmoid(block.attend_up(a))
             x = x + group.out(y)
-        x = first + self.body_out(x)
-        for i, factor in enumerate(self.factors):
-            x = F.pixel_shuffle(self.upsampler[f"conv_{i}"](x), factor)
-        return self.tail(x) / 255 + self.mean
+        return self.tail(self.upsampler(first + self.body_out(x))) / 255 + self.mean
 
 
 class SRResNet(Network):
-    """SRGAN's generator.
-
-    Args:
-        scale: 2 or 4.
-        channels: width.
-        blocks: residual blocks.
-    """
+    """SRGAN's generator for a scale of 2 or 4."""
 
     def __init__(self, scale: int, channels: int, blocks: int) -> None:
         super().__init__()
@@ -121,13 +139,7 @@ class SRResNet(Network):
 
 
 class MSRResNet(Network):
-    """BasicSR's SRResNet.
-
-    Args:
-        scale: 2 or 4.
-        channels: width.
-        blocks: residual blocks.
-    """
+    """BasicSR's SRResNet for a scale of 2 or 4."""
 
     def __init__(self, scale: int, channels: int, blocks: int) -> None:
         super().__init__()
@@ -135,9 +147,7 @@ class MSRResNet(Network):
         self.scale, self.blocks = scale, blocks
         self.conv_first, self.conv_hr, self.conv_last = conv(3, c), conv(c, c), conv(c, 3)
         for i in range(blocks):
-            block = Network()
-            block.conv_0, block.conv_1 = conv(c, c), conv(c, c)
-            self.add_module(f"body_{i}", block)
+            self.add_module(f"body_{i}", pair(c))
         for i in range(scale // 2):
             self.add_module(f"upconv_{i}", conv(c, 4 * c))
 
@@ -153,14 +163,7 @@ class MSRResNet(Network):
 
 
 class RRDBNet(Network):
-    """ESRGAN's generator.
-
-    Args:
-        scale: 1, 2 or 4.
-        channels: width.
-        growth: outputs of a dense convolution.
-        blocks: residual-in-residual dense blocks.
-    """
+    """ESRGAN's generator for a scale of 1, 2 or 4; `growth` is the outputs of a dense convolution."""
 
     def __init__(self, scale: int, channels: int, growth: int, blocks: int) -> None:
         super().__init__()
@@ -194,14 +197,8 @@ class RRDBNet(Network):
         return self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2))
 
 
-class SRVGG(Network):
-    """Real-ESRGAN's compact network.
-
-    Args:
-        scale: any.
-        channels: width.
-        convs: convolutions between the first and the last.
-    """
+class SRVGGNetCompact(Network):
+    """Real-ESRGAN's compact network for any scale; `convs` stand between the first and the last."""
 
     def __init__(self, scale: int, channels: int, convs: int) -> None:
         super().__init__()
@@ -220,14 +217,7 @@ class SRVGG(Network):
 
 
 class SRGANDiscriminator(Network):
-    """SRGAN's discriminator.
-
-    Args:
-        channels: of the first convolution.
-        hidden: units of the dense layer.
-        stages: pairs of convolutions.
-        side: of the images.
-    """
+    """SRGAN's discriminator of `stages` pairs of convolutions; `side` is of the images."""
 
     def __init__(self, channels: int, hidden: int, stages: int, side: int) -> None:
         super().__init__()
@@ -250,13 +240,7 @@ class SRGANDiscriminator(Network):
 
 
 class VGGDiscriminator(Network):
-    """ESRGAN's discriminator.
-
-    Args:
-        channels: of the first pair.
-        hidden: units of the dense layer.
-        stages: pairs of convolutions.
-    """
+    """ESRGAN's discriminator of `stages` pairs of convolutions, the first with so many channels."""
 
     def __init__(self, channels: int, hidden: int, stages: int) -> None:
         super().__init__()
@@ -280,11 +264,7 @@ class VGGDiscriminator(Network):
 
 
 class UNetDiscriminator(Network):
-    """Real-ESRGAN's discriminator.
-
-    Args:
-        channels: of the first convolution.
-    """
+    """Real-ESRGAN's discriminator, the first convolution of so many channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -309,13 +289,7 @@ class UNetDiscriminator(Network):
 
 
 class VGG(Network):
-    """VGG's convolutions up to one of them, its result before the ReLU.
-
-    Args:
-        depths: convolutions of each stage.
-        last: name of the convolution, as "conv5_4".
-        widths: channels of each stage.
-    """
+    """VGG's convolutions up to the one named `last`, as "conv5_4", its result before the ReLU."""
 
     def __init__(
         self, depths: tuple[int, ...], last: str, widths: tuple[int, ...] = (64, 128, 256, 512, 512)
@@ -328,8 +302,8 @@ class VGG(Network):
             self.add_module(name, conv(before, width))
             before = width
         shape = (1, 3, 1, 1)
-        self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).reshape(shape))
-        self.register_buffer("deviation", torch.tensor((0.229, 0.224, 0.225)).reshape(shape))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(shape))
+        self.register_buffer("deviation", torch.tensor(IMAGENET_DEVIATION).reshape(shape))
 
     def forward(self, x: Any) -> Any:
         x = (x - self.mean) / self.deviation
@@ -341,48 +315,59 @@ class VGG(Network):
         return x
 
 
-def load(network: Any, params: Any) -> Any:
-    """Copy Flax parameters into a network whose modules have the same names.
+def counterpart(model: Any, **given: Any) -> Any:
+    """The network of this file that is called like one of ours, with its sizes and random weights.
 
-    Args:
-        network: one of this file's.
-        params: a tree of host arrays.
-
-    Returns:
-        The network.
+    `given` is what ours has no field of.
     """
+    kind = getattr(sys.modules[__name__], type(model).__name__)
+    wanted = inspect.signature(kind).parameters
+    return kind(**{name: getattr(model, name) for name in wanted if name not in given}, **given)
+
+
+def output(training: Any) -> Any:
+    """What our upscaler makes of the batch: `[B, H, W, 3]`."""
+    return training.run.apply(training.batch["x_lr"])
+
+
+def pixel_trainer(
+    training: Any, how: torch_common.How, loss: Callable[[Any, Any], Any]
+) -> torch_common.Trainer:
+    """The loop of an upscaler alone, whose `loss` is of `x_sr` and `x_hr`."""
+    network = load(counterpart(training.run.model), torch_common.host(training.run.collections["params"]))
+    x_lr, x_hr = (torch_common.images(training.batch[name], how) for name in ("x_lr", "x_hr"))
+    return torch_common.Trainer(
+        torch_common.place(network, how), lambda net: loss(net(x_lr).float(), x_hr), how=how,
+        learning_rate=training.config.optim.lr, output=lambda net: upscaled(net, x_lr),
+    )  # fmt: skip
+
+
+def upscaled(network: Any, x_lr: Any) -> np.ndarray:
+    """What an upscaler makes of images `[B, 3, h, w]`: `[B, H, W, 3]`; batch statistics stay."""
+    network.eval()
+    image = network(x_lr).cpu().numpy().transpose(0, 2, 3, 1)
+    network.train()
+    return image
+
+
+def load(network: Any, params: Any) -> Any:
+    """Copy a tree of Flax's host arrays into a network of this file, whose modules have the same names."""
     theirs = dict(network.named_parameters())
     left = set(theirs)
-
-    def copy(tree: Any, path: tuple[str, ...]) -> None:
-        for name, value in tree.items():
-            if isinstance(value, dict):
-                copy(value, path if name == "norm" else (*path, name))
-                continue
-            array = np.asarray(value)
-            if name == "kernel":
-                array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-            key = ".".join((*path, "bias" if name == "bias" else "weight"))
-            key = key if key in theirs else f"{key}_orig"  # under spectral normalisation
-            with torch.no_grad():
-                theirs[key].copy_(torch.from_numpy(np.array(array, order="C")).reshape(theirs[key].shape))
-            left.discard(key)
-
-    copy(params, ())
+    for key, array in flatten(params).items():
+        if key.endswith(".weight"):  # kernels; of vectors it changes nothing
+            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+        key = key if key in theirs else f"{key}_orig"  # under spectral normalisation
+        with torch.no_grad():
+            theirs[key].copy_(torch.from_numpy(np.array(array, order="C")).reshape(theirs[key].shape))
+        left.discard(key)
     if left:
         raise ValueError(f"nothing was given for {sorted(left)}")
     return network
 
 
 def read_gradients(network: Any) -> dict[str, np.ndarray]:
-    """The gradients of a network's parameters in Flax's layout.
-
-    Args:
-        network: one of this file's, after `backward`.
-
-    Returns:
-        Arrays by dotted name.
-    """
+    """The gradients of a network of this file after `backward`, in Flax's layout by dotted name."""
     found = {}
     for name, parameter in network.named_parameters():
         if parameter.grad is not None:
@@ -392,22 +377,9 @@ def read_gradients(network: Any) -> dict[str, np.ndarray]:
 
 
 def flatten(params: Any) -> dict[str, np.ndarray]:
-    """Flax parameters or gradients by the names of `read_gradients`.
-
-    Args:
-        params: the tree.
-
-    Returns:
-        Arrays by dotted name.
-    """
-    found: dict[str, np.ndarray] = {}
-
-    def visit(tree: Any, path: tuple[str, ...]) -> None:
-        for name, value in tree.items():
-            if isinstance(value, dict):
-                visit(value, path if name == "norm" else (*path, name))
-            else:
-                found[".".join((*path, "bias" if name == "bias" else "weight"))] = np.asarray(value)
-
-    visit(params, ())
+    """Flax parameters or gradients by the names of `read_gradients`."""
+    found = {}
+    for (*modules, leaf), array in flatten_dict(params).items():
+        kind = "bias" if leaf == "bias" else "weight"
+        found[".".join([*(name for name in modules if name != "norm"), kind])] = np.asarray(array)
     return found

@@ -4,26 +4,82 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.peers import torch_common
+from benchmarks.steps import PARITY_STEPS
+from vaesr.distributions import example_keys
+from vaesr.objectives.posterior import posterior_noise
+
+LAYOUTS = ("contiguous",)
 Layer = tuple[Any, Any]  # kernel [in, out], bias [out]
+
+
+def output(training: Any) -> Any:
+    """Logits for the noise of the first step; see `benchmarks.peers`."""
+    images, model = training.batch["image"], training.run.model
+    noise = _noise(training, 0)
+    mean_q, log_var_q = training.run.apply(images, method="encode")
+    z = mean_q[None] + jnp.exp(0.5 * log_var_q)[None] * noise
+    logits = training.run.apply(z.reshape(-1, model.latent), method="decode")
+    return logits.reshape(*noise.shape[:2], -1)
+
+
+def trainer(training: Any, how: torch_common.How) -> torch_common.Trainer | None:
+    """See `benchmarks.peers`; None for gradients that only ours has."""
+    import torch
+
+    model, objective, device = training.run.model, training.config.objective, torch_common.device()
+    if objective.gradient != "pathwise":
+        return None
+    host = torch_common.host(training.run.collections["params"])
+    layers = [[_dense(layer) for _, layer in sorted(host[part].items())] for part in ("encoder", "decoder")]
+    mean, log_var = (_dense(host[head]) for head in ("mean_q", "log_var_q"))
+    network = build(layers[0], mean, log_var, layers[1], activation=model.activation).to(device)
+    images = np.array(training.batch["image"]).reshape(len(training.batch["image"]), -1)
+    x, shape = torch.from_numpy(images).to(device), (objective.samples, len(images), model.latent)
+    drawn = [torch.from_numpy(np.array(_noise(training, step))).to(device) for step in range(PARITY_STEPS)]
+    feed = iter(drawn)
+    draw = (lambda: next(feed)) if how.exact else (lambda: torch.randn(shape, device=device))
+    measure = loss if objective.kind == "elbo" else importance_loss
+    return torch_common.Trainer(
+        network, lambda net: measure(net, x, draw()), how=how, learning_rate=training.config.optim.lr,
+        output=lambda net: net(x, drawn[0])[0].cpu().numpy(),
+    )  # fmt: skip
+
+
+def _noise(training: Any, step: int) -> jax.Array:
+    """What a step of ours draws: `[samples, B, latent]`."""
+    count, config = len(training.batch["image"]), training.config
+    return vae_noise(
+        training.state.key, step, count, training.run.model.latent, samples=config.objective.samples
+    )
+
+
+def vae_noise(run_key: jax.Array, step: int, batch_size: int, latent: int, *, samples: int = 1) -> jax.Array:
+    """The noise that our training step draws for the posterior's samples.
+
+    `run_key` is `state.key`; `[samples, batch_size, latent]` float32.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(run_key, step), 0)
+    keys = example_keys(jax.random.fold_in(key, 0), jnp.arange(batch_size))
+    return posterior_noise(keys, jnp.arange(samples), (latent,))
+
+
+def _dense(layer: dict[str, Any]) -> Layer:
+    return layer["kernel"], layer["bias"]
 
 
 def build(
     encoder: Sequence[Layer], mean: Layer, log_var: Layer, decoder: Sequence[Layer], *, activation: str
 ) -> Any:
-    """Make the network with given weights.
+    """Make the network with given weights; the activation stands after hidden layers.
 
-    Args:
-        encoder: hidden layers, each followed by the activation.
-        mean: the layer that gives the posterior's means.
-        log_var: the layer that gives its log-variances.
-        decoder: layers from the latents to the logits; the activation between them.
-        activation: the name of a function in `torch` or `torch.nn.functional` ("relu", "tanh", "softplus").
-
-    Returns:
-        A `torch.nn.Module`; `forward(x [B, D], noise [S, B, latent])` gives `(logits [S, B, D],
-        mean, log_var)`.
+    `decoder` are the layers from the latents to the logits; `activation` names a function in `torch` or
+    `torch.nn.functional` ("relu", "tanh", "softplus"). `forward(x [B, D], noise [S, B, latent])` gives
+    `(logits [S, B, D], mean, log_var)`.
     """
     import torch
     from torch import nn
@@ -50,15 +106,9 @@ def build(
 
 
 def loss(network: Any, x: Any, noise: Any) -> Any:
-    """The negative ELBO of a batch, its KL in closed form.
+    """The negative ELBO of a batch in nats per example, its KL in closed form.
 
-    Args:
-        network: of `build`.
-        x: `[B, D]` in [0, 1].
-        noise: `[1, B, latent]`.
-
-    Returns:
-        A scalar tensor, nats per example.
+    `x` is `[B, D]` in [0, 1], `noise` `[1, B, latent]`.
     """
     import torch
 
@@ -69,15 +119,9 @@ def loss(network: Any, x: Any, noise: Any) -> Any:
 
 
 def importance_loss(network: Any, x: Any, noise: Any) -> Any:
-    """The negative importance-weighted bound of a batch.
+    """The negative importance-weighted bound of a batch in nats per example.
 
-    Args:
-        network: of `build`.
-        x: `[B, D]` in [0, 1].
-        noise: `[K, B, latent]`.
-
-    Returns:
-        A scalar tensor, nats per example.
+    `x` is `[B, D]` in [0, 1], `noise` `[K, B, latent]`.
     """
     import torch
 
@@ -94,7 +138,5 @@ def _linear(layer: Layer) -> Any:
 
     kernel, bias = (np.array(part, np.float32) for part in layer)
     linear = torch.nn.Linear(*kernel.shape)
-    with torch.no_grad():
-        linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel.T)))
-        linear.bias.copy_(torch.from_numpy(bias))
+    torch_common.copy(linear, kernel, bias, (1, 0))
     return linear

@@ -5,16 +5,45 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peers import torch_common
+from experiments.recipes.codes import data_variance
+
+LAYOUTS = torch_common.IMAGE_LAYOUTS
+
+
+def output(training: Any) -> Any:
+    """See `benchmarks.peers`."""
+    return training.run.apply(training.batch["image"]).reconstruction
+
+
+def trainer(training: Any, how: torch_common.How) -> torch_common.Trainer | None:
+    """The autoencoder's; see `benchmarks.peers`."""
+    if training.folder:
+        return None
+    network = build(training.run.model)
+    load(
+        network,
+        *torch_common.host((training.run.collections["params"], training.run.collections["codebook"])),
+    )
+    images = torch_common.images(training.batch["image"], how)
+    variance = data_variance(training.experiment.sampler.bank)
+
+    def reconstruction(net: Any) -> np.ndarray:
+        found = net.eval()(images)[0].cpu().numpy().transpose(0, 2, 3, 1)
+        net.train()
+        return found
+
+    return torch_common.Trainer(
+        torch_common.place(network, how), lambda net: loss(net, images, variance), how=how,
+        learning_rate=training.config.optim.lr, output=reconstruction,
+    )  # fmt: skip
+
 
 def build(model: Any) -> Any:
-    """Make the network, with random weights.
+    """Make the network, with random weights, of the sizes of our `VQVAE` with quantiser "vector".
 
-    Args:
-        model: our `VQVAE` with quantiser "vector", whose sizes are taken.
-
-    Returns:
-        A `torch.nn.Module` that maps `[B, C, H, W]` in [0, 1] to the reconstruction and the commitment loss;
-        in training mode it updates its codebooks.
+    It maps `[B, C, H, W]` in [0, 1] to the reconstruction and the commitment loss; in training mode it
+    updates its codebooks.
     """
     import torch
     from torch import nn
@@ -135,28 +164,13 @@ def build(model: Any) -> Any:
 
 
 def loss(network: Any, images: Any, data_variance: float) -> Any:
-    """Squared error in units of the data's variance, and a quarter of the commitment.
-
-    Args:
-        network: from `build`.
-        images: `[B, C, H, W]`.
-        data_variance: of the images.
-
-    Returns:
-        A scalar tensor.
-    """
+    """Squared error in units of the data's variance, and a quarter of the commitment; of `[B, C, H, W]`."""
     reconstruction, commitment = network(images)
     return (reconstruction - images).square().mean() / data_variance + 0.25 * commitment
 
 
 def load(network: Any, params: dict[str, Any], codebook: dict[str, Any]) -> None:
-    """Copy our parameters and codes into the network.
-
-    Args:
-        network: from `build`, of the same sizes.
-        params: the tree of `vaesr.models.vqvae.VQVAE`.
-        codebook: its variable collection "codebook".
-    """
+    """Copy our `VQVAE`'s parameters and "codebook" into a network of `build`, of the same sizes."""
     import torch
 
     for n, encoder in enumerate(network.encoders):
@@ -186,10 +200,5 @@ def _copy_stack(stack: Any, params: dict[str, Any]) -> None:
 
 
 def _copy(conv: Any, params: dict[str, Any], *, transposed: bool = False) -> None:
-    """One layer: kernels are [height, width, in, out] with us."""
-    import torch
-
-    kernel = np.array(params["kernel"]).transpose((2, 3, 0, 1) if transposed else (3, 2, 0, 1))
-    with torch.no_grad():
-        conv.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
-        conv.bias.copy_(torch.from_numpy(np.array(params["bias"])))
+    order = (2, 3, 0, 1) if transposed else (3, 2, 0, 1)
+    torch_common.copy(conv, params["kernel"], params["bias"], order)

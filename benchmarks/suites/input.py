@@ -14,23 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
+from benchmarks.banks import make_bank
 from benchmarks.options import Options
 from benchmarks.peers import torch_common
-from benchmarks.suites.banks import make_bank
 from vaesr.data import HostLoader, ImageSampler, PairSampler
 
 PER_DISPATCH = 20
 
 
 def cases(options: Options) -> Iterator[timing.Case]:
-    """The suite's cases; their data lies in a temporary folder.
-
-    Args:
-        options: the run's settings.
-
-    Yields:
-        Images of 28x28, and pairs for EDSR.
-    """
+    """Images of 28x28, and pairs for EDSR; their data lies in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         yield _image_case(options, pathlib.Path(folder))
         yield _pair_case(options, pathlib.Path(folder))

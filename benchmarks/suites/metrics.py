@@ -36,15 +36,13 @@ _OURS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
+def names() -> list[str]:
+    """What can be asked for: the metrics."""
+    return list(_OURS)
+
+
 def cases(options: Options) -> Iterator[timing.Case]:
-    """The suite's cases.
-
-    Args:
-        options: the run's settings.
-
-    Yields:
-        Every metric on a batch of 256x256 and on 1920x1080, SFF without a peer.
-    """
+    """Every metric on a batch of 256x256 and on 1920x1080, SFF without a peer."""
     shapes = [(64 if options.accelerator else 16, 256, 256), (8 if options.accelerator else 1, 1080, 1920)]
     if options.smoke:
         shapes = [(2, 176, 176)]

@@ -15,14 +15,7 @@ from vaesr.models.pixelsnail import PixelSNAIL
 
 
 def cases(options: Options) -> Iterator[timing.Case]:
-    """The suite's cases.
-
-    Args:
-        options: the run's settings.
-
-    Yields:
-        Both priors, with the cache and without.
-    """
+    """Both priors, with the cache and without."""
     side, batch = (32, 16) if options.accelerator else (16, 4)
     cnn = PixelCNN(shape=(side, side), codes=256, channels=64, layers=6, kernel=5, head=128)
     snail = PixelSNAIL(

@@ -14,16 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import flops, timing
+from benchmarks import flops, timing, trainings
 from benchmarks.options import Options
 from benchmarks.peers import torch_common
 from vaesr.imaging import tiled_apply
-from vaesr.inference.networks import Network, auto_tile, memory_budget, network_of, with_margin
-from vaesr.inference.runs import Run
+from vaesr.inference.tiling import BoundUpscaler, auto_tile, bind_upscaler, memory_budget, with_margin
 from vaesr.inference.upscaling import upscale
 from vaesr.models.edsr import EDSR
 from vaesr.models.rrdb import RRDBNet
 from vaesr.models.srvgg import SRVGGNetCompact
+from vaesr.runs.load import Run
 
 # Published weights, or "" where there are none; the network; and what a CPU's core upscales in seconds.
 _NETWORKS: dict[str, tuple[str, Any, tuple[int, int]]] = {
@@ -31,11 +31,6 @@ _NETWORKS: dict[str, tuple[str, Any, tuple[int, int]]] = {
     "rrdb6": ("RealESRGAN_x4plus_anime_6B", RRDBNet(blocks=6), (256, 256)),
     "srvgg": ("realesr-animevideov3", SRVGGNetCompact(convs=16), (256, 256)),
     "edsr_baseline": ("", EDSR(scale=2, channels=64, blocks=16), (256, 256)),
-}
-_SMOKE: dict[str, Any] = {
-    "rrdb6": RRDBNet(channels=8, growth=4, blocks=1),
-    "srvgg": SRVGGNetCompact(channels=8, convs=2),
-    "edsr_baseline": EDSR(scale=2, channels=8, blocks=1),
 }
 # Operations of a photo from which a call on a CPU's core takes many seconds.
 _SLOW = 1e12
@@ -65,20 +60,25 @@ class _Job(NamedTuple):
     options: Options
 
 
+def names() -> list[str]:
+    """What can be asked for: the networks."""
+    return list(_NETWORKS)
+
+
 def cases(options: Options) -> Iterator[timing.Case]:
-    """The suite's cases.
+    """Every network on every size: whole, in tiles where the photo is larger than one, and peers.
 
-    Args:
-        options: the run's settings; `sizes` in place of the suite's own.
-
-    Yields:
-        Every network on every size: whole, in tiles where the photo is larger than one, and peers.
+    `options.sizes` stand in place of the suite's own.
     """
+    small: list[Any] = []
     for name, (weights, model, size) in _NETWORKS.items():
-        if not options.wants(name) or (options.smoke and name not in _SMOKE):
+        if not options.wants(name):
             continue
         if options.smoke:
-            weights, model, size = "", _SMOKE[name], (40, 48)
+            weights, model, size = "", trainings.shrunk(model), (40, 48)
+            if model in small:  # of networks of one kind the first
+                continue
+            small.append(model)
         sizes = options.sizes or (((256, 256), (1080, 1920)) if options.accelerator else (size,))
         run = _network(weights, model)
         for height, width in sizes:
@@ -91,7 +91,7 @@ def cases(options: Options) -> Iterator[timing.Case]:
 
 def _network(weights: str, model: Any) -> Run:
     """The published network where its weights are at hand, else one of random weights."""
-    from vaesr.inference.others import load_upscaler
+    from vaesr.inference.upscalers import load_upscaler
 
     if weights and _published_files(weights):
         return load_upscaler(weights)
@@ -129,7 +129,7 @@ def _ours(name: str, run: Run, photo: np.ndarray, options: Options) -> tuple[tim
     exact = run
     if options.accelerator:
         run = run.with_dtype(jnp.bfloat16)
-    net = with_margin(network_of(run), None)
+    net = with_margin(bind_upscaler(run), None)
     height, width = photo.shape[:2]
     fits = height * width * net.bytes_per_pixel <= 2 * memory_budget()
     megapixels = height * width / 1e6
@@ -172,11 +172,11 @@ def _ours(name: str, run: Run, photo: np.ndarray, options: Options) -> tuple[tim
         return _repeat(functools.partial(tiled_apply, call, one[0], **knobs))
 
     part = one[:, :_PART, :_PART]
-    reference = np.asarray(network_of(exact.precise()).apply(part))[0]
+    reference = np.asarray(bind_upscaler(exact.precise()).apply(part))[0]
     return case, _Job(name, exact, part, reference, repeated, megapixels, options)
 
 
-def _compile(run: Run, net: Network, photo: np.ndarray, tile: int | None) -> None:
+def _compile(run: Run, net: BoundUpscaler, photo: np.ndarray, tile: int | None) -> None:
     """Runs one window, where the whole photo takes minutes."""
     inner = auto_tile(*photo.shape[:2], net) if tile is None else (tile, tile)
     rows, columns = (side + 2 * (net.halo or 0) for side in inner or photo.shape[:2])
@@ -184,7 +184,7 @@ def _compile(run: Run, net: Network, photo: np.ndarray, tile: int | None) -> Non
 
 
 def _differences(
-    case: timing.Case, net: Network, out: np.ndarray, first: np.ndarray, options: Options
+    case: timing.Case, net: BoundUpscaler, out: np.ndarray, first: np.ndarray, options: Options
 ) -> str:
     """How far a result in tiles is from the first side's; words for the side, and the case's equality."""
     difference = np.abs(out.astype(np.float32) - first.astype(np.float32)) / 255
@@ -237,7 +237,7 @@ def _add_torch(case: timing.Case, job: _Job) -> None:
         return np.asarray(y.clamp(0, 1).mul(255).round().to(torch.uint8).cpu())
 
     with torch_common.exact():
-        network = _torch_network(job.name, job.run)
+        network = _torch_network(job.run)
         found = through(network, torch.contiguous_format, job.part, torch.float32)[0].cpu().numpy()
     _compare(case, found, job.reference, 1e-4 * max(1.0, float(np.abs(job.reference).max())))
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -247,7 +247,7 @@ def _add_torch(case: timing.Case, job: _Job) -> None:
             if case.slow and words == "contiguous":
                 case.absent.append((name, "slower than channels_last on every smaller photo"))
                 continue
-            network = _torch_network(job.name, job.run).to(dtype=kind, memory_format=memory_format)
+            network = _torch_network(job.run).to(dtype=kind, memory_format=memory_format)
             call: Any = network if compiled is None else torch.compile(network, mode=compiled)
             run = job.repeated(functools.partial(bytes_out, call, memory_format))
             if case.slow and compiled is not None:
@@ -255,26 +255,11 @@ def _add_torch(case: timing.Case, job: _Job) -> None:
             case.sides.append(timing.Side(name, "torch", run, job.megapixels))
 
 
-def _torch_network(name: str, run: Run) -> Any:
+def _torch_network(run: Run) -> Any:
     """The same network in torch, on its device."""
-    from benchmarks.peers import torch_edsr, torch_sr
+    from benchmarks.peers import torch_sr
 
-    model: Any = run.model
-    params = jax.tree.map(np.asarray, run.collections["params"])
-    if isinstance(model, EDSR):
-        network = torch_edsr.build(
-            scale=model.scale,
-            channels=model.channels,
-            blocks=model.blocks,
-            residual_scale=model.residual_scale,
-        )
-        torch_edsr.load_params(network, params)
-    elif isinstance(model, RRDBNet):
-        network = torch_sr.load(
-            torch_sr.RRDBNet(model.scale, model.channels, model.growth, model.blocks), params
-        )
-    else:
-        network = torch_sr.load(torch_sr.SRVGG(model.scale, model.channels, model.convs), params)
+    network = torch_sr.load(torch_sr.counterpart(run.model), torch_common.host(run.collections["params"]))
     return network.to(torch_common.device()).eval()
 
 

@@ -21,14 +21,9 @@ _EXACT = 4096  # vectors that float64 is asked about
 
 
 def cases(options: Options) -> Iterator[timing.Case]:
-    """The suite's cases.
+    """Assignment, the statistics in both forms, and the transposed convolution.
 
-    Args:
-        options: the run's settings.
-
-    Yields:
-        Assignment by number and dimension of codes, the statistics in both forms, and the transposed
-        convolution with its gradients in all of them.
+    Assignment goes by number and dimension of codes; the convolution has its gradients, in all forms.
     """
     count = 1 << (17 if options.accelerator else 14)
     sizes = [(512, 64, 0.0), (512, 64, 4.0), (4096, 32, 4.0), (16384, 8, 4.0)]

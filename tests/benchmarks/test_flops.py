@@ -6,6 +6,8 @@ import pytest
 from jax import lax
 
 from benchmarks import flops
+from vaesr import forms
+from vaesr.layers import conv2d
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -47,6 +49,15 @@ def test_scan_multiplies_by_its_length():
 
     assert flops.count(chain, _shape(4, 4), _shape(4, 4)).total == 10 * 2 * 4**3
     assert flops.count(jax.jit(chain), _shape(4, 4), _shape(4, 4)).total == 10 * 2 * 4**3
+
+
+def test_branches_of_unequal_work_are_told():
+    def choose(other):
+        return lambda x: lax.cond(x[0, 0] > 0, lambda x: x @ x, other, x)
+
+    uneven = flops.count(choose(lambda x: x), _shape(4, 4))
+    assert (uneven.total, uneven.uneven, uneven.exact) == (2 * 4**3, 1, True)
+    assert flops.count(choose(lambda x: x @ x.T), _shape(4, 4)).uneven == 0
 
 
 def test_conv_counts_border_taps():
@@ -138,3 +149,18 @@ def test_shard_map_counts_every_device():
 
     mapped = jax.shard_map(local, mesh=mesh, in_specs=(spec("data"), spec()), out_specs=spec("data"))
     assert flops.count(mapped, _shape(8, 4), _shape(4, 4)).total == 2 * 8 * 4 * 4
+
+
+def test_a_form_per_platform_counts_what_its_gradients_need():
+    def loss(x, k):
+        return conv2d(x, k).sum()
+
+    forward = 2 * 2 * 8**2 * 9 * 16 * 2  # few output channels: on CPUs a matmul for the kernel's gradient
+    args = _shape(2, 8, 8, 16), _shape(3, 3, 16, 2)
+    assert flops.count(loss, *args).total == forward
+    counted = flops.count(jax.value_and_grad(loss, argnums=(0, 1)), *args)
+    assert counted.total == 3 * forward
+    assert set(counted.by_primitive) == {"conv_general_dilated", "dot_general"}
+    with forms.only("tpu"):
+        counted = flops.count(jax.value_and_grad(loss, argnums=(0, 1)), *args)
+    assert set(counted.by_primitive) == {"conv_general_dilated"}

@@ -1,5 +1,6 @@
 """The command from end to end, with tiny sizes, and without anything but the core dependencies."""
 
+import importlib
 import json
 import pathlib
 import subprocess
@@ -15,13 +16,27 @@ ROOT = pathlib.Path(__file__).parents[2]
 EXTRAS = ("torch", "matplotlib", "tensorflow_datasets", "grain", "tyro", "tqdm", "PIL", "skimage", "sklearn")
 
 
-@pytest.mark.parametrize("model", ["vae", "rcan"])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["vae.bench", "edsr"])
 def test_one_model_can_be_asked_for(model):
     asked = run.parser().parse_args(["--model", model]).model
     (case,) = train.cases(options.Options(smoke=True, models=asked))
-    assert case.name.lower().startswith(model)
+    assert case.name.startswith(model.partition(".")[0] + ":")
 
 
+def test_suites_are_found():
+    assert run.SUITES == ("input", "metrics", "sample", "tiles", "train", "vq")
+    for name in run.SUITES:
+        assert callable(importlib.import_module(f"benchmarks.suites.{name}").cases)
+
+
+def test_what_no_suite_has_is_refused(capsys):
+    assert run.main(["--suite", "metrics", "--model", "psnr,edsr", "--pin", "off"]) == 2
+    said = capsys.readouterr().err
+    assert "edsr given; expected some of psnr, ssim" in said
+
+
+@pytest.mark.slow
 def test_imports_need_only_core_dependencies():
     code = f"""
 import sys
@@ -36,6 +51,7 @@ assert report.plot("x.png", [{{"status": "ok", "suite": "s"}}], title="") == "ma
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_smoke_run_without_torch(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch_common, "available", lambda: False)
     result = tmp_path / "result.json"
@@ -88,6 +104,7 @@ def test_accelerator_guess(monkeypatch):
     assert not run._accelerator_likely()
 
 
+@pytest.mark.slow
 def test_peaks_chain_without_overflow():
     for case in peaks.cases(peaks.sizes(accelerator=False, smoke=True)):
         case.sides[0].run(20)

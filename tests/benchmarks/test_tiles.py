@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import run
+from benchmarks import run, trainings
 from benchmarks.options import Options
 from benchmarks.suites import tiles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["rrdb6", "srvgg", "edsr_baseline"])
 def test_sides_agree_and_run(model):
     pytest.importorskip("torch", reason="the peer's side needs torch")
@@ -25,9 +26,9 @@ def test_sides_agree_and_run(model):
 def test_peers_get_our_windows_where_the_whole_photo_does_not_fit(monkeypatch):
     small = 48 * 40 * 1000
     monkeypatch.setattr(tiles, "memory_budget", lambda: small)
-    monkeypatch.setattr("vaesr.inference.networks.memory_budget", lambda: 64 * 64)
+    monkeypatch.setattr("vaesr.inference.tiling.memory_budget", lambda: 64 * 64)
     photo = tiles._photo(90, 110)
-    network = tiles._network("", tiles._SMOKE["srvgg"])
+    network = tiles._network("", trainings.shrunk(tiles._NETWORKS["srvgg"][1]))
     case, job = tiles._ours("srvgg", network, photo, Options(tiles=("whole", "auto", "24")))
     assert [name for name, _ in case.absent] == ["vaesr whole"]
     assert [side.name for side in case.sides] == ["vaesr auto", "vaesr tile 24"]
@@ -53,9 +54,9 @@ def test_long_calls_compile_on_one_window(cut, monkeypatch):
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     monkeypatch.setattr(tiles, "_SLOW", 0)
     monkeypatch.setattr(tiles, "memory_budget", lambda: 0)
-    monkeypatch.setattr("vaesr.inference.networks.memory_budget", lambda: 64 * 64)
+    monkeypatch.setattr("vaesr.inference.tiling.memory_budget", lambda: 64 * 64)
     photo = tiles._photo(90, 110)
-    network = tiles._network("", tiles._SMOKE["srvgg"])
+    network = tiles._network("", trainings.shrunk(tiles._NETWORKS["srvgg"][1]))
     case, _ = tiles._ours("srvgg", network, photo, Options(tiles=(cut,)))
     (side,) = case.sides
     with jax.no_tracing():  # what the photo needs is compiled

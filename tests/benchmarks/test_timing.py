@@ -42,6 +42,7 @@ def test_blocks_are_interleaved_there_and_back():
     assert timing.visiting_order(["A", "B", "C"], 2) == ["A", "B", "C", "C", "B", "A"]
 
 
+@pytest.mark.slow
 def test_measure_visits_and_counts_steps(monkeypatch):
     log = []
     monkeypatch.setattr(timing, "calls_for", lambda run, seconds: 3)
@@ -54,6 +55,7 @@ def test_measure_visits_and_counts_steps(monkeypatch):
     assert {len(r.cpu_s) for r in results.values()} == {4}
 
 
+@pytest.mark.slow
 def test_long_calls_are_made_only_to_be_timed():
     log = []
     sides = [_side(log, "A"), _side(log, "B")]

@@ -121,6 +121,7 @@ def test_crash_before_the_rename_leaves_nothing(
     assert len(opened(folder, cache)) == 11
 
 
+@pytest.mark.slow
 def test_killed_writer_is_never_read_and_is_swept(folder: pathlib.Path, cache: pathlib.Path) -> None:
     code = (
         "import os, sys; from vaesr.data import open_bank, writer as w\n"
@@ -141,7 +142,15 @@ def test_killed_writer_is_never_read_and_is_swept(folder: pathlib.Path, cache: p
     assert not left.exists()
 
 
-@pytest.mark.parametrize("damage", ["short", "index", "table", "missing"])
+def test_a_pipe_among_the_photos_is_left_out(folder: pathlib.Path, cache: pathlib.Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    report = opened(folder, cache).report
+    assert [entry.reason for entry in report if entry.name == "pipe.png"] == [
+        "is a pipe, a socket or a device, no file"
+    ]
+
+
+@pytest.mark.parametrize("damage", ["short", "index", "table", "missing", "other pixels"])
 def test_damaged_bank_is_made_again(folder: pathlib.Path, cache: pathlib.Path, damage: str) -> None:
     path = opened(folder, cache).path
     if damage == "short":
@@ -150,6 +159,10 @@ def test_damaged_bank_is_made_again(folder: pathlib.Path, cache: pathlib.Path, d
         (path / "index.json").write_text('{"format": 1, "sha')
     elif damage == "table":
         (path / "table.npz").write_bytes(b"PK\x03\x04 and nothing")
+    elif damage == "other pixels":
+        with open(path / "pixels.bin", "r+b") as file:
+            file.seek(200)
+            file.write(bytes(500))
     else:
         (path / "pixels.bin").unlink()
     assert bank_module.load_bank(path) is None
@@ -158,6 +171,7 @@ def test_damaged_bank_is_made_again(folder: pathlib.Path, cache: pathlib.Path, d
     assert [item.name for item in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(folder: pathlib.Path, cache: pathlib.Path) -> None:
     code = (
         "import sys; from vaesr.data import open_bank\n"
@@ -327,12 +341,40 @@ def test_npy_refuses(tmp_path: pathlib.Path, cache: pathlib.Path, array: np.ndar
         ("a.npy", "did you mean 'npy:a.npy'"),
         ("nonsense", "is not understood; a source is one of"),
         ("folder:", "did you mean 'folder:NAME'"),
+        ("random:", "did you mean 'random:photos'"),
+        ("randm:photos", "did you mean 'random:photos'"),
+        ("nonsense", "random:photos, random:COUNTxHEIGHTxWIDTHxCHANNELS"),
+        (
+            "random:photo",
+            "random:photo.*expected random:photos or random:COUNTx.*such as random:1000x28x28x1",
+        ),
+        ("random:0x8x8x1", "expected random:photos or"),
+        ("random:9x8x8", "expected random:photos or"),
         ("", "is not understood"),
     ],
 )
 def test_wrong_names(spec: str, message: str, cache: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=message):
         open_bank(spec, cache_dir=cache)
+
+
+def test_random_images_are_always_the_same(tmp_path: pathlib.Path) -> None:
+    one, other = (open_bank("random:5000x8x10x3", cache_dir=tmp_path / name, progress=False) for name in "ab")
+    assert one.pixels.shape == (5000, 8, 10, 3)
+    np.testing.assert_array_equal(one.pixels, other.pixels)
+    assert set(one.labels) == set(range(10)) and set(one.splits) == {"train", "validation", "test"}
+    few = open_bank("random:20x8x10x3", cache_dir=tmp_path / "a", progress=False)
+    assert len(few) == 20 and few.report == []
+
+
+def test_random_photos_have_many_sizes(tmp_path: pathlib.Path) -> None:
+    bank = open_bank("random:photos", cache_dir=tmp_path, progress=False)
+    assert bank.kind == "photos" and bank.channels == 3 and bank.labels is None
+    assert len({bank.image(i).shape for i in range(len(bank))}) == len(bank)
+    assert min(bank.height.min(), bank.width.min()) >= 256
+    assert {name: len(index) for name, index in bank.splits.items()} == {
+        "train": 8, "validation": 2, "test": 2
+    }  # fmt: skip
 
 
 def test_wrong_paths(tmp_path: pathlib.Path, cache: pathlib.Path) -> None:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaesr import data, inference
+from vaesr import data, evaluators
 from vaesr.imaging import crappify, imresize, quantise, to_float
 from vaesr.imaging.crappify import QUALITIES
 
@@ -26,6 +26,7 @@ def batch_of(sampler, step=3, count=4):
     return sampler.gather_host(draw), draw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shrink", [1, 2, 3])
 def test_patches_are_those_of_the_photos_made_smaller(bank, shrink):
     sampler = data.DegradedSampler(
@@ -62,6 +63,7 @@ def test_device_and_host_give_the_same_pairs_and_every_example_its_own_words(ban
     assert not np.any(other["words"] == draw["words"])
 
 
+@pytest.mark.slow
 def test_crappification_is_crappify_of_the_words():
     x_hr = jnp.asarray(np.random.default_rng(0).random((3, 32, 48, 3)), jnp.float32)
     words = jnp.asarray(np.random.default_rng(1).integers(0, 2**32, (3, 4), np.uint32))
@@ -84,11 +86,11 @@ def test_fading_leaves_the_luma():
 
 
 def test_measured_photos_are_made_smaller_too(bank):
-    pairs = list(inference.photo_pairs(bank, "test", scale=2, longest=64, shrink=2))
+    pairs = list(evaluators.photo_pairs(bank, "test", scale=2, longest=64, shrink=2))
     assert [pair.hr.shape for pair in pairs] == [(64, 64, 3)] * len(pairs)
     photo = np.asarray(bank.image(bank.split("test")[0]))
     top, left = ((n - 128) // 2 for n in photo.shape[:2])
     expected = quantise(imresize(to_float(jnp.asarray(photo[top : top + 128, left : left + 128])), 0.5))
     np.testing.assert_allclose(pairs[0].hr, expected, atol=1e-6)
     with pytest.raises(ValueError, match="shrink must be an integer of at least 1, got 0"):
-        inference.photo_pairs(bank, "test", scale=2, longest=64, shrink=0)
+        evaluators.photo_pairs(bank, "test", scale=2, longest=64, shrink=0)

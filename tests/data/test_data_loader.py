@@ -48,6 +48,7 @@ def finished(sampler: ImageSampler, key: jax.Array, source: dict) -> np.ndarray:
     return np.asarray(from_host(sampler, source, key))
 
 
+@pytest.mark.slow
 def test_equals_the_device_path_and_resumes(sampler: ImageSampler, key: jax.Array) -> None:
     with HostLoader(sampler, key=key) as loader:
         straight = [finished(sampler, key, next(loader)) for _ in range(8)]
@@ -59,6 +60,7 @@ def test_equals_the_device_path_and_resumes(sampler: ImageSampler, key: jax.Arra
     assert threads() == []
 
 
+@pytest.mark.slow
 def test_raw_keys_and_other_generators(sampler: ImageSampler) -> None:
     for key in (jax.random.PRNGKey(3), jax.random.key(3, impl="rbg")):
         with HostLoader(sampler, key=key) as loader:
@@ -82,6 +84,7 @@ def test_without_a_cpu_backend(
     np.testing.assert_array_equal(finished(sampler, key, item), wanted)
 
 
+@pytest.mark.slow
 def test_several_steps_an_item(sampler: ImageSampler, key: jax.Array) -> None:
     with HostLoader(sampler, key=key, steps_per_dispatch=3, start_step=3) as loader:
         item = next(loader)
@@ -141,6 +144,7 @@ def test_an_error_in_the_loop_ends_the_thread(sampler: ImageSampler, key: jax.Ar
     loader.close()
 
 
+@pytest.mark.slow
 def test_a_forgotten_loader_ends(sampler: ImageSampler, key: jax.Array) -> None:
     loader = HostLoader(sampler, key=key)
     next(loader)

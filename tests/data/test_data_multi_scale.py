@@ -46,6 +46,7 @@ def batch_of(
     return jax.tree.map(np.asarray, made(sampler.source(places.get("everywhere")), step))
 
 
+@pytest.mark.slow
 def test_each_scale_is_what_its_own_sampler_makes(sampler: MultiScaleSampler, key: jax.Array) -> None:
     together = batch_of(sampler, key, 3)
     assert set(together) == {f"x_{kind}_{s}" for kind in ("lr", "hr") for s in SCALES}
@@ -85,6 +86,7 @@ def test_host_equals_device_bit_for_bit(
         np.testing.assert_array_equal(value, np.asarray(from_host[name]))
 
 
+@pytest.mark.slow
 def test_shards_make_the_same(sampler: MultiScaleSampler, key: jax.Array) -> None:
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
     rows, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())

@@ -66,6 +66,7 @@ def device_batch(sampler: ImageSampler | PairSampler, key: jax.Array, step: int)
     return jax.tree.map(np.asarray, made(sampler.source(), step))
 
 
+@pytest.mark.slow
 def test_an_epoch_visits_everything_once(digits: Bank, key: jax.Array) -> None:
     sampler = image_sampler(digits)
     size = sampler.size
@@ -77,6 +78,7 @@ def test_an_epoch_visits_everything_once(digits: Bank, key: jax.Array) -> None:
     assert not (epochs[0] == epochs[1]).all()
 
 
+@pytest.mark.slow
 def test_batches_say_which_image_of_the_bank_they_hold(digits: Bank, key: jax.Array) -> None:
     for split in ("train", "validation", "test"):
         made = device_batch(ImageSampler(digits, split, 5), key, 1)
@@ -100,6 +102,7 @@ def test_images_and_labels_belong_together(digits: Bank, key: jax.Array) -> None
     assert not np.isin(batch["label"], digits.splits["test"]).any()
 
 
+@pytest.mark.slow
 def test_flips_are_half_of_the_images(digits: Bank, key: jax.Array) -> None:
     sampler = image_sampler(digits, flips=True)
     draws = many(sampler, key, 50)
@@ -123,6 +126,7 @@ def test_host_equals_device_bit_for_bit(digits: Bank, pictures: Bank, key: jax.A
         np.testing.assert_array_equal(on_device[name], np.asarray(from_host[name]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["image", "pair"])
 def test_shards_and_scans_draw_the_same(digits: Bank, pictures: Bank, key: jax.Array, kind: str) -> None:
     sampler = image_sampler(digits, flips=True) if kind == "image" else pair_sampler(pictures)
@@ -151,6 +155,7 @@ def test_sharded_batch_equals_plain(pictures: Bank, key: jax.Array) -> None:
     np.testing.assert_allclose(batch["x_lr"], plain["x_lr"], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 def test_lr_is_the_crop_of_the_whole_photos_reduction(pictures: Bank, key: jax.Array, scale: int) -> None:
     sampler = pair_sampler(pictures, scale=scale, quantise_lr=False)
@@ -188,6 +193,7 @@ def test_patches_cover_photos_evenly(pictures: Bank, key: jax.Array) -> None:
         assert top.min() == 0 and left.min() == 0 and top.max() == rows - 1 and left.max() == columns - 1
 
 
+@pytest.mark.slow
 def test_small_photos_are_reported(pictures: Bank, capsys: pytest.CaptureFixture[str]) -> None:
     sampler = pair_sampler(pictures)
     assert [entry.name for entry in sampler.report] == ["train/small.png"] and sampler.size == 3
@@ -242,6 +248,7 @@ def test_photos_yields_names_and_views(pictures: Bank) -> None:
     assert name == "test/e.png" and image.shape == (64, 66, 3) and image.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_fixed_bank_serves_pairs(tmp_path: pathlib.Path, key: jax.Array) -> None:
     np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3)).astype(np.uint8))
     bank = open_bank(f"npy:{tmp_path / 'a.npy'}", cache_dir=tmp_path, progress=False)

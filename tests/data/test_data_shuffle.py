@@ -19,6 +19,7 @@ def test_is_a_permutation(key: jax.Array, size: int) -> None:
     np.testing.assert_array_equal(np.sort(out), np.arange(size))
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 2**31 - 1))
 def test_is_a_permutation_for_any_size_and_key(size: int, seed: int) -> None:
@@ -35,6 +36,7 @@ def test_large_size_has_no_collisions(key: jax.Array) -> None:
     assert abs(out.mean() / size - 0.5) < 0.01
 
 
+@pytest.mark.slow
 def test_pointwise_equals_whole_and_jit(key: jax.Array) -> None:
     whole = shuffle_index(key, jnp.arange(50), 50)
     alone = [int(shuffled(key, jnp.int32(i), 50)) for i in range(0, 50, 7)]

@@ -17,6 +17,7 @@ def batch_of(sampler, step, position):
     return draw(sampler.source())
 
 
+@pytest.mark.slow
 def test_an_epoch_visits_each_example_once_in_a_new_order():
     sampler = data.ArraySampler(table(), 5)
     epochs = []

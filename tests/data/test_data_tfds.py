@@ -19,6 +19,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
     yield tmp_path_factory.mktemp("cache")
 
 
+@pytest.mark.slow
 def test_digits(cache: pathlib.Path) -> None:
     bank = open_bank("embedded:digits", cache_dir=cache, progress=False)
     assert bank.pixels.shape == (5000, 28, 28, 1) and bank.channels == 1
@@ -52,6 +53,7 @@ def test_photos(cache: pathlib.Path) -> None:
     np.testing.assert_array_equal(astronaut[0, 0], [154, 147, 151])
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported(cache: pathlib.Path) -> None:
     code = (
         "import sys, vaesr.data\n"
@@ -88,6 +90,7 @@ def test_tfds_super_resolution_set_takes_hr(tmp_path: pathlib.Path) -> None:
     assert len(bank) == 6 and bank.channels == 3 and bank.kind == "photos"
 
 
+@pytest.mark.slow
 def test_official_splits_of_a_prepared_set(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_bank("embedded:digits8x8", cache_dir=tmp_path, progress=False)
     # Where TFDS looks is fixed when it is imported; a registered folder is the way to add one.

@@ -14,6 +14,7 @@ from vaesr.training import restore_params
 SHARED = [
     "smoke", "--batch-size", "8", "--log-every", "1", "--eval-every", "10", "--checkpoint-every", "10",
     "--optim.name", "sgd", "--optim.lr", "1e-4", "--optim.weight-decay", "0", "--optim.schedule", "constant",
+    "--bound-samples", "1",
 ]  # fmt: skip
 
 
@@ -25,7 +26,9 @@ def free_port():
 
 def train(workdir, processes, devices, environment, *more):
     """Run the experiment in so many processes of so many devices; returns nothing but a finished folder."""
-    environment = {**environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    # Of one flag given twice the last counts.
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = {**environment, "XLA_FLAGS": flags}
     command = [sys.executable, "-m", "experiments.vae", *SHARED, "--workdir", str(workdir), *more]
     port = free_port()
     joined = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes)]
@@ -47,8 +50,9 @@ def train_losses(workdir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", [["--data-on", "device"], ["--data-on", "host", "--fsdp", "2"]], ids=str)
-def test_two_processes_equal_one(tmp_path, where):
-    environment = {**os.environ, "VAESR_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+def test_two_processes_equal_one(tmp_path, tmp_path_factory, where):
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    environment = {**os.environ, "VAESR_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
     train(tmp_path / "one", 1, 1, environment, "--steps", "20")
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "config.json").write_text("{}")  # an old run, which one of the two processes deletes

@@ -61,6 +61,7 @@ def test_bernoulli_gradient_is_exact_everywhere(logit, target):
     np.testing.assert_allclose(gradient, target - scipy.special.expit(logit), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_closed_form_kl_equals_monte_carlo(key):
     q, p = Normal(jnp.float32(0.4), jnp.float32(-0.8)), Normal(jnp.float32(-0.3), jnp.float32(0.5))
     count = 1_000_000
@@ -97,6 +98,7 @@ def test_gradients_are_numerically_right():
     check_grads(lambda a, x: a.log_prob(x).sum(), (q, p.mean), order=1, modes=["rev"], atol=5e-2, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_samples_have_the_moments_and_the_pathwise_gradient(key):
     count = 200_000
     sample = Normal(jnp.full(count, 1.5), jnp.float32(np.log(4.0))).sample(key)
@@ -111,6 +113,7 @@ def test_samples_have_the_moments_and_the_pathwise_gradient(key):
     assert abs(ones.mean() - scipy.special.expit(1.0)) < 4 * 0.5 / np.sqrt(count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raw", [False, True])
 def test_noise_does_not_depend_on_how_the_batch_is_cut(raw):
     key = jax.random.PRNGKey(3) if raw else jax.random.key(3)
@@ -152,6 +155,7 @@ def test_half_precision_in_float32_out(dtype):
         np.testing.assert_array_equal(result, expected)
 
 
+@pytest.mark.slow
 def test_errors_name_both_shapes(key):
     p = _normal(12)
     with pytest.raises(ValueError, match=r"\(5, 3\).*\(5, 2\)"):

@@ -51,6 +51,7 @@ def _assert_frequencies(counts: np.ndarray, probabilities: np.ndarray) -> None:
 # --- the continuous logistic -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_logistic_log_prob_equals_scipy():
     generator = np.random.default_rng(0)
     mean, log_scale, value = (generator.normal(size=(3, 4)).astype(np.float32) for _ in range(3))
@@ -62,6 +63,7 @@ def test_logistic_log_prob_equals_scipy():
     assert all(np.isfinite(g).all() for g in gradient)
 
 
+@pytest.mark.slow
 def test_logistic_samples_follow_the_distribution_and_the_temperature():
     distribution = Logistic(jnp.full((DRAWS, 1), 0.5), jnp.float32(-1.0))
     for temperature in (1.0, 0.5):
@@ -101,6 +103,7 @@ def test_samples_have_the_probabilities_of_the_levels(kind, mean, log_scale, bit
     _assert_frequencies(counts, np.exp(one.log_prob(levels)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_mixture_samples_have_the_joint_probabilities(channels):
     bits, mixtures = 2, 3
@@ -114,6 +117,7 @@ def test_mixture_samples_have_the_joint_probabilities(channels):
     _assert_frequencies(counts, np.exp(of_all))
 
 
+@pytest.mark.slow
 def test_temperature_narrows_the_mixture_down_to_its_likeliest_component():
     parameters = jnp.tile(_parameters(0, (1,), 4, 3), (2000, 1))
     mixture = LogisticMixture(parameters, mixtures=4)
@@ -128,6 +132,7 @@ def test_temperature_narrows_the_mixture_down_to_its_likeliest_component():
     assert abs(float(cold) - red) <= 0.5 / 255 + 1e-6
 
 
+@pytest.mark.slow
 def test_an_examples_sample_depends_on_its_key_alone():
     parameters = _parameters(0, (4, 2, 2), 2, 3)
     keys = _keys(4)
@@ -149,6 +154,7 @@ def _sample_of_means(kind, parameters, keys):
 # --- means -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_mean_image_is_the_mean_of_the_samples():
     generator = np.random.default_rng(0)
     parameters = 0.3 * generator.normal(size=(6, 20)).astype(np.float32)
@@ -160,6 +166,7 @@ def test_the_mean_image_is_the_mean_of_the_samples():
     assert (np.abs(draws.mean(axis=0) - mixture(parameters).mean_image) < error).all()
 
 
+@pytest.mark.slow
 def test_mean_images_stay_in_range_and_equal_the_mean_parameter():
     mean = jnp.array([[-3.0, -1.0, 0.0, 0.5, 1.0, 3.0]])
     for kind in (DiscretisedLogistic, DiscretisedNormal):
@@ -175,6 +182,7 @@ def test_mean_images_stay_in_range_and_equal_the_mean_parameter():
 # --- conventions -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_they_are_pytrees_that_pass_through_jit_and_vmap():
     parameters = _parameters(0, (3, 2), 2, 3)
     value = jnp.zeros((3, 2, 3))
@@ -189,6 +197,7 @@ def test_they_are_pytrees_that_pass_through_jit_and_vmap():
     assert rebuilt.edges == "nvae"
 
 
+@pytest.mark.slow
 def test_narrow_bins_of_the_discretised_normal_approach_the_density():
     x = jnp.linspace(0.1, 0.9, 9)
     fine = DiscretisedNormal(jnp.zeros(9), jnp.float32(-1.0), bits=12).log_prob(x)
@@ -196,6 +205,7 @@ def test_narrow_bins_of_the_discretised_normal_approach_the_density():
     np.testing.assert_allclose(fine - np.log(2.0 / 4095), density, atol=3e-3)
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_refused():
     zeros = jnp.zeros((2, 3))
     for kind in KINDS:

@@ -57,6 +57,7 @@ def variance_with_error(x):
     return deviation.mean(), deviation.std() / np.sqrt(len(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_estimators_are_unbiased(name):
     # E[Σ x²] = Σ mean² + variance: gradients 2 mean and variance.
@@ -66,6 +67,7 @@ def test_estimators_are_unbiased(name):
         assert (np.abs(leaf.mean(axis=0) - expected) < 4.5 * error).all(), (leaf.mean(axis=0), error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dimension", "name", "expected"),
     [
@@ -86,6 +88,7 @@ def test_variance_is_the_closed_form(dimension, name, expected):
     assert abs(variance - expected) < 4.5 * error and error < 0.06 * expected, (variance, error)
 
 
+@pytest.mark.slow
 def test_the_optimal_baseline_of_two_samples_is_the_other_one(key):
     # The weight cancels, however small it is beside the own sample's.
     keys = jax.random.split(key, 20_000)
@@ -101,6 +104,7 @@ def test_the_optimal_baseline_of_two_samples_is_the_other_one(key):
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_estimated_baselines_approach_the_best_ones():
     # Leave-one-out: the baseline's own variance adds Var[f] E[s²] / (S - 1) = 6 / (S - 1), and pairs of
     # samples, whose terms correlate as each is in the other's baseline, E[f s]² / (S - 1) = 4 / (S - 1).
@@ -116,6 +120,7 @@ def test_estimated_baselines_approach_the_best_ones():
     assert abs(variance * 256 - 14.0) < 4.5 * error * 256 + 0.8
 
 
+@pytest.mark.slow
 def test_measure_valued_variance_does_not_grow_with_dimension():
     one, ten = (variance_with_error(gradients(measure_valued, d, samples=1).mean[:, 0])[0] for d in (1, 10))
     # (f(1 + r) - f(1 - r)) / √(2π) = 4 r / √(2π), with r Rayleigh: variance 16 (2 - π/2) / 2π.
@@ -127,6 +132,7 @@ def test_measure_valued_variance_does_not_grow_with_dimension():
     )
 
 
+@pytest.mark.slow
 def test_values_are_those_of_f_and_do_not_depend_on_the_number_of_samples(key):
     q = Normal(jnp.arange(3.0), jnp.zeros(3))
     z = jnp.stack([q.sample(jax.random.fold_in(key, s)) for s in range(4)])
@@ -146,6 +152,7 @@ def test_what_f_holds_gets_its_ordinary_gradient(name, key):
     np.testing.assert_allclose(found, pathwise(square, q, key, samples=2).sum(), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_examples_have_their_own_noise_and_gradient(name, key):
     q = Normal(jnp.ones((4, 3)), jnp.zeros((4, 3)))
@@ -163,6 +170,7 @@ def test_examples_have_their_own_noise_and_gradient(name, key):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[:, 0], rtol=1e-5, atol=1e-5), whole, mapped)
 
 
+@pytest.mark.slow
 def test_score_function_takes_jumps_and_discrete_variables(key):
     step = lambda z: (z > 0.0).astype(jnp.float32).sum(axis=-1)  # its derivative is 0 wherever it exists
     found = gradients(ESTIMATORS["score_leave_one_out"], 1, samples=4, count=50_000, f=step).mean
@@ -210,6 +218,7 @@ def bound(theta, q, key, *, gradient, k, samples=1):
     return importance_weighted(f, q, key, samples=samples, importance_samples=k, gradient=gradient)
 
 
+@pytest.mark.slow
 def test_bound_reaches_the_evidence():
     # Reference: log N(2; 0, 2) = -2.26551; L_1 = -3.41894, L_10 = -2.3363, L_100 = -2.2714 with q the prior.
     q = Normal(jnp.zeros(1), jnp.zeros(1))
@@ -237,6 +246,7 @@ def bound_gradients():
     return jax.tree.map(lambda x: np.asarray(x, np.float64), found)
 
 
+@pytest.mark.slow
 def test_doubly_reparameterised_gradients_are_unbiased(bound_gradients):
     for k in (1, 8):
         for name, plain in bound_gradients["pathwise", k].items():
@@ -257,6 +267,7 @@ def test_doubly_reparameterised_gradients_have_less_variance(bound_gradients):
     np.testing.assert_allclose(double["theta"], plain["theta"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_exact_posterior_leaves_no_gradient(key):
     exact = Normal(jnp.ones(1), jnp.full(1, -np.log(2.0)))
     for gradient in ("dreg", "stl"):
@@ -266,6 +277,7 @@ def test_exact_posterior_leaves_no_gradient(key):
     assert abs(plain.mean[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_doubly_reparameterised_gradient_is_the_formula(key):
     q = Normal(jnp.array([[0.4, -0.2]] * 3), jnp.full((3, 2), 0.2))
     noise = jax.random.normal(key, (5, 3, 2))
@@ -299,6 +311,7 @@ def test_half_precision_parameters_give_float32_values(key):
         assert found.mean.dtype == jnp.bfloat16 and np.isfinite(np.asarray(found.mean, np.float32)).all()
 
 
+@pytest.mark.slow
 def test_a_scalar_log_variance_gets_the_summed_gradient(key):
     def value(log_var, estimator):
         return estimator(square, Normal(jnp.ones(3), log_var), key, samples=4).mean()
@@ -309,6 +322,7 @@ def test_a_scalar_log_variance_gets_the_summed_gradient(key):
         np.testing.assert_allclose(scalar, full.sum(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused_with_a_sentence(key):
     q = Normal(jnp.ones((2, 3)), jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
@@ -333,6 +347,7 @@ def test_bad_input_is_refused_with_a_sentence(key):
         importance_weighted(square, q, key, importance_samples=0)
 
 
+@pytest.mark.slow
 def test_logistics_are_reparameterised_and_their_levels_are_not(key):
     q = Logistic(jnp.ones((2, 3)), jnp.zeros((2, 3)))
     found = jax.grad(lambda q: pathwise(square, q, key, samples=20_000).mean(axis=0).sum())(q)
@@ -346,6 +361,7 @@ def test_logistics_are_reparameterised_and_their_levels_are_not(key):
     assert score_function(square, levels, keys, samples=2).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_importance_weights_need_one_value_per_example(key):
     q = Normal(jnp.ones((4, 2)), jnp.zeros((4, 2)))
     with pytest.raises(ValueError, match="f must map values"):

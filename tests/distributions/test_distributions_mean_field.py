@@ -57,6 +57,7 @@ def test_means_are_the_parameters_and_scales_are_as_asked():
         np.testing.assert_allclose(found, scale, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_deselected_leaves_are_deterministic(key):
     posterior = _posterior(select=lambda path, leaf: path != ("block", "Dense_0", "bias"))
     assert set(flatten_paths(posterior["rho"])) == set(flatten_paths(_params())) - {
@@ -82,6 +83,7 @@ def test_deselected_leaves_are_deterministic(key):
     jax.tree.map(np.testing.assert_array_equal, sample_mean_field(nothing, key), _params())
 
 
+@pytest.mark.slow
 def test_samples_have_the_moments(key):
     posterior = _posterior(1)
     draws = jax.vmap(functools.partial(sample_mean_field, posterior))(jax.random.split(key, 20_000))
@@ -105,6 +107,7 @@ def test_noise_depends_on_the_path_and_not_on_the_order(key):
     jax.tree.map(lambda s, m, n: np.testing.assert_array_equal(s, m + n), sample, posterior["mean"], noise)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_sample_is_the_reparameterised_one(key):
     posterior = _posterior()
     total = lambda p: sum(leaf.sum() for leaf in jax.tree.leaves(sample_mean_field(p, key)))
@@ -177,6 +180,7 @@ def test_kl_to_itself_is_zero():
     assert abs(mean_field_kl(posterior, prior)) < 1e-6
 
 
+@pytest.mark.slow
 def test_kl_is_right_where_softplus_underflows():
     """At rho = -200 softplus is 0 in float32, and the KL still grows by 1 nat per unit of rho."""
     kl = lambda rho: mean_field_kl({"mean": {"w": jnp.zeros(1)}, "rho": {"w": rho}}, GaussianPrior())
@@ -186,6 +190,7 @@ def test_kl_is_right_where_softplus_underflows():
         np.testing.assert_allclose(gradient, -1.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 def test_sampled_kl_equals_the_closed_form(key, scale):
     posterior, prior = _posterior(6), GaussianPrior(scale, mean=0.1)
@@ -197,6 +202,7 @@ def test_sampled_kl_equals_the_closed_form(key, scale):
     assert abs(ratios.mean() - mean_field_kl(posterior, prior)) < 4 * ratios.std() / np.sqrt(20_000)
 
 
+@pytest.mark.slow
 def test_sampled_kl_to_a_mixture_equals_quadrature(key):
     posterior = mean_field({"w": jnp.array([0.02])}, scale=0.05)
     prior = ScaleMixturePrior(0.5, 1.0, float(np.exp(-4)))
@@ -215,6 +221,7 @@ def test_sampled_kl_to_a_mixture_equals_quadrature(key):
     assert abs(ratios.mean() - exact) < 4 * ratios.std() / np.sqrt(100_000)
 
 
+@pytest.mark.slow
 def test_gradients_are_numerically_right(key):
     posterior = mean_field(_params(), scale=0.5)
     kl = lambda p: mean_field_kl(p, GaussianPrior(0.7))
@@ -224,6 +231,7 @@ def test_gradients_are_numerically_right(key):
         check_grads(ratio, (posterior,), order=1, modes=["rev"], atol=5e-2, rtol=5e-2)
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_change_nothing(key):
     posterior = _posterior()
     kl = functools.partial(mean_field_kl, prior=GaussianPrior())
@@ -263,6 +271,7 @@ def test_signal_to_noise_is_the_ratio():
         np.testing.assert_allclose(ratio, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.0, 0.4, 0.75, 1.0])
 def test_prune_drops_the_lowest_ratios_of_the_whole_network(key, fraction):
     posterior = _posterior(8, select=lambda path, leaf: path[0] == "block" or path[-1] == "kernel")
@@ -320,6 +329,7 @@ def test_quadrature_is_exact_for_polynomials_and_good_for_tanh():
     np.testing.assert_allclose(first, np.trapezoid(np.tanh(x) * density, x, axis=1), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", jnp.tanh])
 def test_moments_without_variance_are_the_function(activation):
     mean = jnp.array([-1.0, 0.0, 2.0])
@@ -382,6 +392,7 @@ def test_errors_say_what_is_wrong(key):
         gaussian_moments(jnp.zeros(2), jnp.zeros(2), activation=jnp.tanh, nodes=0)
 
 
+@pytest.mark.slow
 def test_a_prior_scale_that_is_not_positive_is_refused():
     posterior = mean_field({"kernel": jnp.ones((2, 2))})
     with pytest.raises(ValueError, match="the prior's scale must be above 0"):

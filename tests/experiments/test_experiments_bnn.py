@@ -9,19 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import base, bnn
-from vaesr import reports, training
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """One data cache for this file."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def use_cache(cache, monkeypatch):
-    monkeypatch.setenv("VAESR_CACHE", str(cache))
+from experiments import bnn
+from vaesr import reports, runs, training
+from vaesr.models.classifier import Classifier
 
 
 def run(folder, preset="smoke", **fields):
@@ -30,14 +20,15 @@ def run(folder, preset="smoke", **fields):
         bnn.PRESETS[preset], workdir=folder, steps=steps, eval_every=steps, checkpoint_every=steps,
         log_every=fields.get("steps_per_dispatch", 1), **fields,
     )  # fmt: skip
-    assert base.run("experiments.bnn", preset, config, bnn.build)
+    assert runs.run("experiments.bnn", preset, config, bnn.build)
     return [row for row in reports.read_metrics(folder) if row["split"] == "test"][-1]
 
 
+@pytest.mark.slow
 def test_methods_learn_the_digits(tmp_path):
     adam = training.OptimConfig(lr=3e-3)
     fields = {"point_optim": adam, "dropout_optim": adam, "optim": adam, "batch_size": 64}
-    found = run(tmp_path, steps=150, model=bnn.ModelConfig(hidden=(64,)), steps_per_dispatch=50, **fields)
+    found = run(tmp_path, steps=150, model=Classifier(hidden=(64,)), steps_per_dispatch=50, **fields)
     for name in ("bnn", "deterministic", "ensemble", "dropout"):
         assert found[f"{name}_error_percent"] < 25 and found[f"{name}_nll_nats"] < 1.0
         assert 0 < found[f"{name}_ece"] < 0.5 and found[f"{name}_ood_auroc"] > 0.5
@@ -53,27 +44,29 @@ def built(**fields):
     return experiment, *jax.jit(experiment.init)(jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_methods_can_be_left_out():
     experiment, params, variables = built(methods=("ensemble",), members=1)
     found = experiment.evaluate(params, variables)
     assert set(found) == {f"deterministic_{name}" for name in ("error_percent", "nll_nats", "ece", "brier")}
-    assert experiment.score == "-deterministic_nll_nats"
+    assert experiment.best_by == "-deterministic_nll_nats"
     experiment, params, variables = built(methods=("bnn",))
     assert all(name.startswith("bnn_") for name in experiment.evaluate(params, variables))
     assert set(experiment.players) == set(params) == {"bnn"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "bayes"),
     [
-        ("lenet", {"prior": "fan_in"}),
+        pytest.param("lenet", {"prior": "fan_in"}, marks=pytest.mark.slow),
         ("mlp", {"prior": "gaussian", "how": "flipout"}),
         ("mlp", {"prior": "tied", "kl_warmup": 4}),
         ("mlp", {"prior": "mixture", "how": "weights", "kl_spread": "halving"}),
     ],
 )
 def test_every_bound_trains(architecture, bayes):
-    model = bnn.ModelConfig(architecture=architecture, hidden=(8,))
+    model = Classifier(architecture=architecture, hidden=(8,))
     experiment, params, variables = built(
         methods=("bnn",),
         batch_size=8,
@@ -106,6 +99,7 @@ def test_scales_follow_the_fan_in():
     assert scale(("dense", "bias"), jnp.zeros(7)) == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_ensemble_members_differ_and_the_first_is_the_deterministic_net():
     experiment = bnn.build(dataclasses.replace(bnn.PRESETS["smoke"], ood="none"))
     params, variables = jax.jit(experiment.init)(jax.random.key(0))
@@ -130,6 +124,7 @@ def test_point_steps_end_the_ensembles_training_alone():
         assert moved == moves
 
 
+@pytest.mark.slow
 def test_the_regressions_error_bars_grow_away_from_the_data(tmp_path):
     adam = training.OptimConfig(lr=3e-3)
     found = run(
@@ -143,6 +138,7 @@ def test_the_regressions_error_bars_grow_away_from_the_data(tmp_path):
     assert figures == {"1_bnn.png", "2_ensemble.png", "3_dropout.png"}
 
 
+@pytest.mark.slow
 def test_runs_are_compared_from_the_command_line(tmp_path):
     for seed in (0, 1):
         run(tmp_path / str(seed), methods=("bnn",), ood="none", batch_size=4, seed=seed)
@@ -155,6 +151,7 @@ def test_runs_are_compared_from_the_command_line(tmp_path):
     assert failed.returncode == 2 and failed.stderr.startswith("error: ") and "no run folder" in failed.stderr
 
 
+@pytest.mark.slow
 def test_wrong_settings_are_sentences(tmp_path):
     smoke = bnn.PRESETS["smoke"]
     for fields, text in [
@@ -170,5 +167,5 @@ def test_wrong_settings_are_sentences(tmp_path):
             dataclasses.replace(smoke, **fields)
     with pytest.raises(ValueError, match=r"--bayes\.kl-weight must be at least 0, got -1"):
         bnn.BayesConfig(kl_weight=-1)
-    with pytest.raises(base.UserError, match="--data must hold images of one size"):
+    with pytest.raises(runs.UserError, match="--data must hold images of one size"):
         bnn.build(dataclasses.replace(smoke, data="embedded:photos"))

@@ -8,9 +8,10 @@ import pytest
 
 from experiments import estimators
 from vaesr import distributions
-from vaesr.inference import estimator_study
+from vaesr.evaluators import estimators as estimator_study
 
 
+@pytest.mark.slow
 def test_the_study_finds_the_known_means_and_variances():
     key = jax.random.key(0)
     mean, variance = estimator_study.gradient_moments(

@@ -5,7 +5,6 @@
 
 import itertools
 import os
-import pathlib
 import random
 import signal
 import subprocess
@@ -14,8 +13,8 @@ import time
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from final_states import final_state
 
 from vaesr.reports import read_metrics
 
@@ -60,15 +59,6 @@ def start(name, workdir, environment, *more):
 
 def finish(process, workdir):
     assert process.wait(timeout=600) == 0, (workdir.parent / f"{workdir.name}.log").read_text()[-3000:]
-
-
-def final_state(workdir: pathlib.Path):
-    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        path = workdir / "checkpoints" / str(steps[-1]) / "default"
-        tree = reader.metadata(path).item_metadata.tree
-        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return steps[-1], reader.restore(path, args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments))
 
 
 @pytest.fixture(scope="module")

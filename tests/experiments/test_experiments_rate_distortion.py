@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import rate_distortion
-from vaesr import inference, objectives, training
+from vaesr import evaluators, objectives, training
 from vaesr.models.vae import VAE
 
 BETAS = (0.25, 1.0, 4.0)
@@ -25,6 +25,7 @@ def _batch():
     return {"image": jnp.asarray(images), "position": jnp.arange(6)}
 
 
+@pytest.mark.slow
 def test_each_vae_of_the_stack_gets_the_gradient_of_its_own_objective(key):
     trees = [_params(seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
@@ -57,7 +58,7 @@ def test_each_vae_of_the_stack_gets_the_gradient_of_its_own_objective(key):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The study's system with untrained parameters."""
+    """The evaluator's system with untrained parameters."""
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("VAESR_CACHE", str(tmp_path_factory.mktemp("cache")))
     config = dataclasses.replace(rate_distortion.PRESETS["smoke"], optim=training.OptimConfig())
@@ -67,12 +68,13 @@ def trained(tmp_path_factory):
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_all_start_from_the_same_weights_and_one_draws_what_it_measured(trained, tmp_path):
     config, system, params, variables = trained
     for leaf in jax.tree.leaves(params["vaes"]):
         assert leaf.shape[0] == len(config.betas)
         np.testing.assert_array_equal(leaf[0], leaf[1])
-    results = system.finish(params, variables)
+    results = system.evaluate_test(params, variables)
     rates, distortions = (
         [results[f"beta_{beta:g}/{name}_nats"] for beta in config.betas] for name in ("rate", "distortion")
     )
@@ -87,21 +89,22 @@ def test_all_start_from_the_same_weights_and_one_draws_what_it_measured(trained,
     }
 
 
+@pytest.mark.slow
 def test_rate_and_distortion_are_those_of_the_vae_alone(trained):
     config, system, params, variables = trained
     params = {"vaes": jax.tree.map(lambda leaf: leaf.at[1].multiply(1.1), params["vaes"])}
-    results = system.finish(params, variables)
+    results = system.evaluate_test(params, variables)
     model = VAE(
-        latent=config.latent, hidden=config.hidden, image_shape=(28, 28, 1), activation="silu",
+        latent=config.model.latent, hidden=config.model.hidden, image_shape=(28, 28, 1), activation="silu",
         dtype=jnp.dtype(config.compute_dtype),
     )  # fmt: skip
     methods = (
         lambda p, x, name=name: model.apply({"params": p}, x, method=name) for name in ("encode", "decode")
     )
     bound = functools.partial(objectives.evaluate_bound, *methods, objectives.BernoulliLikelihood())
-    measure = inference.compile_bound(bound, binarisation="dynamic")
+    measure = evaluators.compile_bound(bound, binarisation="dynamic")
     one = jax.tree.map(lambda leaf: leaf[1], params["vaes"])
-    alone = inference.mean_bounds(system.sampler.bank, measure, one, "test", samples=config.eval_samples)
+    alone = evaluators.mean_bounds(system.sampler.bank, measure, one, "test", samples=config.eval_samples)
     beta = f"beta_{config.betas[1]:g}"
     np.testing.assert_allclose(results[f"{beta}/rate_nats"], alone["kl_nats"], rtol=1e-3)
     np.testing.assert_allclose(results[f"{beta}/distortion_nats"], alone["reconstruction_nats"], rtol=1e-3)

@@ -1,6 +1,7 @@
-"""EDSR and MDSR: wrong knobs and photos too small to measure stop a run before it trains."""
+"""Training of one upscaler: wrong knobs and photos too small to measure stop a run before it trains."""
 
 import dataclasses
+import inspect
 import pathlib
 
 import jax
@@ -8,9 +9,18 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments import edsr, mdsr, rcan, srcnn
+import experiments
+from experiments import edsr, mdsr
+from vaesr import models
+from vaesr.models.edsr import EDSR
+from vaesr.models.mdsr import MDSR
 
-MODULES = {"edsr": edsr, "mdsr": mdsr, "rcan": rcan, "srcnn": srcnn}
+MODULES = {
+    module.__name__.rpartition(".")[2]: module
+    for module in experiments.discover()
+    if isinstance(module.PRESETS["smoke"].model, models.Upscaler | models.MultiScaleUpscaler)
+    and not inspect.isgeneratorfunction(module.build)
+}
 
 
 def pictures(root: pathlib.Path, sizes: dict[str, tuple[int, int]]) -> str:
@@ -33,6 +43,7 @@ def pictures(root: pathlib.Path, sizes: dict[str, tuple[int, int]]) -> str:
         ({"ema_decay": 1.0}, "--ema-decay must be from 0 to less than 1, got 1.0"),
         ({"ema_decay": float("nan")}, "--ema-decay must be"),
         ({"steps": 0}, "--steps must be at least 1, got 0"),
+        ({"seed": 1 << 64}, r"--seed must be from 0 to 2\^63 - 1, got 18446744073709551616"),
     ],
 )
 def test_wrong_knobs_name_their_flag(name, fields, words):
@@ -42,10 +53,10 @@ def test_wrong_knobs_name_their_flag(name, fields, words):
 
 def test_wrong_scales_name_their_flag():
     with pytest.raises(ValueError, match=r"--model\.scale must be 2, 3, 4 or 8, got 5"):
-        dataclasses.replace(edsr.PRESETS["smoke"], model=edsr.ModelConfig(scale=5))
+        dataclasses.replace(edsr.PRESETS["smoke"], model=EDSR(scale=5))
     for scales in ((), (2, 5), (2, 2)):
         with pytest.raises(ValueError, match=r"--model\.scales must be some of"):
-            dataclasses.replace(mdsr.PRESETS["smoke"], model=mdsr.ModelConfig(scales=scales))
+            dataclasses.replace(mdsr.PRESETS["smoke"], model=MDSR(scales=scales))
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -61,6 +72,7 @@ def test_photos_all_too_small_stop_the_build(name, split, tmp_path, monkeypatch)
         MODULES[name].build(config)
 
 
+@pytest.mark.slow
 def test_mdsr_measures_and_draws_what_each_scale_can(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VAESR_CACHE", str(tmp_path / "cache"))
     # 17 pixels are 16 at scale 2, of which it needs 15, and 15 at scale 3, of which it needs 17.
@@ -75,6 +87,7 @@ def test_mdsr_measures_and_draws_what_each_scale_can(tmp_path, monkeypatch, caps
     assert len(list((tmp_path / "figures").glob("*.png"))) == 2  # none in a folder within
 
 
+@pytest.mark.slow
 def test_at_most_six_strips(tmp_path, monkeypatch):
     monkeypatch.setenv("VAESR_CACHE", str(tmp_path / "cache"))
     sizes = {"train/a": (60, 60), "test/c": (40, 40)} | {f"validation/{n}": (24, 24) for n in range(8)}
@@ -85,6 +98,7 @@ def test_at_most_six_strips(tmp_path, monkeypatch):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 6
 
 
+@pytest.mark.slow
 def test_precision_goes_into_the_description(tmp_path, monkeypatch):
     monkeypatch.setenv("VAESR_CACHE", str(tmp_path / "cache"))
     smoke = edsr.PRESETS["smoke"]

@@ -9,13 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments import base, vae
-from vaesr import inference, reports, training
-
-
-@pytest.fixture(autouse=True)
-def use_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("VAESR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+from experiments import vae
+from vaesr import inference, reports, runs, training
 
 
 @pytest.fixture(scope="module")
@@ -36,30 +31,33 @@ def untrained(**fields):
 
 
 def _model(likelihood):
-    return vae.ModelConfig("conv", 4, (8,), likelihood=likelihood, mixtures=3, activation="silu")
+    return vae.VAE("conv", 4, (8,), likelihood=likelihood, mixtures=3, activation="silu")
 
 
+@pytest.mark.slow
 def test_a_mixture_learns_grey_levels_and_the_run_is_sampled(colours, tmp_path):
     config = dataclasses.replace(
         vae.PRESETS["smoke"], data=colours, workdir=tmp_path, steps=40, eval_every=40, checkpoint_every=40,
         model=_model("logistic_mixture"), optim=training.OptimConfig(lr=1e-2), dtype="float32",
     )  # fmt: skip
-    assert base.run("experiments.vae", "smoke", config, vae.build)
+    assert runs.run("experiments.vae", "smoke", config, vae.build)
     rows = {row["split"]: row for row in reports.read_metrics(tmp_path)}
     # At first every scale is 1 and a level's mass about a quarter of its width, 2^-9; at 0 it would be 1.
     assert 0 < rows["test"]["bits_per_dim"] < 8.7
     assert 0 <= rows["test"]["active_units"] <= 4
     names = {path.name for path in (tmp_path / "figures").glob("*.png")}
     assert {"1_samples.png", "2_reconstructions.png", "6_activity.png", "7_draws.png"} <= names
-    assert inference.sample(inference.load_run(tmp_path), 2).shape == (2, 8, 8, 3)
+    assert inference.sample(runs.load_run(tmp_path), 2).shape == (2, 8, 8, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["discretised_logistic", "discretised_gaussian"])
 def test_the_other_grey_levels_are_measured(likelihood, colours):
     system, params, variables = untrained(data=colours, model=_model(likelihood))
-    assert 0 < system.finish(params, variables)["bits_per_dim"] < 12
+    assert 0 < system.evaluate_test(params, variables)["bits_per_dim"] < 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fixed", "threshold"])
 def test_binarisations_are_trained_measured_and_named(how, tmp_path):
     system, params, variables = untrained(objective=vae.ObjectiveConfig(binarisation=how))
@@ -87,17 +85,18 @@ def drawn(system, params, variables, directory):
 def test_auto_binarises_bernoulli_pixels_alone():
     config = vae.PRESETS["smoke"]
     assert vae._binarisation(config) == "dynamic"
-    grey = dataclasses.replace(config, model=vae.ModelConfig(likelihood="gaussian"))
+    grey = dataclasses.replace(config, model=vae.VAE(likelihood="gaussian"))
     assert vae._binarisation(grey) == "none"
     with pytest.raises(ValueError, match=r"logistic_mixture needs --objective\.binarisation none, got fixed"):
         dataclasses.replace(
             config,
-            model=vae.ModelConfig(likelihood="logistic_mixture"),
+            model=vae.VAE(likelihood="logistic_mixture"),
             objective=vae.ObjectiveConfig(binarisation="fixed"),
         )
 
 
+@pytest.mark.slow
 def test_two_latents_show_their_plane(tmp_path):
     assert vae.PRESETS["latent2"].model.latent == 2
-    system = untrained(model=vae.ModelConfig(latent=2, hidden=(16,)))
+    system = untrained(model=vae.VAE(latent=2, hidden=(16,)))
     assert (drawn(*system, tmp_path) / "5_manifold.png").exists()

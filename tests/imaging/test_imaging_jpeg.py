@@ -26,6 +26,7 @@ def libjpeg(pixels, quality, subsampling):
     return np.asarray(image_module.open(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quality", [5, 10, 30, 49, 50, 75, 95])
 @pytest.mark.parametrize("subsample", [True, False])
 def test_equals_libjpeg(quality, subsample):
@@ -49,6 +50,7 @@ def test_each_image_has_its_quality_and_may_be_traced():
     assert errors[0] > errors[1] > errors[2]
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_the_linear_parts():
     """Roundings are the identity and the transforms undo each other: without clipping, without chroma's
     halving, the gradient of a sum is all ones."""
@@ -57,6 +59,7 @@ def test_gradient_is_that_of_the_linear_parts():
     np.testing.assert_allclose(gradient, 1, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_flat_image_stays():
     flat = jnp.full((1, 19, 21, 3), 128 / 255)
     np.testing.assert_allclose(jpeg(flat, 10), flat, atol=1e-6)
@@ -69,6 +72,7 @@ def test_bad_input_raises():
         jpeg(jnp.zeros((3, 8, 8, 3)), jnp.array([1.0, 2.0]))
 
 
+@pytest.mark.slow
 def test_numbers_are_drawn_where_and_as_asked():
     image = jnp.zeros((2, 12, 20, 3))
     out = draw_number(image, jnp.array([17, 40]), jnp.array([2, 0]), jnp.array([3, 7]))
@@ -82,6 +86,7 @@ def test_numbers_are_drawn_where_and_as_asked():
     np.testing.assert_array_equal(four.sum(1), [1, 2, 2, 2, 5, 1, 1])
 
 
+@pytest.mark.slow
 def test_numbers_leave_the_image_at_its_edges():
     image = jnp.full((1, 8, 8, 3), 0.3)
     zero = jnp.zeros(1, jnp.int32)

@@ -22,6 +22,7 @@ from vaesr.imaging import (
 )
 
 
+@pytest.mark.slow
 def test_studio_range():
     black, white = jnp.zeros((1, 1, 3)), jnp.ones((1, 1, 3))
     assert float(rgb_to_y(white)[0, 0, 0]) * 255 == pytest.approx(235, abs=1e-4)
@@ -32,6 +33,7 @@ def test_studio_range():
     assert float(rgb_to_ycbcr(red)[2]) * 255 == pytest.approx(240, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_colour_round_trip_and_peer(key):
     color = pytest.importorskip("skimage.color")
     image = jax.random.uniform(key, (2, 4, 5, 3))
@@ -50,6 +52,7 @@ def test_colour_round_trip_and_peer(key):
             convert(jnp.zeros((2, 2, 3), jnp.uint8))
 
 
+@pytest.mark.slow
 def test_eight_bit_round_trip_and_half_up():
     levels = jnp.arange(256, dtype=jnp.uint8)
     np.testing.assert_array_equal(to_uint8(to_float(levels)), levels)

@@ -75,6 +75,7 @@ def test_ramp_shows_the_symmetric_edge():
     np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     height=st.integers(1, 13),
@@ -92,6 +93,7 @@ def test_equals_slow_implementation_for_any_scale(height, width, sy, sx, antiali
     np.testing.assert_allclose(result, slow_imresize(image, (sy, sx), sizes, antialias), atol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(shape=st.tuples(*[st.integers(1, 12)] * 2), size=st.tuples(*[st.integers(1, 25)] * 2))
 def test_equals_slow_implementation_for_any_size(shape, size):
@@ -117,6 +119,7 @@ def test_long_axes_take_taps_and_give_the_same(length, scale):
     np.testing.assert_allclose(imresize(image, (1.0, scale)), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dense_up_to", [0, 256])
 def test_gradient_transforms_and_leading_axes(dense_up_to, monkeypatch):
     monkeypatch.setattr(resize, "_DENSE_MAX_LENGTH", dense_up_to)

@@ -163,6 +163,7 @@ def test_feathering_leaves_no_line_where_the_halo_is_too_small():
             tiled_apply(own_mean, image, scale=1, tile=16, halo=8, feather=wrong)
 
 
+@pytest.mark.slow
 def test_windows_begin_at_the_squares_of_an_unshuffling_network():
     """A network that cuts its input into 4x4 squares: only aligned windows see the same squares."""
     import jax

@@ -35,7 +35,10 @@ def start(model, batch=3, scale=2.0):
     return jax.tree.map(lambda leaf: scale * leaf, params), given
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "pixelsnail" else ()) for n in MODELS]
+)
 def test_cached_and_naive_draw_the_same_maps(name):
     model = MODELS[name]
     params, given = start(model)
@@ -49,6 +52,7 @@ def test_cached_and_naive_draw_the_same_maps(name):
     assert len(np.unique(np.asarray(cached).reshape(3, -1), axis=0)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_map_depends_on_its_own_key_alone(name):
     model = MODELS[name]
@@ -59,6 +63,7 @@ def test_a_map_depends_on_its_own_key_alone(name):
     np.testing.assert_array_equal(sample_codes(model, params, keys[1:2], **one), together[1:2])
 
 
+@pytest.mark.slow
 def test_samples_follow_the_models_probabilities():
     """The frequencies of the 16 binary 2x2 maps against their probabilities: chi-square at 15 degrees."""
     model = PixelCNN(shape=(2, 2), codes=2, channels=8, layers=2, kernel=3, head=8)
@@ -74,6 +79,7 @@ def test_samples_follow_the_models_probabilities():
     assert ((found - count * probs) ** 2 / (count * probs)).sum() < 45  # p = 1e-4
 
 
+@pytest.mark.slow
 def test_temperature_and_top_k():
     model = MODELS["pixelcnn"]
     params, given = start(model)
@@ -135,6 +141,7 @@ def test_caching_saves_the_arithmetic_of_a_map_per_code(kind):
     assert costs[1] / costs[0] > 500  # about one pass over the map in place of 1024
 
 
+@pytest.mark.slow
 def test_sampling_is_one_program():
     model = MODELS["pixelcnn"]
     params, given = start(model)

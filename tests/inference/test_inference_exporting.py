@@ -9,37 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from small_networks import found
 
 from vaesr import inference
-from vaesr.inference import cli, exporting
-from vaesr.inference.runs import Run
+from vaesr.app import cli
+from vaesr.inference import exporting
 from vaesr.models.edsr import EDSR
 from vaesr.models.mdsr import MDSR
-from vaesr.models.rcan import RCAN
-from vaesr.models.rrdb import RRDBNet
-from vaesr.models.srresnet import MSRResNet, SRResNet
-from vaesr.models.srvgg import SRVGGNetCompact
+from vaesr.models.srresnet import MSRResNet
 from vaesr.models.unet import UNet
+from vaesr.runs.load import Run
 
-OPEN: list[nn.Module] = [
-    EDSR(scale=2, channels=8, blocks=2),
-    EDSR(scale=3, channels=8, blocks=1),
-    MDSR(channels=4, blocks=1),
-    RRDBNet(channels=8, growth=4, blocks=1),
-    SRResNet(channels=8, blocks=1),
-    SRVGGNetCompact(channels=8, convs=2),
-]
-# Their ONNX takes one size, given at the export.
-FIXED: list[nn.Module] = [
-    RCAN(scale=2, channels=8, groups=1, blocks=1, reduction=4),
-    RRDBNet(scale=2, channels=8, growth=4, blocks=1),
-    RRDBNet(scale=1, channels=8, growth=4, blocks=1),
-    MSRResNet(channels=8, blocks=1),
-]
+UPSCALERS = found("SMALL_UPSCALERS")
+ONE_SIZE = found("ONE_SIZE")
 
 
-def name_of(model: nn.Module) -> str:
-    return f"{type(model).__name__}-x{getattr(model, 'scale', '234')}"
+def open_in(form: str) -> list[str]:
+    """The networks that are exported for any size."""
+    return [name for name in UPSCALERS if form not in ONE_SIZE.get(name, ())]
 
 
 def make_run(model: nn.Module) -> Run:
@@ -62,26 +49,29 @@ def onnx_session(data: bytes):  # type: ignore[no-untyped-def]
     return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("model", OPEN, ids=name_of)
-def test_onnx_of_open_sizes_gives_the_networks_results(model: nn.Module) -> None:
-    run = make_run(model)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", open_in("onnx"))
+def test_onnx_of_open_sizes_gives_the_networks_results(name: str) -> None:
+    run = make_run(UPSCALERS[name])
     session = onnx_session(exporting.export_onnx(run))
     for shape in ((1, 16, 24), (3, 13, 17)):
         x = noise(*shape, 3)
         found = session.run(None, {"input": x.transpose(0, 3, 1, 2)})[0]
-        close(found.transpose(0, 2, 3, 1), np.asarray(inference.network_of(run).apply(x)))
+        close(found.transpose(0, 2, 3, 1), np.asarray(inference.bind_upscaler(run).apply(x)))
 
 
-@pytest.mark.parametrize("model", FIXED, ids=name_of)
-def test_onnx_of_one_size_and_its_error_without(model: nn.Module) -> None:
-    run = make_run(model)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in UPSCALERS if name not in open_in("onnx")])
+def test_onnx_of_one_size_and_its_error_without(name: str) -> None:
+    run = make_run(UPSCALERS[name])
     with pytest.raises(ValueError, match="--size"):
         exporting.export_onnx(run)
     session = onnx_session(exporting.export_onnx(run, size=(12, 20), layout="nhwc"))
     x = noise(1, 12, 20, 3)
-    close(session.run(["output"], {"input": x})[0], np.asarray(inference.network_of(run).apply(x)))
+    close(session.run(["output"], {"input": x})[0], np.asarray(inference.bind_upscaler(run).apply(x)))
 
 
+@pytest.mark.slow
 def test_onnx_says_what_it_is(tmp_path: pathlib.Path) -> None:
     run = make_run(MDSR(channels=4, blocks=1))
     data = exporting.export_onnx(run, scale=3)
@@ -95,17 +85,19 @@ def test_onnx_says_what_it_is(tmp_path: pathlib.Path) -> None:
     assert onnx_session(data).run(None, {"input": noise(1, 3, 8, 8)})[0].shape == (1, 3, 24, 24)
 
 
-@pytest.mark.parametrize("model", [*OPEN, *FIXED[:3]], ids=name_of)
-def test_stablehlo_of_open_sizes_gives_the_networks_results(model: nn.Module, tmp_path: pathlib.Path) -> None:
-    run = make_run(model)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", open_in("stablehlo"))
+def test_stablehlo_of_open_sizes_gives_the_networks_results(name: str, tmp_path: pathlib.Path) -> None:
+    run = make_run(UPSCALERS[name])
     path = tmp_path / "net.stablehlo"
     assert inference.write_export(run, path) < 1e-5
     call = inference.load_exported(path)
     for shape in ((1, 12, 16, 3), (2, 20, 8, 3)):
         x = noise(*shape)
-        close(np.asarray(call(x)), np.asarray(inference.network_of(run).apply(x)))
+        close(np.asarray(call(x)), np.asarray(inference.bind_upscaler(run).apply(x)))
 
 
+@pytest.mark.slow
 def test_stablehlo_in_the_other_layout_and_of_one_size(tmp_path: pathlib.Path) -> None:
     run = make_run(MSRResNet(channels=8, blocks=1))
     with pytest.raises(ValueError, match="--size"):
@@ -114,7 +106,7 @@ def test_stablehlo_in_the_other_layout_and_of_one_size(tmp_path: pathlib.Path) -
     inference.write_export(run, path, size=(9, 14), layout="nchw", platforms=("cpu",))
     x = noise(1, 9, 14, 3)
     found = inference.load_exported(path)(x.transpose(0, 3, 1, 2))
-    close(np.asarray(found).transpose(0, 2, 3, 1), np.asarray(inference.network_of(run).apply(x)))
+    close(np.asarray(found).transpose(0, 2, 3, 1), np.asarray(inference.bind_upscaler(run).apply(x)))
 
 
 def test_stablehlo_for_other_devices(tmp_path: pathlib.Path) -> None:
@@ -124,6 +116,30 @@ def test_stablehlo_for_other_devices(tmp_path: pathlib.Path) -> None:
     assert exported.platforms == ("cuda", "tpu")
     with pytest.raises(ValueError, match="platform"):
         inference.load_exported(tmp_path / "net.stablehlo")(noise(1, 8, 8, 3))
+
+
+@pytest.mark.slow
+def test_stablehlo_of_one_size_holds_each_platforms_own_forms(tmp_path: pathlib.Path) -> None:
+    # One that takes means of the whole image.
+    model = next(model for model in UPSCALERS.values() if model.receptive_radius is None)
+    run, size = make_run(model.clone(channels=16)), (12, 16)
+
+    def count(*platforms: str) -> tuple[int, int]:
+        data = inference.export_stablehlo(run, size=size, platforms=platforms)
+        text = jax.export.deserialize(bytearray(data)).mlir_module()
+        return text.count("stablehlo.convolution("), text.count("stablehlo.dot_general")
+
+    convolutions, products = count("cpu")
+    # Winograd's and the matmuls that take means are CPUs' alone.
+    assert products > 0
+    for platform in ("cuda", "tpu"):
+        assert count(platform)[0] > convolutions and count(platform)[1] == 0
+    several = count("cpu", "cuda", "tpu")
+    assert several[0] >= count("tpu")[0] and several[1] >= products
+    path = tmp_path / "net.stablehlo"
+    inference.write_export(run, path, size=size)
+    x = noise(1, *size, 3)
+    close(np.asarray(inference.load_exported(path)(x)), np.asarray(inference.bind_upscaler(run).apply(x)))
 
 
 def test_an_exported_network_upscales_photos_in_tiles(tmp_path: pathlib.Path) -> None:
@@ -147,6 +163,7 @@ def test_what_differs_is_not_written(tmp_path: pathlib.Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_the_converter_gets_wrong_is_not_written(tmp_path: pathlib.Path) -> None:
     run = make_run(UNet(scale=1, channels=4, blocks=(1, 1, 1, 1)))
     with pytest.raises(RuntimeError, match="onnxruntime does not run the converted UNet"):
@@ -172,6 +189,7 @@ def test_bad_input(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> N
         inference.export_stablehlo(run)
 
 
+@pytest.mark.slow
 def test_the_command(
     edsr_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ def test_the_ends_are_the_networks_bit_for_bit():
     jax.tree.map(np.testing.assert_array_equal, interpolate(first, second, 1), second)
 
 
+@pytest.mark.slow
 def test_one_layer_is_linear_in_between(key):
     layer, x = Conv(4), jax.random.normal(key, (1, 6, 6, 2))
     a, b = (layer.init(jax.random.key(i), x) for i in (1, 2))

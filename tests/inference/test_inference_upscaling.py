@@ -10,19 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filled_variables import filled
+from small_networks import found
 
-from tests.models.test_models_sr import filled
 from vaesr.imaging import imresize
-from vaesr.inference import Network, Run, load_run, network_of, upscale
-from vaesr.inference.networks import auto_tile
+from vaesr.inference import BoundUpscaler, bind_upscaler, upscale
+from vaesr.inference.tiling import auto_tile
 from vaesr.inference.upscaling import spread_colour
+from vaesr.models import Upscaler
 from vaesr.models.edsr import EDSR
 from vaesr.models.mdsr import MDSR
-from vaesr.models.rcan import RCAN
-from vaesr.models.rrdb import RRDBNet
 from vaesr.models.srcnn import SRCNN
-from vaesr.models.srresnet import SRResNet
-from vaesr.models.srvgg import SRVGGNetCompact
+from vaesr.runs import Run, load_run
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +47,16 @@ def test_tiles_give_the_whole_image(run: Run, tile: int) -> None:
     assert whole.shape == (282, 190, 3)
 
 
+# One network of each class with a single scale, if there is one that doubles.
+ONE_OF_EACH = {
+    type(model): model
+    for model in sorted(found("SMALL_UPSCALERS").values(), key=lambda model: getattr(model, "scale", 0) == 2)
+    if isinstance(model, Upscaler)
+} | {EDSR: EDSR(scale=2, channels=8, blocks=2, conv_form="direct")}
+
+
 @pytest.mark.parametrize("how", ["rows", "batch"])
-@pytest.mark.parametrize(
-    "model",
-    [
-        EDSR(scale=2, channels=8, blocks=2, conv_form="direct"),
-        RRDBNet(scale=2, channels=8, growth=4, blocks=1),
-        SRVGGNetCompact(scale=2, channels=8, convs=2),
-        SRResNet(scale=2, channels=8, blocks=1),
-        RCAN(scale=2, channels=8, groups=1, blocks=1, reduction=4),
-    ],
-    ids=lambda model: type(model).__name__,
-)
+@pytest.mark.parametrize("model", ONE_OF_EACH.values(), ids=lambda model: type(model).__name__)
 def test_spread_over_devices_is_one_device(model: Any, how: Any) -> None:
     images = np.random.default_rng(0).random((4, 32, 20, 3)).astype(np.float32)
     tree = filled(model, jnp.asarray(images))
@@ -75,10 +72,11 @@ def test_spread_over_devices_is_one_device(model: Any, how: Any) -> None:
         assert "all-gather" not in text and ("collective-permute" in text) == (how == "rows")
 
 
+@pytest.mark.slow
 def test_tiles_are_spread_over_devices(run: Run) -> None:
-    assert network_of(run).spread is not None and jax.local_device_count() == 4
+    assert bind_upscaler(run).spread is not None and jax.local_device_count() == 4
     image = np.random.default_rng(0).random((50, 41, 3)).astype(np.float32)
-    alone = network_of(run)._replace(spread=None)
+    alone = bind_upscaler(run)._replace(spread=None)
     for tile in (0, 8, 16, 100):  # 50 rows are not split in four
         np.testing.assert_allclose(
             upscale(run, image, tile=tile), upscale(alone, image, tile=tile), atol=2e-6
@@ -106,17 +104,18 @@ def test_margins_are_bounded_and_global_networks_may_be_tiled() -> None:
 
     image = np.random.default_rng(0).random((300, 20, 3)).astype(np.float32)
     for net, pad in (
-        (Network(network, 2, 349), None), (Network(network, 2, 349), 48), (Network(network, 2, None), 48)
+        (BoundUpscaler(network, 2, 349), None), (BoundUpscaler(network, 2, 349), 48),
+        (BoundUpscaler(network, 2, None), 48)
     ):  # fmt: skip
         seen.clear()
         out = upscale(net, image, tile=100, tile_pad=pad)
         np.testing.assert_allclose(out, image.repeat(2, axis=0).repeat(2, axis=1), atol=1e-6)
         assert set(seen) == {(100 + 2 * 48, 20)}
     seen.clear()
-    upscale(Network(network, 2, 90), image, tile=100)
+    upscale(BoundUpscaler(network, 2, 90), image, tile=100)
     assert set(seen) == {(100 + 2 * 90, 20)}
     with pytest.raises(ValueError, match="give tile_pad"):
-        upscale(Network(network, 2, None), image, tile=100)
+        upscale(BoundUpscaler(network, 2, None), image, tile=100)
 
 
 def test_self_ensemble_is_the_mean_of_eight_and_tiles_exactly(run: Run) -> None:
@@ -185,10 +184,10 @@ def test_other_factors_are_reached(scale: float, size: tuple[int, int]) -> None:
 def test_scales_of_a_multi_scale_network(run: Run) -> None:
     model = MDSR(scales=(2, 3), channels=4, blocks=1)
     many = Run(run.path, model, {"mdsr": {}}, {}, {}, 0)
-    assert [network_of(many, s).scale for s in (None, 2.0, 3)] == [3, 2, 3]
+    assert [bind_upscaler(many, s).scale for s in (None, 2.0, 3)] == [3, 2, 3]
     for scale in (1.0, 2.5, 8.0):
         with pytest.raises(ValueError, match=rf"trained for scale 2 or 3, got {scale:g}; choose one"):
-            network_of(many, scale)
+            bind_upscaler(many, scale)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     full = Run(run.path, model, {"mdsr": params}, {}, {}, 0)
@@ -233,7 +232,7 @@ def test_no_more_memory_means_smaller_tiles() -> None:
             raise MemoryError
         return nearest(x)
 
-    net = Network(apply, 2, halo=1)
+    net = BoundUpscaler(apply, 2, halo=1)
     image = photo(150, 150, 3)
     np.testing.assert_allclose(upscale(net, image)[::2, ::2], image)
     assert shapes[0] == 150 and shapes[-1] <= 40
@@ -244,7 +243,7 @@ def test_no_more_memory_means_smaller_tiles() -> None:
 def test_automatic_tiles_are_of_few_shapes() -> None:
     from vaesr.imaging import plan_tiles
 
-    net = network_of(Run(pathlib.Path(), EDSR(), {"edsr": {}}, {}, {}, 0))
+    net = bind_upscaler(Run(pathlib.Path(), EDSR(), {"edsr": {}}, {}, {}, 0))
     assert auto_tile(100, 100, net) is None
     windows = set()
     generator = np.random.default_rng(0)
@@ -266,8 +265,8 @@ def test_automatic_tiles_fit_the_memory_and_repeat_few_pixels(
     from vaesr.imaging import plan_tiles
 
     budget = 400_000
-    monkeypatch.setattr("vaesr.inference.networks.memory_budget", lambda: 1000 * budget)
-    net = Network(lambda x: x, 1, halo, bytes_per_pixel=1000)
+    monkeypatch.setattr("vaesr.inference.tiling.memory_budget", lambda: 1000 * budget)
+    net = BoundUpscaler(lambda x: x, 1, halo, bytes_per_pixel=1000)
 
     def pixels(height: int, width: int, tile: tuple[int, int]) -> tuple[int, int]:
         """Of one window, and of all."""
@@ -292,7 +291,7 @@ def test_automatic_tiles_fit_the_memory_and_repeat_few_pixels(
 
 
 def test_turned_images_get_turned_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaesr.inference.networks.memory_budget", lambda: 64 * 64)
+    monkeypatch.setattr("vaesr.inference.tiling.memory_budget", lambda: 64 * 64)
     shapes = set()
 
     def apply(x: Any) -> Any:
@@ -300,16 +299,16 @@ def test_turned_images_get_turned_tiles(monkeypatch: pytest.MonkeyPatch) -> None
         return np.asarray(x).repeat(2, axis=1).repeat(2, axis=2)
 
     image = photo(60, 200, 3)
-    out = upscale(Network(apply, 2, halo=2, bytes_per_pixel=1), image, self_ensemble=True)
+    out = upscale(BoundUpscaler(apply, 2, halo=2, bytes_per_pixel=1), image, self_ensemble=True)
     np.testing.assert_allclose(out[::2, ::2], image, atol=1e-6)
     assert len(shapes) == 2 and {shape[::-1] for shape in shapes} == shapes
 
 
 def test_a_network_with_a_pair_of_widths() -> None:
-    model = SRCNN(kernels=(3, 1, 3), channels=(8, 4))
+    model = SRCNN(kernels=(3, 1, 3), widths=(8, 4))
     params = filled(model, jnp.zeros((1, 12, 12, 3)))["params"]
     run = Run(pathlib.Path("net"), model, {"generator": params}, {}, {"model": {}}, 0)
-    assert network_of(run).bytes_per_pixel > 4 * 8
+    assert bind_upscaler(run).bytes_per_pixel > 4 * 8
     image = photo(9, 11, 3)
     wanted = np.clip(np.asarray(run.apply(image[None]))[0], 0, 1)
     np.testing.assert_allclose(upscale(run, image), wanted, atol=1e-6)
@@ -317,7 +316,8 @@ def test_a_network_with_a_pair_of_widths() -> None:
 
 _EIGHT = """
 import jax, jax.numpy as jnp, numpy as np, pathlib
-from vaesr.inference import Run, upscale
+from vaesr.runs import Run
+from vaesr.inference import upscale
 from vaesr.models.rrdb import RRDBNet
 
 assert jax.local_device_count() == 8

@@ -74,6 +74,7 @@ def _draws(how: str, layer: nn.Module, posterior: dict, x: jax.Array, count: int
     return np.asarray(outputs, np.float64).reshape(count, len(x), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "how"), CASES)
 def test_outputs_have_the_exact_mean_and_variance(name, how):
     layer, x, posterior = _case(name)
@@ -91,6 +92,7 @@ def test_outputs_have_the_exact_mean_and_variance(name, how):
     assert (np.abs(found - covariance) / scale).max() < 5 / np.sqrt(DRAWS)
 
 
+@pytest.mark.slow
 def test_examples_share_the_draw_or_not():
     """Between examples: one draw of weights correlates them, local noise and Flipout's signs don't."""
     layer, x, posterior = _case("dense")
@@ -117,6 +119,7 @@ def _regression(batch: int = 4) -> tuple[dict, jax.Array, jax.Array]:
     return mean_field(_filled(Net(), x), scale=lambda path, leaf: 0.1 if path[-1] == "bias" else 0.3), x, t
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["local", "flipout", "weights"])
 def test_loss_and_gradient_are_unbiased(how):
     """Against the exact expected squared error of a network with one hidden layer."""
@@ -145,6 +148,7 @@ def test_loss_and_gradient_are_unbiased(how):
     jax.tree.map(close, gradients, exact_gradient)
 
 
+@pytest.mark.slow
 def test_gradient_noise_is_lower_than_with_shared_weights():
     """Measured here, batch of 64: 0.12 (local) and 0.21 (Flipout) of the variance with one shared draw."""
     posterior, x, t = _regression(64)
@@ -201,6 +205,7 @@ def _nested(**fields) -> tuple[nn.Module, dict, jax.Array]:
     return net, mean_field(_filled(net, x), scale=0.2), x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["local", "flipout", "weights"])
 def test_noise_does_not_depend_on_how_the_batch_is_cut(key, how):
     net, posterior, x = _nested()
@@ -220,6 +225,7 @@ def test_noise_does_not_depend_on_how_the_batch_is_cut(key, how):
     assert (same[0] == same[1]).all() == (how == "weights")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["local", "flipout", "weights"])
 def test_a_batch_of_one(key, how):
     layer, x, posterior = _case("dense")
@@ -228,6 +234,7 @@ def test_a_batch_of_one(key, how):
     np.testing.assert_allclose(one[0, 0], forward(x, position=jnp.arange(3))[0, 2], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_sample_mean_field(key):
     net, posterior, x = _nested()
     keys = jax.random.split(key, 3)
@@ -239,6 +246,7 @@ def test_weights_are_those_of_sample_mean_field(key):
         np.testing.assert_allclose(outputs[i], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["local", "flipout", "weights"])
 def test_without_variance_it_is_the_network(key, how):
     net, posterior, x = _nested()
@@ -255,6 +263,7 @@ def test_without_variance_it_is_the_network(key, how):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_gradient_is_finite_where_inputs_are_zero(key):
     """With inputs of 0 and a deterministic bias the variance is exactly 0, also from our Winograd form."""
     net = Conv(16, form="winograd")
@@ -270,6 +279,7 @@ def test_gradient_is_finite_where_inputs_are_zero(key):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_partly_random_layers_keep_their_deterministic_weights():
     layer, x, _ = _case("dense")
     params = _filled(layer, x)
@@ -301,6 +311,7 @@ def test_float16_scales_do_not_vanish(key):
     np.testing.assert_allclose(outputs.std(axis=0), 1e-3 * np.sqrt(1 + 5e-4), rtol=0.06)
 
 
+@pytest.mark.slow
 def test_arguments_reach_the_network(key):
     net, posterior, x = _nested()
     forward = bayesian_apply(net, how="weights")
@@ -329,6 +340,7 @@ def test_arguments_reach_the_network(key):
     assert scalar.shape == (1,)
 
 
+@pytest.mark.slow
 def test_raw_keys_are_taken(key):
     layer, x, posterior = _case("dense")
     raw = jax.random.split(jax.random.PRNGKey(3), 2)
@@ -347,6 +359,7 @@ class Twice(nn.Module):
         return layer(layer(x))
 
 
+@pytest.mark.slow
 def test_a_layer_called_twice():
     """Flipout gives both calls the same weights; local noise would not, and says so."""
     x = _normal(1, BATCH, 3)
@@ -423,6 +436,7 @@ def test_everything_else_uses_one_draw_of_the_weights(key, net, shape, how):
     np.testing.assert_allclose(run(how), run("weights"), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["local", "flipout"])
 def test_rematerialised_blocks_run_and_give_finite_gradients(key, how):
     net, posterior, x = _nested(remat=True)
@@ -433,6 +447,7 @@ def test_rematerialised_blocks_run_and_give_finite_gradients(key, how):
     assert np.abs(flatten_paths(gradient["rho"])[("block", "Conv_0", "kernel")]).max() > 0
 
 
+@pytest.mark.slow
 def test_checks(key):
     layer, x, posterior = _case("dense")
     with pytest.raises(ValueError, match="how must be one of local, flipout, weights, got 'lrt'"):

@@ -27,6 +27,7 @@ def attention_site_by_site(params, queries, context, heads, key_size):
 
 
 # Maps of one piece, of several with a shorter last one, and of more sites than the least piece can hold.
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 5), (9, 15), (24, 23)])
 def test_attention_is_that_of_a_loop_over_sites(shape):
     layer = CausalAttention(8, shape, heads=2, key_size=4)
@@ -40,6 +41,7 @@ def test_attention_is_that_of_a_loop_over_sites(shape):
     assert not np.asarray(found)[:, 0, 0].any()
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_causal():
     layer = CausalAttention(4, (8, 10), heads=1, key_size=4)
     queries, context = (jax.random.normal(jax.random.key(n), (1, 8, 10, 3)) for n in (0, 1))
@@ -51,6 +53,7 @@ def test_gradients_are_finite_and_causal():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(everything)(params)))
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near():
     layer = CausalAttention(8, (12, 12), heads=2, key_size=8)
     queries, context = (jax.random.normal(jax.random.key(n), (2, 12, 12, 8)) for n in (0, 1))

@@ -47,6 +47,7 @@ def test_forms_equal_xla_with_gradients(key, form, shape):
         np.testing.assert_allclose(a, b_, atol=1e-5 * float(jnp.abs(b_).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["loop", "patches", "winograd"])
 def test_forms_work_in_scan_and_vmap(key, form):
     x = jax.random.normal(key, (2, 6, 5, 16))
@@ -95,6 +96,7 @@ def test_winograd_in_strips_is_winograd(key, monkeypatch, size, room):
     )
 
 
+@pytest.mark.slow
 def test_strips_need_less_memory(key):
     """Of a chain of layers only two images and a strip are held, not every layer's, and never 2.25 of one."""
     x = jax.random.normal(key, (1, 256, 256, 32))
@@ -151,6 +153,7 @@ def test_precision_reaches_every_multiplication(form, precision, written):
     assert len(found) == 3 - unwritten and all(words.startswith(written) for words in found)
 
 
+@pytest.mark.slow
 def test_checks():
     x, kernel = jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 2))
     with pytest.raises(ValueError, match="form is 'fft'"):

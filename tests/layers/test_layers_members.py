@@ -26,6 +26,7 @@ INPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
 POSITION = jnp.arange(5)
 
 
+@pytest.mark.slow
 def test_members_equal_single_networks():
     init = lambda key: NET.init(key, INPUTS)["params"]
     members = [init(key) for key in jax.random.split(jax.random.key(0), 3)]
@@ -37,6 +38,7 @@ def test_members_equal_single_networks():
     np.testing.assert_allclose(outputs, jnp.stack(alone), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_members_gradient_is_its_own():
     init = lambda key: NET.init(key, INPUTS)["params"]
     params = jax.vmap(init)(jax.random.split(jax.random.key(0), 2))
@@ -59,6 +61,7 @@ def test_dropout_masks_belong_to_positions_and_keys():
     assert len(np.unique(same[..., 0])) == 20  # every draw of every example has a mask of its own
 
 
+@pytest.mark.slow
 def test_the_mean_over_masks_is_the_plain_network():
     # exactly so, because the outputs are linear in the dropped units
     params = NET.init(jax.random.key(0), INPUTS)["params"]
@@ -70,6 +73,7 @@ def test_the_mean_over_masks_is_the_plain_network():
     assert half.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_averaged_only_with_one_key_per_member():
     net, x = nn.Dense(3), jnp.ones((2, 4))
     params = jax.vmap(net.init, (0, None))(jax.random.split(jax.random.key(0), 5), x)["params"]

@@ -46,6 +46,7 @@ def test_spectral_gradient_takes_the_directions_as_constants():
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_spectral_conv_moves_its_direction_only_when_training(key):
     layer, x = Conv(4, spectral=True), normal(0, 1, 5, 5, 3)
     variables = layer.init(key, x)

@@ -36,6 +36,7 @@ def train(layer, variables, z, steps=1):
     return output, variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_one_signature_for_all(name):
     layer, z = LAYERS[name], features()
@@ -58,6 +59,7 @@ def test_one_signature_for_all(name):
     np.testing.assert_array_equal(flat.codes, output.codes[:, 0, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_evaluation_changes_nothing_and_needs_no_key(name):
     layer, z = LAYERS[name], features()
@@ -120,6 +122,7 @@ def test_low_precision_features_are_quantised_in_float32(dtype):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
 
 
+@pytest.mark.slow
 def test_kmeans_runs_on_the_first_batch_alone():
     layer, z = VectorQuantiser(codes=4, initial="kmeans", decay=0.999999), features()
     output, first = train(layer, start(layer, z), z)
@@ -143,6 +146,7 @@ def test_a_collapsed_codebook_recovers_with_revival_only(revive):
     assert error > 0.95 if not revive else error < 0.7
 
 
+@pytest.mark.slow
 def test_more_codebooks_leave_a_smaller_rest():
     z = features(batch=32)
     errors = []
@@ -153,7 +157,8 @@ def test_more_codebooks_leave_a_smaller_rest():
     assert errors[0] > 1.2 * errors[1] > 1.44 * errors[2]
 
 
-@pytest.mark.parametrize("name", ["ema", "kmeans", "residual", "low"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ema", "kmeans", pytest.param("residual", marks=pytest.mark.slow), "low"])
 def test_devices_together_learn_the_codebook_of_one(name):
     """pmap with an axis name, and jit over shards of the batch, against one device."""
     layer, z = LAYERS[name], features(batch=16)
@@ -177,6 +182,7 @@ def test_devices_together_learn_the_codebook_of_one(name):
         jax.tree.map(lambda a, b, d=device: np.testing.assert_allclose(a[d], b, atol=2e-5), each, one)
 
 
+@pytest.mark.slow
 def test_wrong_fields_are_sentences():
     z = features()
     for fields, words in (

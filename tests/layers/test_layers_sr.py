@@ -77,6 +77,7 @@ def test_stack_and_unstack_are_inverse(key):
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
+@pytest.mark.slow
 def test_scanned_initialisation_draws_different_blocks(key):
     params = Trunk(4, 3, scan=True).init(key, jnp.zeros((1, 3, 3, 4)))["params"]["body"]
     kernel = params["conv_0"]["kernel"]
@@ -84,6 +85,7 @@ def test_scanned_initialisation_draws_different_blocks(key):
     assert float(jnp.abs(kernel[0] - kernel[1]).max()) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize("scan", [False, True])
 def test_remat_and_scan_change_neither_value_nor_gradient(key, remat, scan):

@@ -258,6 +258,7 @@ CASES = {
 cases = pytest.mark.parametrize(("function", "arguments"), CASES.values(), ids=CASES.keys())
 
 
+@pytest.mark.slow
 @cases
 def test_one_float32_value_per_example_with_and_without_jit(function, arguments):
     value = function(*arguments)
@@ -289,7 +290,8 @@ def test_gradients_are_numerically_right(function, arguments):
 @cases
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_is_widened_before_anything_else(function, arguments, dtype):
-    function = jax.jit(function)
+    # Two programs are to agree in the last bit: at conftest's level 0 jaxlib 0.12 rounds them differently.
+    function = jax.jit(function, compiler_options={"xla_backend_optimization_level": 1})
     half = tuple(a.astype(dtype) for a in arguments)
     value = function(*half)
     assert value.dtype == jnp.float32

@@ -39,6 +39,7 @@ def _apply(activation, params: dict) -> jax.Array:
     return a @ output["kernel"] + output.get("bias", jnp.zeros(2))[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("activation", ["relu", jnp.tanh, jnp.sin])
 def test_it_is_the_mean_over_sampled_weights(key, activation, bias):
@@ -68,6 +69,7 @@ def test_a_linear_network_is_known_in_closed_form():
     np.testing.assert_allclose(exact, (np.square(T - h @ m["Dense_1"]) + spread).sum(axis=1), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", jnp.tanh])
 def test_without_variance_it_is_the_squared_error(activation):
     posterior = {**_network(), "rho": {}}
@@ -78,6 +80,7 @@ def test_without_variance_it_is_the_squared_error(activation):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(pull(jnp.ones(5))))
 
 
+@pytest.mark.slow
 def test_gradient_jit_vmap_and_half_precision():
     posterior = _network()
     loss = lambda q: expected_squared_error(q, X, T).sum()
@@ -132,6 +135,7 @@ def test_categorical_nll_sums_over_places():
     np.testing.assert_allclose(jax.jit(categorical_nll)(logits, labels), flat, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_categorical_gradient_is_probability_minus_label():
     logits, labels = _draw(10, 6, 4), jnp.arange(6) % 4
     gradient = jax.grad(lambda x: categorical_nll(x, labels).sum())(logits)
@@ -146,6 +150,7 @@ def test_labels_that_are_no_class_are_not_silent(label):
     assert np.isnan(categorical_nll(_draw(11, 2, 4), jnp.array([0, label]))[1])
 
 
+@pytest.mark.slow
 def test_categorical_checks_and_types():
     logits, labels = _draw(12, 4, 3), jnp.zeros(4, jnp.int32)
     with pytest.raises(ValueError, match=r"\(4, 3\) and \(5,\)"):

@@ -30,6 +30,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_zero_at_equal_images_and_finite_gradients(name):
     loss, side = LOSSES[name]
@@ -44,6 +45,7 @@ def test_zero_at_equal_images_and_finite_gradients(name):
     assert loss(x, flat).shape == (2,) and float(loss(x, flat).min()) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssim_loss", "ms_ssim_l1_loss"])
 def test_an_image_is_learned_by_the_loss_alone(name):
     data = pytest.importorskip("skimage.data")
@@ -63,6 +65,7 @@ def test_an_image_is_learned_by_the_loss_alone(name):
     assert float(metrics.ssim(target[inner], image[inner])[0]) > 0.95
 
 
+@pytest.mark.slow
 def test_mix_is_the_papers_on_its_patches():
     """At the centre of 31x31 patches, with windows of the patch's size, in float64."""
     rng = np.random.default_rng(0)

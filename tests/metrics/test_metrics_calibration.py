@@ -89,6 +89,7 @@ def test_bins_and_ece_equal_the_slow_versions(bins, masked):
     assert float(ece) == pytest.approx(np.abs(accuracy - confidence).sum() / count.sum(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
     log_probs, labels = predictions(50)
     padded = np.concatenate([log_probs, np.full((14, 5), np.nan, np.float32)])
@@ -118,6 +119,7 @@ def test_known_calibration_of_temperature_scaled_logits():
         assert (ece < 1e-4) == (temperature == 1.0)
 
 
+@pytest.mark.slow
 def test_labels_drawn_from_the_prediction_are_calibrated():
     key = jax.random.key(0)
     log_probs = jax.nn.log_softmax(2 * jax.random.normal(key, (40_000, 10)))
@@ -128,6 +130,7 @@ def test_labels_drawn_from_the_prediction_are_calibrated():
     assert float(many) < 0.01 < float(few) < 0.1 < float(sharper)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [4, 1000])
 def test_auroc_equals_scikit_learn(levels):
     sklearn = pytest.importorskip("sklearn.metrics")
@@ -142,6 +145,7 @@ def test_auroc_equals_scikit_learn(levels):
     assert float(metrics.auroc(-scores, positives)) == pytest.approx(1 - found, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_auroc_stays_exact_on_large_sets():
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(0)
@@ -152,6 +156,7 @@ def test_auroc_stays_exact_on_large_sets():
     assert float(metrics.auroc(scores, positives)) == pytest.approx(statistic / 60_000**2, abs=2e-6)
 
 
+@pytest.mark.slow
 def test_auroc_closed_forms_and_what_it_cannot_answer():
     scores = jnp.array([0.1, 0.2, 0.8, 0.9])
     assert float(metrics.auroc(scores, jnp.array([0, 0, 1, 1]))) == 1.0
@@ -179,6 +184,7 @@ def test_entropy_and_mutual_information_against_scipy():
     np.testing.assert_allclose(metrics.mutual_information(members), bald, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_entropy_closed_forms():
     with np.errstate(divide="ignore"):
         edge = np.log(np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], np.float32))
@@ -219,11 +225,13 @@ def test_gradients(metric):
     jax.test_util.check_grads(lambda x: metric(x, labels), (log_probs,), order=1, modes=["rev"], rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_mutual_information():
     members = jnp.asarray(predictions(12)[0]).reshape(3, 4, 5)
     jax.test_util.check_grads(metrics.mutual_information, (members,), order=1, modes=["rev"], rtol=2e-2)
 
 
+@pytest.mark.slow
 @of_labels
 def test_wrong_input_is_a_sentence(metric):
     log_probs, labels = predictions(8)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import as_for_users
 
 import vaesr.metrics as m
 
@@ -81,6 +82,7 @@ def test_statistics_of_a_batch_over_devices():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-5, atol=1e-3), found, expected)
 
 
+@pytest.mark.slow
 def test_kernel_distance_is_the_definition(key):
     x, y = features(30, 8), features(30, 8, seed=1, shift=0.2)
     kernel = lambda a, b: (a.astype(float) @ b.T.astype(float) / 8 + 1) ** 3
@@ -88,7 +90,7 @@ def test_kernel_distance_is_the_definition(key):
     off = ~np.eye(30, dtype=bool)
     expected = a[off].mean() + b[off].mean() - 2 * c.mean()
     # Subsets of all features differ in their order only.
-    whole = m.kernel_distance(x, y, key=key, subsets=2)
+    whole = as_for_users(functools.partial(m.kernel_distance, subsets=2))(x, y, key=key)
     assert float(whole.mean) == pytest.approx(expected, rel=1e-4)
     assert float(whole.deviation) == pytest.approx(0, abs=1e-4 * abs(expected))
     # Unbiased: about 0 for two halves of one set, where the biased estimate is not.
@@ -111,6 +113,7 @@ def slow_manifolds(real, generated, k):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_precision_and_recall_are_the_definition(k):
     real, generated = features(150, 6), features(90, 6, seed=1, shift=0.4, spread=0.7)
@@ -127,6 +130,7 @@ def test_precision_and_recall_are_the_definition(k):
     assert float(precision) == 1 and float(recall) == float(coverage) == 0.5
 
 
+@pytest.mark.slow
 def test_bad_sets_are_named(key):
     x = features(10, 4)
     for call, words in (

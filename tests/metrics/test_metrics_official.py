@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import official
 import pytest
+from compiled import as_for_users
 
 import vaesr.metrics as m
 
@@ -31,12 +32,13 @@ SLOW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", list(METRICS))
 def test_authors_values(metric):
     for name in official.NAMES:
         reference = official.image(name, "ref")
         batch = jnp.concatenate([official.image(name, d) for d in official.DISTORTIONS])
-        found = METRICS[metric](jnp.broadcast_to(reference, batch.shape), batch)
+        found = as_for_users(METRICS[metric])(jnp.broadcast_to(reference, batch.shape), batch)
         expected = [official.official(name, d, metric) for d in official.DISTORTIONS]
         np.testing.assert_allclose(found, expected, atol=3e-6, err_msg=name)
 
@@ -61,6 +63,7 @@ def distorted_photo(shape):
 
 # Odd sides, where the centre of the spectrum is; 384 is the first size to be halved, 640 to be divided by 3
 # (numpy's round would say 2).
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(203, 191), (384, 385), (640, 641)])
 def test_other_sizes_against_float64(shape):
     x, y = distorted_photo(shape)
@@ -72,6 +75,7 @@ def test_other_sizes_against_float64(shape):
     assert found == pytest.approx(slow.sff(x, y, detector), abs=2e-6)
 
 
+@pytest.mark.slow
 def test_sff_against_float64_and_the_authors():
     matrix = np.asarray(m.load_sff_detector(m.sparse._DETECTOR), np.float64)
     apart = []
@@ -85,6 +89,7 @@ def test_sff_against_float64_and_the_authors():
     assert np.abs(apart).max() < 0.015
 
 
+@pytest.mark.slow
 def test_niqe_is_the_authors_where_nothing_is_flat():
     # Without flat areas nothing is divided by rounding errors.
     for name, distortion in [(n, "noise15") for n in official.NAMES] + [("camera", "ref"), ("coffee", "ref")]:
@@ -95,6 +100,7 @@ def test_niqe_is_the_authors_where_nothing_is_flat():
         assert found == pytest.approx(official.official(name, "noise15", "niqe_pirm"), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_niqe_of_flat_areas_does_not_depend_on_rounding():
     x = official.image("astronaut", "jpeg10")
     value = float(m.niqe(x)[0])
@@ -107,6 +113,7 @@ def test_niqe_of_flat_areas_does_not_depend_on_rounding():
     assert np.isfinite(m.niqe(half_flat)[0])
 
 
+@pytest.mark.slow
 def test_niqe_model_from_photos_and_files(tmp_path):
     photos = [official.pixels(name, "ref") for name in ("astronaut", "coffee")]
     with pytest.raises(ValueError, match="more than 36 sharp blocks"):
@@ -134,6 +141,7 @@ def test_perceptual_index_takes_the_score_that_it_is_given():
         m.perceptual_index(x, lambda image: jnp.zeros((1, 1)))
 
 
+@pytest.mark.slow
 def test_sff_detector_from_photos(tmp_path):
     data = pytest.importorskip("skimage.data")
     photos = [data.astronaut(), data.coffee()]
@@ -169,6 +177,7 @@ def test_sff_detector_from_photos(tmp_path):
         m.fit_sff_detector(flat, patches=1000)
 
 
+@pytest.mark.slow
 def test_medians_and_ranks_are_numpys():
     from vaesr.metrics import filters
 
@@ -181,6 +190,7 @@ def test_medians_and_ranks_are_numpys():
     np.testing.assert_array_equal(gradient, [[0, 0.5, 0.5, 0]])
 
 
+@pytest.mark.slow
 def test_correlate_has_every_derivative():
     from vaesr.metrics import filters
 

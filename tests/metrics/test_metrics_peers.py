@@ -33,6 +33,7 @@ def colours(x):
     return np.broadcast_to(np.asarray(x), (*x.shape[:3], 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(PIQ))
 def test_piq(name):
     reason = image_metrics.missing("piq")
@@ -48,6 +49,7 @@ def test_piq(name):
         np.testing.assert_allclose(ours(x, y), expected, atol=apart, err_msg=picture)
 
 
+@pytest.mark.slow
 def test_pytorch_msssim():
     theirs = pytest.importorskip("pytorch_msssim")
     import torch

@@ -14,7 +14,7 @@ import pytest
 
 import vaesr.metrics as m
 from vaesr import pretrained
-from vaesr.inference.cli import main
+from vaesr.app.cli import main
 from vaesr.models.feature_networks import AlexNet
 
 MODEL = AlexNet()
@@ -31,6 +31,7 @@ def network(kind):
     return m.DistsNetwork(MODEL.apply, params, weights((3, *WIDTHS)), weights((3, *WIDTHS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lpips", "dists"])
 def test_zero_and_finite_gradients_at_identical_and_flat_images(kind):
     metric, net = getattr(m, kind), network(kind)
@@ -66,6 +67,7 @@ def real_metric(name, folder):
     return functools.partial(m.lpips, network=pretrained.load_lpips(folder / "network.npz"))
 
 
+@pytest.mark.slow
 @REAL
 @pytest.mark.parametrize("name", ["lpips-alex", "lpips-vgg", "dists"])
 def test_the_authors_packages_values(name, tmp_path):
@@ -78,6 +80,7 @@ def test_the_authors_packages_values(name, tmp_path):
         np.testing.assert_allclose(found, expected, atol=2e-6, err_msg=picture)
 
 
+@pytest.mark.slow
 @REAL
 @pytest.mark.parametrize("name", ["lpips-alex", "dists"])
 def test_every_step_of_a_distortion_is_worse(name, tmp_path):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import official
 import pytest
+from compiled import as_for_users
 
 import vaesr.metrics as m
 
@@ -29,6 +30,8 @@ METRICS = {
 }
 # The definitions whose value jumps where a pixel's rank changes.
 PIECEWISE = {"sff"}
+# Where a program is compiled anew for each: IW-SSIM's takes as long as all the others' together.
+COMPILED = [pytest.param(name, marks=pytest.mark.slow if name == "iw_ssim" else ()) for name in METRICS]
 ESTIMATED = {"fsim", "fsimc", "vsi"}
 LOWER_IS_BETTER = {"gmsd"}
 
@@ -45,11 +48,19 @@ def noisy(x, seed=0, spread=0.05):
     return jnp.clip(x + jnp.asarray(rng.normal(size=x.shape) * spread, jnp.float32), 0, 1)
 
 
+@functools.cache
+def slopes(name):
+    """Values and gradients by both images, compiled once for two tests."""
+    metric = METRICS[name][0]
+    return jax.jit(jax.value_and_grad(lambda x, y: metric(x, y).sum(), argnums=(0, 1)))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(METRICS))
 def test_identical_images_have_exactly_the_ideal_value(name):
     metric, ideal, _ = METRICS[name]
     for x in (photos(), noisy(photos()), jnp.full_like(photos(), 0.3), jnp.zeros_like(photos())):
-        found = np.asarray(metric(x, x))
+        found = np.asarray(as_for_users(metric)(x, x))
         if name in ("psnr", "gmsd"):
             np.testing.assert_array_equal(found, ideal)
         else:
@@ -57,9 +68,9 @@ def test_identical_images_have_exactly_the_ideal_value(name):
             np.testing.assert_allclose(found, ideal, atol=3e-7)
 
 
-@pytest.mark.parametrize("name", list(METRICS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
 def test_finite_gradients_where_other_codes_divide_by_zero(name):
-    metric = METRICS[name][0]
     x = photos()
     flat, zero, half = jnp.full_like(x, 0.5), jnp.zeros_like(x), x.at[:, :90].set(0.25)
     pairs = {
@@ -72,7 +83,7 @@ def test_finite_gradients_where_other_codes_divide_by_zero(name):
         "inverted": (x, 1 - x),
         "half flat": (half, half + 0.01),
     }
-    gradients = jax.jit(jax.value_and_grad(lambda x, y: metric(x, y).sum(), argnums=(0, 1)))
+    gradients = slopes(name)
     for case, (a, b) in pairs.items():
         value, both = gradients(a, b)
         assert np.isfinite(value) or (name == "psnr" and (a == b).all()), case
@@ -83,7 +94,8 @@ def test_finite_gradients_where_other_codes_divide_by_zero(name):
             assert max(float(jnp.abs(gradient).max()) for gradient in both) < 1e-4, case
 
 
-@pytest.mark.parametrize("name", sorted(set(METRICS) - PIECEWISE))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [param for param in COMPILED if param.values[0] not in PIECEWISE])
 def test_gradients_are_the_slope(name):
     metric = METRICS[name][0]
     x = photos()
@@ -91,7 +103,7 @@ def test_gradients_are_the_slope(name):
     # A smooth and a rough direction.
     rough = rng.normal(size=x.shape)
     smooth = np.cumsum(np.cumsum(rough, 1), 2)
-    gradient = jax.jit(jax.grad(lambda y: metric(x, y).sum()))(y)
+    _, (_, gradient) = slopes(name)(x, y)
     for direction in (rough, smooth / np.abs(smooth).max()):
         d, h = jnp.asarray(direction, jnp.float32), 2e-3
         numerical = float((metric(x, y + h * d) - metric(x, y - h * d)).sum()) / (2 * h)
@@ -147,6 +159,7 @@ def crops():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distort", [blurred, with_noise, as_jpeg, scaled_down])
 def test_every_step_of_a_distortion_is_worse(distort):
     pytest.importorskip("scipy")
@@ -169,7 +182,8 @@ def test_symmetric_where_the_definition_is(name):
     assert apart < 3e-6 if symmetric else apart > 1e-5
 
 
-@pytest.mark.parametrize("name", list(METRICS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
 def test_vmap_and_half_precision(name):
     metric = METRICS[name][0]
     x = photos()
@@ -186,7 +200,8 @@ def test_vmap_and_half_precision(name):
         np.testing.assert_array_equal(halves, rounded)
 
 
-@pytest.mark.parametrize("name", list(METRICS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
 def test_unit_and_sharding(name):
     metric = METRICS[name][0]
     x = photos()
@@ -219,6 +234,7 @@ def test_bad_input_is_named(name):
             metric(x[:, :3], x[:, :3])
 
 
+@pytest.mark.slow
 def test_many_batches_in_flight_dont_wait_for_each_other():
     """Several LAPACK calls in one program can block both threads of a small CPU for ever."""
     program = """

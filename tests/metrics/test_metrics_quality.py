@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vaesr.imaging import imresize, quantise, to_float
-from vaesr.metrics import DIV2K_VALIDATION, RGB, SR_BENCHMARK, Protocol, psnr, ssim
+from vaesr.metrics import DIV2K_VALIDATION, RGB, SR_BENCHMARK, Protocol, psnr, ssim, ssim_components
 
 METRICS = pytest.mark.parametrize("metric", [psnr, ssim])
 
@@ -37,6 +37,7 @@ def pair() -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(GOLDEN_Y))
 def test_bicubic_golden_values(name):
     data = pytest.importorskip("skimage.data")
@@ -62,6 +63,7 @@ def test_psnr_closed_forms():
     assert float(psnr(zero, zero + 1, protocol=Protocol("y"))[0]) == pytest.approx(1.32194, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_psnr_of_identical_images_is_infinite_with_a_finite_gradient(pair):
     x, y = pair
     batch = y.at[1].set(x[1])
@@ -71,6 +73,44 @@ def test_psnr_of_identical_images_is_infinite_with_a_finite_gradient(pair):
     assert np.isfinite(gradient).all()
     assert (np.asarray(jax.vmap(jax.grad(lambda a, b: psnr(a[None], b[None])[0]))(x, batch))[1] == 0).all()
     assert np.isnan(psnr(x, y.at[0, 0, 0, 0].set(jnp.nan))[0])
+
+
+def test_ssim_components_are_those_of_the_paper(pair):
+    x, y = pair
+    found = ssim_components(x, y)
+    taps = np.exp(-np.square(np.arange(11) - 5) / (2 * 1.5**2))
+    window = np.outer(taps, taps) / taps.sum() ** 2
+    # One window, in float64. Float32 knows the deviation of a flat area to 1e-4 only.
+    for image, row, column, tolerance in ((2, 0, 0, 1e-5), (2, 7, 3, 1e-5), (0, 0, 0, 1e-3)):
+        a, b = (np.asarray(i, np.float64)[image, row : row + 11, column : column + 11, 0] for i in (x, y))
+        mean_a, mean_b = (window * a).sum(), (window * b).sum()
+        var_a, var_b = (window * (a - mean_a) ** 2).sum(), (window * (b - mean_b) ** 2).sum()
+        covariance, c1, c2 = (window * (a - mean_a) * (b - mean_b)).sum(), 0.01**2, 0.03**2
+        product = np.sqrt(var_a * var_b)
+        expected = (
+            (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1),
+            (2 * product + c2) / (var_a + var_b + c2),
+            (covariance + c2 / 2) / (product + c2 / 2),
+        )
+        ours = [part[image, row, column, 0] for part in found]
+        np.testing.assert_allclose(ours, expected, atol=tolerance)
+    whole = (found.luminance * found.contrast * found.structure).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(whole, ssim(x, y), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_ssim_components_tell_distortions_apart(pair):
+    x = 0.2 + 0.5 * pair[0]
+    brighter = ssim_components(x, x + 0.2)
+    assert brighter.luminance.mean() < 0.97
+    np.testing.assert_allclose(brighter.contrast, 1, atol=1e-4)
+    np.testing.assert_allclose(brighter.structure, 1, atol=1e-3)
+    paler = ssim_components(x, x.mean() + 0.5 * (x - x.mean()))
+    assert paler.contrast.mean() < 0.95 < paler.structure.mean()
+    flat = jnp.full_like(x, 0.5)
+    assert all((part == 1).all() for part in ssim_components(flat, flat))
+    slope = jax.grad(lambda y: sum(part.mean() for part in ssim_components(flat, y)))(flat)
+    assert np.isfinite(slope).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 255.0])

@@ -16,6 +16,7 @@ def test_ranks_are_scipys():
     np.testing.assert_array_equal(m.rank(scores, higher_is_better=False), stats.rankdata(scores, axis=1))
 
 
+@pytest.mark.slow
 def test_fusion_by_hand():
     scores = jnp.asarray([[3.0, 2.0, 1.0], [0.2, 0.1, 0.3]])
     found = m.reciprocal_rank_fusion(scores, higher_is_better=[True, False], k=1, weights=[2.0, 1.0])
@@ -79,6 +80,7 @@ def test_the_fit_finds_a_logistic(fit, sign):
     np.testing.assert_allclose(again, clean, atol=0.5)
 
 
+@pytest.mark.slow
 def test_rank_correlations_are_scipys():
     rng = np.random.default_rng(3)
     x, y = rng.integers(0, 20, (2, 100))

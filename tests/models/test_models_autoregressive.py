@@ -52,6 +52,7 @@ def field(name):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_depend_on_all_that_comes_before_and_on_nothing_else(name):
     """The Jacobian of the logits by the codes' embeddings: exactly 0 from the own site on, not 0 before."""
@@ -81,6 +82,7 @@ def test_logits_depend_on_all_that_comes_before_and_on_nothing_else(name):
     np.testing.assert_array_equal(size > 0, field(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_changed_code_changes_no_bit_before_it(name):
     model = MODELS[name]
@@ -94,6 +96,7 @@ def test_a_changed_code_changes_no_bit_before_it(name):
         assert not field(name)[:, site].any() or (found != base).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_probabilities_of_all_small_maps_sum_to_one(name):
     model = MODELS[name].clone(shape=(2, 2), codes=2)
@@ -115,6 +118,7 @@ GIVEN = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GIVEN)
 def test_every_site_sees_the_class_and_the_maps_above(name):
     model = GIVEN[name]
@@ -140,6 +144,7 @@ def test_every_site_sees_the_class_and_the_maps_above(name):
     assert seen.all()
 
 
+@pytest.mark.slow
 def test_the_bottom_map_depends_on_the_whole_top_map():
     model = GIVEN["pixelsnail"].clone(condition=((2, 3, 5),), condition_blocks=6, classes=None)
     codes, given, params = start(model, batch=1, scale=3.0)
@@ -151,6 +156,7 @@ def test_the_bottom_map_depends_on_the_whole_top_map():
         assert (np.abs(found - base).max(-1) > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_dropout_is_each_examples_own_and_only_in_training(name):
     model = MODELS[name].clone(dropout=0.5)
@@ -165,6 +171,7 @@ def test_dropout_is_each_examples_own_and_only_in_training(name):
     np.testing.assert_array_equal(apply(model.clone(dropout=0.0), params, codes, keys=keys), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_types_checkpoints_and_jit(name):
     model = MODELS[name]
@@ -195,6 +202,7 @@ def count(model):
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
 
+@pytest.mark.slow
 def test_presets_have_their_sizes():
     """Counted by hand for the gated PixelCNN; the others' stand here to notice a change."""
     c, k, n, codes, head = 128, 5, 12, 512, 256
@@ -207,6 +215,7 @@ def test_presets_have_their_sizes():
     assert set(pixelsnail.PRESETS) == {"h12_noup_smallkey", "vqvae2_top", "vqvae2_bottom"}
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_sentences():
     for name, model in GIVEN.items():
         codes, given, params = start(model)

@@ -50,6 +50,7 @@ def test_parameter_counts(name, count):
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count
 
 
+@pytest.mark.slow
 @models
 def test_shapes_types_and_independent_examples(model):
     params, images = filled(model), images_of(model)
@@ -64,6 +65,7 @@ def test_shapes_types_and_independent_examples(model):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_lenet_averages_and_sees_all_but_the_odd_border():
     model, images = SMALL["lenet"], images_of(SMALL["lenet"], 1)
     gradient = jax.grad(lambda x: model.apply(filled(model), x).sum())(images)
@@ -77,6 +79,7 @@ def test_inputs_are_shifted_then_scaled():
     np.testing.assert_allclose(scaled, model.apply(params, 2.0 * (images - 0.5)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_drops_its_share_only_in_training():
     model = Classifier(hidden=(4000,), outputs=1, input_shape=(2,), dropout=0.25)
     ones = jax.tree.map(jnp.ones_like, filled(model))
@@ -86,6 +89,7 @@ def test_dropout_drops_its_share_only_in_training():
     assert abs(float(kept) - 3000) < 5 * math.sqrt(4000 * 0.25 * 0.75)
 
 
+@pytest.mark.slow
 def test_dropout_by_example_does_not_depend_on_the_batch():
     model = SMALL["mlp"].clone(dropout=0.5)
     params, images, keys = filled(model), images_of(model), jax.random.split(jax.random.key(0), 4)
@@ -95,6 +99,7 @@ def test_dropout_by_example_does_not_depend_on_the_batch():
     assert not np.allclose(whole, model.apply(params, images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "text"),
     [

@@ -21,6 +21,15 @@ COUNTS = {
     "paper_x4": 43_089_923,
 }
 TINY = EDSR(scale=2, channels=4, blocks=2)
+SMALL_UPSCALERS = {
+    "edsr": EDSR(scale=2, channels=8, blocks=2),
+    "edsr_x3": EDSR(scale=3, channels=8, blocks=1),
+}
+STORED = {
+    **{f"edsr x{scale}": EDSR(scale, 8, 2) for scale in (2, 3, 4, 8)},
+    "edsr wide": EDSR(2, 256, 1, residual_scale=0.1),
+}
+WRITTEN = {"edsr": (PRESETS["baseline_x4"], 78, ("sub_mean.bias", "body.16.weight", "tail.0.2.bias"))}
 
 
 def count(module, *args, **kwargs):
@@ -41,6 +50,7 @@ def test_paper_presets_scale_the_residuals():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("size", [(1, 5, 7), (2, 1, 1)])
 def test_any_size_and_a_batch_of_one(key, scale, size):
@@ -66,6 +76,7 @@ def test_zero_network_returns_the_mean_colour(key):
     np.testing.assert_allclose(y[0, 3, 2], [0.4488, 0.4371, 0.4040], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_receptive_radius_is_exact(key, scale):
     model = EDSR(scale=scale, channels=3, blocks=1)
@@ -101,6 +112,7 @@ def test_remat_and_scan_give_the_same_output(key, remat, scan):
     np.testing.assert_allclose(y, TINY.apply({"params": params}, x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_float32_parameters_and_output(key):
     model = TINY.clone(dtype=jnp.bfloat16)
     x = jax.random.uniform(key, (2, 6, 6, 3))
@@ -164,6 +176,7 @@ def layer_pairs(net, tree, blocks):
     yield net.tail, tree["tail"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "conv_form"), [(2, "winograd"), (3, "direct"), (4, "auto")])
 def test_torch_parity_of_output_and_gradient(key, scale, conv_form):
     with warnings.catch_warnings():
@@ -212,6 +225,7 @@ def test_self_ensemble_of_an_equivariant_net_changes_nothing(key):
     np.testing.assert_allclose(self_ensemble(enlarge)(x), enlarge(x), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_self_ensemble_is_equivariant_and_the_mean_of_eight(key):
     x = jax.random.uniform(key, (1, 3, 4, 3))
     variables = TINY.init(key, x)
@@ -238,6 +252,7 @@ def test_precision_reaches_every_convolution(scan):
     assert text.count("conv_general_dilated[") == text.count("precision=(Precision.HIGHEST") > 4
 
 
+@pytest.mark.slow
 def test_self_ensemble_of_host_arrays_stays_on_the_host():
     x = np.random.default_rng(0).random((1, 3, 5, 3), np.float32)
     total = self_ensemble(lambda image: np.repeat(np.repeat(np.asarray(image), 2, axis=1), 2, axis=2))(x)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaesr.inference.describe import build_model, describe_model
 from vaesr.models.hierarchical_vae import PRESETS, HierarchicalVAE
+from vaesr.runs.description import build_model, describe_model
 
 
 def _filled(model: HierarchicalVAE, seed: int = 0):
@@ -41,8 +41,11 @@ models = pytest.mark.parametrize("model", SMALL.values(), ids=SMALL.keys())
 
 
 def _draw(model, params, images, keys, indices):
+    """The decoded draws, their log-ratios and KLs."""
     from_data = model.apply(params, images, method="encode")
-    return model.apply(params, from_data, keys, indices, method="draw")
+    z, log_ratio, kl = model.apply(params, from_data, keys, indices, method="draw")
+    assert z.shape == (indices.shape[0] * len(images), model.latents[0])
+    return model.apply(params, z, method="decode"), log_ratio, kl
 
 
 BURDA = (
@@ -62,6 +65,7 @@ def test_parameter_counts(name, count):
     assert BURDA == 521_084 and model.latent == 150
 
 
+@pytest.mark.slow
 @models
 def test_draws_have_the_shapes_and_types_of_the_contract(model, key):
     params, images, keys = _filled(model), _images(model), jax.random.split(key, 3)
@@ -77,6 +81,7 @@ def test_draws_have_the_shapes_and_types_of_the_contract(model, key):
     jax.tree.map(close, again, (outputs, log_ratio, kl))
 
 
+@pytest.mark.slow
 @models
 def test_a_draw_depends_on_its_example_and_number_alone(model, key):
     params, images, keys = _filled(model), _images(model), jax.random.split(key, 3)
@@ -99,6 +104,7 @@ def test_the_kl_is_the_mean_of_the_log_ratio(model, key):
     assert (np.abs(difference.mean(axis=0)) < 4 * error).all() and error.max() < 0.05
 
 
+@pytest.mark.slow
 @models
 def test_the_gradient_reaches_every_parameter(model, key):
     images, keys = _images(model), jax.random.split(key, 3)
@@ -111,6 +117,7 @@ def test_the_gradient_reaches_every_parameter(model, key):
     assert all(np.isfinite(leaf).all() and np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 @models
 def test_bf16_compute_keeps_float32_parameters_and_outputs(model, key):
     half = model.clone(dtype=jnp.bfloat16)
@@ -124,6 +131,7 @@ def test_bf16_compute_keeps_float32_parameters_and_outputs(model, key):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
 
 
+@pytest.mark.slow
 def test_noise_of_layers_is_independent(key):
     """A model whose q and p are standard normal decodes z_1, and its KL and log-ratio are zero."""
     model = HierarchicalVAE(latents=(4, 4), hidden=((), ()), image_shape=(2, 2, 1), likelihood="gaussian")
@@ -199,6 +207,7 @@ def test_wrong_fields_are_refused_with_a_sentence(fields, message):
         jax.eval_shape(HierarchicalVAE(**fields).init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
 
 
+@pytest.mark.slow
 def test_wrong_inputs_are_refused_with_both_shapes():
     model = SMALL["bottom_up"]
     params = _filled(model)

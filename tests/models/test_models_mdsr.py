@@ -8,6 +8,9 @@ import pytest
 from vaesr.models.mdsr import MDSR, PRESETS
 
 TINY = MDSR(channels=3, blocks=1)
+SMALL_UPSCALERS = {"mdsr": MDSR(channels=4, blocks=1)}
+STORED = {"mdsr x2 x3 x4": MDSR((2, 3, 4), 8, 2), "mdsr x3 x4": MDSR((3, 4), 8, 1)}
+WRITTEN = {"mdsr": (PRESETS["baseline"], 106, ("pre_process.2.1.body.2.weight", "upsample.2.2.bias"))}
 
 
 @pytest.mark.parametrize(("name", "published"), [("baseline", 3_227_203), ("paper", 7_953_987)])
@@ -27,6 +30,7 @@ def test_initialisation_makes_the_same_tree_for_every_scale(key):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_each_scale_uses_its_own_layers_and_the_shared_ones(key, scale):
     x = jax.random.uniform(key, (1, 5, 6, 3))

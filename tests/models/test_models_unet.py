@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filled_variables import filled
 
-from tests.models.test_models_sr import filled
 from vaesr.imaging import imresize
 from vaesr.layers import SelfAttention
 from vaesr.models import critic, resnet, unet
@@ -28,6 +28,7 @@ STYLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "name"), sorted(COUNTS))
 def test_presets_have_the_counted_parameters(module, name):
     model = {"unet": unet, "critic": critic}[module].PRESETS[name]
@@ -35,18 +36,17 @@ def test_presets_have_the_counted_parameters(module, name):
     assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == COUNTS[module, name]
 
 
+@pytest.mark.slow
 def test_resnet_bodies_have_torchvisions_counts():
     """torchvision's ResNet34, 50 and 101 without the classifier (1,000 outputs and their biases)."""
     published = {34: 21_797_672 - 513_000, 50: 25_557_032 - 2_049_000, 101: 44_549_160 - 2_049_000}
-    bodies = {
-        34: resnet.ResNetBody(), 50: resnet.ResNetBody(bottleneck=True),
-        101: resnet.ResNetBody((3, 4, 23, 3), bottleneck=True),
-    }  # fmt: skip
-    for depth, body in bodies.items():
+    for depth in published:
+        body = resnet.PRESETS[f"resnet{depth}"]
         tree = jax.eval_shape(lambda body=body: body.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
         assert sum(leaf.size for leaf in jax.tree.leaves(tree["params"])) == published[depth]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STYLES)
 @pytest.mark.parametrize("size", [(1, 33, 47), (2, 64, 32), (1, 5, 3)])
 def test_any_size(name, size):
@@ -58,6 +58,7 @@ def test_any_size(name, size):
     assert bool(jnp.isfinite(y).all())
 
 
+@pytest.mark.slow
 def test_scale_enlarges_first():
     x = jnp.asarray(np.random.default_rng(0).random((1, 16, 16, 3)), jnp.float32)
     variables = filled(TINY, x)
@@ -67,6 +68,7 @@ def test_scale_enlarges_first():
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_shuffles_begin_as_nearest_neighbour(key):
     """ICNR: right after initialisation every 2x2 pixels are equal."""
     layer = unet._Shuffle(5, blur=False)
@@ -79,6 +81,7 @@ def test_shuffles_begin_as_nearest_neighbour(key):
     assert float(jnp.abs(jnp.diff(blurred, axis=1)).max()) <= float(jnp.abs(jnp.diff(y, axis=1)).max())
 
 
+@pytest.mark.slow
 def test_luma_stays_and_chroma_comes():
     model = TINY.clone(keep_luma=True)
     x = jnp.asarray(np.random.default_rng(0).random((1, 32, 32, 3)), jnp.float32)
@@ -99,6 +102,7 @@ def test_luma_stays_and_chroma_comes():
     assert not np.allclose(trained @ luma, x @ luma, atol=1e-2)  # in training the loss sees all of it
 
 
+@pytest.mark.slow
 def test_output_range_bounds_the_output():
     model = STYLES["batch"]
     x = jnp.asarray(np.random.default_rng(0).random((1, 32, 32, 3)), jnp.float32)
@@ -107,6 +111,7 @@ def test_output_range_bounds_the_output():
     assert (y >= low - 1e-5).all() and (y <= high + 1e-5).all()
 
 
+@pytest.mark.slow
 def test_attention_begins_as_nothing_and_attends_to_all(key):
     layer = SelfAttention()
     x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, 4, 16)), jnp.float32)
@@ -127,6 +132,7 @@ def test_attention_begins_as_nothing_and_attends_to_all(key):
     np.testing.assert_allclose(y.reshape(12, 16), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dense", [False, True])
 def test_critic_judges_patches_and_drops_channels(key, dense):
     model = critic.Critic(channels=4, blocks=2, dense=dense)
@@ -164,12 +170,13 @@ def test_bad_settings_raise(key):
     x = jnp.zeros((1, 32, 32, 3))
     with pytest.raises(ValueError, match="style must be one of"):
         TINY.clone(style="flat").init(key, x)
-    with pytest.raises(ValueError, match="norm of"):
+    with pytest.raises(ValueError, match="norm must be one of weight, spectral, batch, got 'layer'"):
         TINY.clone(norm="layer").init(key, x)
     with pytest.raises(ValueError, match=r"expected \[B, h, w, 3\]"):
         TINY.init(key, x[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_resnet_equals_torch(bottleneck):
     torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -211,8 +218,9 @@ def test_resnet_equals_torch(bottleneck):
         np.testing.assert_allclose(mine, theirs.permute(0, 2, 3, 1).numpy(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_residual_network_begins_at_the_enlarged_input():
-    model = unet.UNet(scale=2, blocks=(1, 1, 1), channels=4, residual=True, form="loop")
+    model = unet.UNet(scale=2, blocks=(1, 1, 1), channels=4, residual=True, conv_form="loop")
     image = jnp.asarray(np.random.default_rng(0).random((2, 16, 16, 3)), jnp.float32)
     variables = jax.jit(model.init)(jax.random.key(0), image)
     enlarged = imresize(image, 2, method="bilinear")

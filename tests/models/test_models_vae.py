@@ -79,6 +79,7 @@ def test_every_preset_traces(name):
     assert jax.tree.leaves(outputs)[0].shape == (*images.shape[:-1], width)
 
 
+@pytest.mark.slow
 @models
 def test_shapes_and_types(model):
     params = _filled(model)
@@ -103,6 +104,7 @@ def test_shapes_and_types(model):
         np.testing.assert_allclose(mean, jax.nn.sigmoid(outputs), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @models
 def test_examples_do_not_touch_each_other(model):
     params = _filled(model)
@@ -113,6 +115,7 @@ def test_examples_do_not_touch_each_other(model):
         np.testing.assert_allclose(a[1:] if a.ndim else a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @models
 def test_bf16_compute_keeps_float32_parameters_and_outputs(model):
     half = model.clone(dtype=jnp.bfloat16)
@@ -129,6 +132,7 @@ def test_bf16_compute_keeps_float32_parameters_and_outputs(model):
     assert "bf16" in jaxpr
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_every_parameter():
     model = SMALL["conv"]
     images = jnp.asarray(np.random.default_rng(0).random((2, *model.image_shape)), jnp.float32)
@@ -180,6 +184,7 @@ def test_wrong_fields_are_refused_with_a_sentence(fields, message):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
 
 
+@pytest.mark.slow
 def test_wrong_inputs_are_refused_with_both_shapes():
     model = SMALL["mlp"]
     params = _filled(model)

@@ -26,6 +26,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_codes_and_images_go_both_ways(case):
     model, x = small(**CASES[case]), images()
@@ -43,6 +44,7 @@ def test_codes_and_images_go_both_ways(case):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
 
 
+@pytest.mark.slow
 def test_levels_halve_and_every_level_matters():
     model, x = small(levels=2), images()
     assert model.code_shapes == ((2, 3), (4, 6)) and small(levels=3, factor=2).code_shapes[0] == (2, 3)
@@ -62,6 +64,7 @@ def test_levels_halve_and_every_level_matters():
     assert (new_bottom != bottom).any()
 
 
+@pytest.mark.slow
 def test_some_examples_are_decoded_from_the_coarsest_map_alone():
     model, x = small(levels=2, drop_finer=0.5), images(32)
     variables = model.init(jax.random.key(0), x)
@@ -102,6 +105,7 @@ def start(model, x, optimizer):
     return training.create_state(init, players, key=jax.random.key(0)), players
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["one", "two", "loss", "fsq"])
 def test_training_lowers_the_error_below_that_of_the_mean(case):
     rng = np.random.default_rng(2)
@@ -118,6 +122,7 @@ def test_training_lowers_the_error_below_that_of_the_mean(case):
     assert metrics["psnr_db"] == pytest.approx(-10 * np.log10(metrics["mse"]), abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_one_and_many_devices_learn_the_same(parallel):
     x = images(16)
@@ -144,6 +149,7 @@ def test_one_and_many_devices_learn_the_same(parallel):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ends[0][1], ends[1][1])
 
 
+@pytest.mark.slow
 def test_the_objective_weighs_its_terms():
     model, x = small(update="loss"), images()
     variables = model.init(jax.random.key(0), x)
@@ -192,6 +198,7 @@ def test_presets_have_the_papers_sizes(name, count):
     assert model.code_shapes == expected.get(name, ((8, 8),))
 
 
+@pytest.mark.slow
 def test_wrong_fields_are_sentences():
     for fields, words in (
         ({"quantiser": "pq"}, "quantiser must be vector, fsq or residual, got 'pq'"),

@@ -34,6 +34,7 @@ def test_the_loss_is_the_mean_cross_entropy():
     np.testing.assert_array_equal(seen["label"], [0, 1, 2])
 
 
+@pytest.mark.slow
 def test_a_prior_learns_the_entropy_of_what_it_sees():
     """Rows of one repeated random code: the first column costs 2 bits, the others nothing."""
     rng = np.random.default_rng(2)

@@ -105,6 +105,7 @@ def _trained(objective, steps: int, orthogonal: bool = False) -> dict:
     return scan(state).params["bnn"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orthogonal", [False, True])
 def test_training_reaches_the_mean_field_optimum(orthogonal):
     x, y = _regression(orthogonal)
@@ -124,6 +125,7 @@ def test_training_reaches_the_mean_field_optimum(orthogonal):
         assert gap > 0.1
 
 
+@pytest.mark.slow
 def test_training_with_sampled_weights_reaches_it_as_well():
     """Local reparameterisation, 32 draws, 6000 steps of a decaying rate."""
     mean, precision = _exact_posterior(*_regression())
@@ -174,6 +176,7 @@ def _minibatches(batch: dict, sizes: list[int]) -> list[dict]:
     return [{k: v[a:b] for k, v in whole.items()} for a, b in itertools.pairwise(bounds)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[10, 10, 10], [8, 8, 8, 6]])
 def test_minibatches_of_an_epoch_average_to_the_full_elbo(key, sizes):
     """Weighted by size where the last one is smaller; the noise belongs to the examples, so it is exact."""
@@ -227,6 +230,7 @@ def _classes(batch: int = 16) -> tuple[dict, dict]:
     return mean_field(params, scale=0.3), {"image": images, "label": label}
 
 
+@pytest.mark.slow
 def test_metrics_are_the_terms_of_the_bound(key):
     posterior, batch = _classes()
     forward = bayesian_apply(Classifier(), how="weights")
@@ -263,6 +267,7 @@ def test_metrics_are_the_terms_of_the_bound(key):
     np.testing.assert_allclose(aux.metrics["elbo_nats"], -nll - kl / 100, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sampled_kl_uses_the_weights_of_the_forward_pass(key):
     """Blundell's form, log q(w) - log p(w) - log p(D | w), at one and the same w."""
     posterior, batch = _classes()
@@ -283,6 +288,7 @@ def test_sampled_kl_uses_the_weights_of_the_forward_pass(key):
     np.testing.assert_allclose(loss * 16, q.log_prob(weights) - prior.log_prob(weights) + nll, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_prior_may_follow_the_posterior(key):
     posterior, batch = _classes()
     build = functools.partial(bayesian, bayesian_apply(Classifier()), classification_nll, dataset_size=16)
@@ -295,6 +301,7 @@ def test_a_prior_may_follow_the_posterior(key):
     assert all(np.abs(leaf).max() == 0 for leaf in jax.tree.leaves(gradient["mean"]))
 
 
+@pytest.mark.slow
 def test_accumulation_gives_the_same_gradient():
     posterior, batch = _classes()
     forward = bayesian_apply(Classifier())
@@ -308,6 +315,7 @@ def test_accumulation_gives_the_same_gradient():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *updated)
 
 
+@pytest.mark.slow
 def test_half_precision_inputs_give_a_float32_loss(key):
     posterior, batch = _classes()
     objective = bayesian(
@@ -329,6 +337,7 @@ class Hidden(nn.Module):
         return nn.Dense(1)(x)
 
 
+@pytest.mark.slow
 def test_the_exact_objective_trains_a_network():
     """A sine: the bound rises without noise, and sampled weights give the same bound in the end."""
     x = jnp.linspace(-2.0, 2.0, 40)[:, None]
@@ -366,6 +375,7 @@ def test_the_exact_objective_trains_a_network():
 # --- predictions -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_predictive_is_the_mean_probability(key):
     posterior, batch = _classes()
     forward = bayesian_apply(Classifier())
@@ -383,6 +393,7 @@ def test_predictive_is_the_mean_probability(key):
     np.testing.assert_allclose(log_prob, expected[np.arange(16), batch["label"]], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_chunk_and_not_with_the_samples(key):
     posterior, batch = _classes(256)
     forward = bayesian_apply(Classifier())
@@ -409,6 +420,7 @@ def test_predictive_moments_of_linear_regression_are_exact():
     np.testing.assert_allclose(moments.aleatoric, NOISE**2, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_predictive_moments_do_not_depend_on_the_chunk_and_do_not_cancel(key):
     """A mean of 1000 and a standard deviation of 0.01."""
 
@@ -425,6 +437,7 @@ def test_predictive_moments_do_not_depend_on_the_chunk_and_do_not_cancel(key):
     np.testing.assert_allclose(moments[0].epistemic, moments[1].epistemic, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_predictive_log_prob_of_a_regression_is_a_mixture(key):
     x, y = _regression()
     batch = _batch(x, y)
@@ -437,6 +450,7 @@ def test_predictive_log_prob_of_a_regression_is_a_mixture(key):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_networks_may_learn_the_noise(key):
     class Heteroscedastic(nn.Module):
         @nn.compact
@@ -456,6 +470,7 @@ def test_networks_may_learn_the_noise(key):
     np.testing.assert_allclose(moments.aleatoric, np.exp(2 * log_scale), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_knobs_and_batches_are_checked(key):
     posterior, batch = _classes()
     forward = bayesian_apply(Classifier())

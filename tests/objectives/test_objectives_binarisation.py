@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaesr import data, inference
+from vaesr import data, evaluators
 from vaesr.objectives import BernoulliLikelihood, binarise_batch, elbo
 
 
@@ -95,8 +95,8 @@ def test_training_and_evaluation_see_the_same_fixed_bits(tmp_path, monkeypatch):
             np.testing.assert_allclose(image, bank.pixels[index] / np.float32(255), rtol=1e-6)
             np.testing.assert_array_equal(seen.setdefault(int(index), binary), binary)
     assert set(seen) == set(bank.split("train").tolist())
-    for batch in inference.split_batches(bank, "train"):
-        bits = np.asarray(inference.measured_images(batch, binarisation="fixed"))
+    for batch in evaluators.split_batches(bank, "train"):
+        bits = np.asarray(evaluators.measured_images(batch, binarisation="fixed"))
         for index, binary, held in zip(batch["index"], bits, batch["mask"], strict=True):
             if held:
                 np.testing.assert_array_equal(seen[int(index)], binary)

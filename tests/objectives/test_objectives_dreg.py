@@ -88,6 +88,7 @@ def _slow_gradient(params, images, key, *, power):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gradient", "power"), [("dreg", 2), ("stl", 1)])
 def test_equals_the_estimator_written_out(gradient, power, setup, key):
     params, batch = setup
@@ -97,6 +98,7 @@ def test_equals_the_estimator_written_out(gradient, power, setup, key):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5), fast, slow)
 
 
+@pytest.mark.slow
 def test_value_and_metrics_are_those_of_the_plain_bound(setup, key):
     params, batch = setup
     plain, *others = (
@@ -114,6 +116,7 @@ def test_value_and_metrics_are_those_of_the_plain_bound(setup, key):
     np.testing.assert_array_equal(dreg[1].variables["kept"], [1.0])
 
 
+@pytest.mark.slow
 def test_the_decoders_gradient_is_the_plain_one(setup, key):
     params, batch = setup
     plain, dreg, stl = (
@@ -129,6 +132,7 @@ def test_the_decoders_gradient_is_the_plain_one(setup, key):
     assert max(jax.tree.leaves(difference)) > 1e-2
 
 
+@pytest.mark.slow
 def test_with_one_sample_it_is_sticking_the_landing(setup, key):
     params, batch = setup
     one = [
@@ -143,6 +147,7 @@ def test_with_one_sample_it_is_sticking_the_landing(setup, key):
     jax.tree.map(close, one[0], one[2])
 
 
+@pytest.mark.slow
 def test_the_gradient_scales_with_what_comes_back(setup, key):
     params, batch = setup
     objective = iwae(_encode, _decode, BernoulliLikelihood(), samples=3, gradient="dreg")
@@ -159,6 +164,7 @@ def test_the_gradient_scales_with_what_comes_back(setup, key):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["dreg", "stl"])
 def test_splits_and_maps_like_the_plain_one(gradient, setup, key):
     params, batch = setup
@@ -257,6 +263,7 @@ def _z_scores(first, second):
     return np.abs(first.mean(axis=0) - second.mean(axis=0)) / error
 
 
+@pytest.mark.slow
 def test_dreg_has_the_mean_of_the_plain_gradient():
     plain, dreg, stl = (_linear_gradients(iwae, 5, gradient, 16_000) for gradient in GRADIENTS)
     assert _z_scores(plain, dreg).max() < 4
@@ -264,11 +271,13 @@ def test_dreg_has_the_mean_of_the_plain_gradient():
     assert (dreg.var(axis=0) < plain.var(axis=0)).all()
 
 
+@pytest.mark.slow
 def test_sticking_the_landing_has_the_mean_of_the_elbos_gradient():
     plain, stl = (_linear_gradients(elbo, 2, gradient, 16_000) for gradient in ("pathwise", "stl"))
     assert _z_scores(plain, stl).max() < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factory", "gradient"), [(iwae, "dreg"), (iwae, "stl"), (elbo, "stl")])
 def test_an_exact_posterior_gets_no_gradient(factory, gradient, key):
     batch = {"image": jnp.asarray(X, jnp.float32)}
@@ -282,6 +291,7 @@ def test_an_exact_posterior_gets_no_gradient(factory, gradient, key):
     assert np.abs(landed["to_data"]).max() > 0.05
 
 
+@pytest.mark.slow
 def test_signal_to_noise_falls_for_the_plain_gradient_and_rises_for_dreg():
     """Slopes of log SNR against log K: -1/2 and +1/2 in the limit (Rainforth et al. 2018), ±0.2 here."""
     counts = (4, 16, 64)

@@ -46,6 +46,7 @@ def setup():
     return params, {"image": images, "position": jnp.arange(4)}
 
 
+@pytest.mark.slow
 def test_pathwise_is_the_elbo_itself(setup, key):
     params, batch = setup
     ours = jax.jit(BUILD(estimator=pathwise, samples=3))
@@ -62,6 +63,7 @@ def test_pathwise_is_the_elbo_itself(setup, key):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ESTIMATORS if name != "pathwise"])
 def test_encoder_gradients_have_the_same_mean(name, setup, key):
     params, batch = setup
@@ -81,6 +83,7 @@ def test_encoder_gradients_have_the_same_mean(name, setup, key):
     np.testing.assert_allclose(ours["out"], reference["out"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_moving_average_lives_in_the_state_and_lowers_the_variance(setup, key):
     params, batch = setup
     objective = BUILD(estimator=score_function, baseline_decay=0.9)
@@ -104,6 +107,7 @@ def test_the_moving_average_lives_in_the_state_and_lowers_the_variance(setup, ke
     assert spread(state.variables) < 0.7 * spread(start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_split_batch_has_the_same_gradient(name, setup, key):
     params, batch = setup
@@ -115,6 +119,7 @@ def test_a_split_batch_has_the_same_gradient(name, setup, key):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole, mean)
 
 
+@pytest.mark.slow
 def test_bad_knobs_are_refused_with_a_sentence(setup, key):
     params, batch = setup
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):

@@ -55,6 +55,7 @@ def test_a_head_fits_its_likelihood(name, colours):
     np.testing.assert_allclose(mean_of_outputs(name, outputs, mixtures=3), mean, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @heads
 def test_samples_have_the_mean_and_the_probability_of_the_likelihood(name):
     """The average of the samples is the mean; their average negative log-likelihood is the entropy, which
@@ -86,6 +87,7 @@ def test_a_sample_depends_on_its_own_key_alone(name):
     np.testing.assert_array_equal(sample(outputs, keys)[2:], sample(part, keys[2:]))
 
 
+@pytest.mark.slow
 def test_the_knobs_reach_the_losses():
     mean, log_scale = _outputs("discretised_logistic", 2)
     parameters = _outputs("logistic_mixture", 2)
@@ -120,6 +122,7 @@ def test_bad_knobs_are_refused_when_the_likelihood_is_made():
         output_channels("logistic_mixture", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["discretised_logistic", "discretised_gaussian", "logistic_mixture"])
 def test_the_bound_of_grey_levels_is_a_bound_of_a_probability(name, key):
     """A decoder that ignores z: the ELBO is minus the KL plus the exact log-probability, below 0."""

@@ -10,9 +10,11 @@ import pytest
 from jax.test_util import check_grads
 
 from vaesr import losses
+from vaesr.distributions import Normal, example_normal, kl_standard_normal
 from vaesr.models.vae import VAE
 from vaesr.objectives import (
     BernoulliLikelihood,
+    Draws,
     GaussianLikelihood,
     LearnedGaussianLikelihood,
     binarise,
@@ -55,6 +57,7 @@ def _toy_bound(samples: int, replicates: int):
     )(jax.random.key(samples))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("samples", "expected"), TOY_BOUNDS.items())
 def test_toy_bounds_equal_the_reference(samples, expected):
     bounds = np.asarray(_toy_bound(samples, 4000).bound_nats, np.float64)
@@ -79,6 +82,7 @@ def test_toy_bound_rises_with_the_samples_towards_the_evidence():
     assert means == sorted(means) and means[-1] < EVIDENCE + 0.002
 
 
+@pytest.mark.slow
 def test_an_exact_posterior_has_no_variance(key):
     x = jnp.linspace(-2.0, 2.0, 8)[:, None]
     evidence = -0.25 * x[:, 0] ** 2 - 0.5 * np.log(4 * np.pi)
@@ -92,6 +96,7 @@ def test_an_exact_posterior_has_no_variance(key):
     np.testing.assert_allclose(loss, -evidence.mean(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_chunks_do_not_change_the_bound(key):
     x = jnp.array([[2.0], [0.5], [-1.0]])
     bound = functools.partial(evaluate_bound, _prior_encode, _identity_decode, GaussianLikelihood(), None)
@@ -172,6 +177,7 @@ def _exact_elbo(params) -> jax.Array:
     return -losses.negative_elbo(reconstruction, kl).mean()
 
 
+@pytest.mark.slow
 def test_linear_vae_at_the_optimum_has_the_exact_pca_likelihood(key):
     images, evidence, weights, mean, noise = _pca()
     params = _linear_params(weights, mean, noise)
@@ -195,6 +201,7 @@ def test_a_rotated_pca_solution_is_worse_for_a_diagonal_posterior():
     assert _exact_elbo(_linear_params(weights @ rotation, mean, noise)) < evidence - 0.05
 
 
+@pytest.mark.slow
 def test_training_a_linear_vae_reaches_the_exact_pca_likelihood(key):
     images, evidence, *_ = _pca()
     objective = elbo(ENCODE, DECODE, LearnedGaussianLikelihood())
@@ -251,6 +258,7 @@ FACTORIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["elbo_binary", "iwae_binary"])
 def test_a_split_batch_draws_the_same_noise(name, setup, key):
     params, batch = setup
@@ -266,6 +274,7 @@ def test_a_split_batch_draws_the_same_noise(name, setup, key):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["elbo_3", "elbo_free", "iwae_binary"])
 def test_objective_is_a_float32_scalar_with_the_numeric_gradient(name, setup, key):
     params, batch = setup
@@ -285,6 +294,7 @@ def test_objective_is_a_float32_scalar_with_the_numeric_gradient(name, setup, ke
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [elbo, iwae])
 def test_compiling_changes_nothing(factory, setup, key):
     params, batch = setup
@@ -306,6 +316,7 @@ def test_half_precision_images_and_a_batch_of_one(dtype, setup, key):
         assert loss.dtype == jnp.float32 and np.isfinite(loss)
 
 
+@pytest.mark.slow
 def test_beta_weighs_the_loss_and_leaves_the_metrics(setup, key):
     params, batch = setup
 
@@ -327,6 +338,7 @@ def test_beta_weighs_the_loss_and_leaves_the_metrics(setup, key):
     np.testing.assert_allclose(value(warm_up, step=99)[0], loss, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_free_bits_floor_the_loss_and_stop_the_gradient(setup, key):
     params, batch = setup
     build = functools.partial(elbo, _encode, _decode, BernoulliLikelihood())
@@ -345,6 +357,7 @@ def test_free_bits_floor_the_loss_and_stop_the_gradient(setup, key):
         np.testing.assert_allclose(aux_floor.metrics["elbo_nats"], aux.metrics["elbo_nats"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_more_samples_give_a_tighter_bound_and_one_sample_the_elbo(setup, key):
     params, batch = setup
 
@@ -421,3 +434,142 @@ def test_bad_inputs_are_refused_with_a_sentence(setup, key):
         evaluate_bound(
             _encode, _decode, BernoulliLikelihood(), params["vae"], batch["image"], key=key, samples=0
         )
+
+
+# --- the contract of `draw` ------------------------------------------------------------------------------
+
+
+def _draw(params, features, keys, indices):
+    """One layer, written out for a single sample and example and mapped twice."""
+    del params
+    mean_q, log_var_q = features
+
+    def one(mean, log_var, key, index):
+        noise = example_normal(jax.random.fold_in(key, index)[None], mean.shape)[0]
+        z = mean + jnp.exp(0.5 * log_var) * noise
+        scale = jnp.exp(0.5 * log_var)
+        log_ratio = jax.scipy.stats.norm.logpdf(z) - jax.scipy.stats.norm.logpdf(z, mean, scale)
+        return z, log_ratio.sum()
+
+    over_examples = jax.vmap(one, in_axes=(0, 0, 0, None))
+    z, log_ratio = jax.vmap(over_examples, in_axes=(None, None, None, 0))(mean_q, log_var_q, keys, indices)
+    kl = kl_standard_normal(Normal(mean_q, log_var_q))
+    kl = jnp.broadcast_to(kl[None], (len(indices), *kl.shape))
+    return z.reshape(-1, *z.shape[2:]), log_ratio, kl  # a plain tuple serves as well
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", [1, 4])
+@pytest.mark.parametrize("factory", [elbo, iwae])
+def test_one_layer_is_the_special_case(factory, samples, setup, key):
+    params, batch = setup
+    found = [
+        jax.jit(
+            jax.value_and_grad(
+                factory(_encode, _decode, BernoulliLikelihood(), draw=draw, samples=samples), has_aux=True
+            )
+        )(params, {}, batch, key=key, step=0)
+        for draw in (_draw, None)
+    ]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-5), *found)
+    bound = functools.partial(evaluate_bound, _encode, _decode, BernoulliLikelihood(), samples=7, chunk=3)
+    estimates = [
+        jax.jit(functools.partial(bound, draw=draw, key=key))(params["vae"], batch["image"])
+        for draw in (_draw, None)
+    ]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *estimates)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_a_batch_of_one_and_no_compiler(dtype, setup, key):
+    params, batch = setup
+    one = {"image": batch["image"][:1].astype(dtype)}
+    for factory in (elbo, iwae):
+        objective = factory(_encode, _decode, BernoulliLikelihood(), draw=_draw, binarisation="dynamic")
+        plain, _ = objective(params, {}, one, key=key, step=0)
+        loss, aux = jax.jit(objective)(params, {}, one, key=key, step=0)
+        np.testing.assert_allclose(plain, loss, rtol=1e-5)
+        for value in (loss, *aux.metrics.values()):
+            assert value.dtype == jnp.float32 and value.shape == () and np.isfinite(value)
+
+
+@pytest.mark.slow
+def test_draws_of_wrong_shapes_are_refused_with_a_sentence(setup, key):
+    params, batch = setup
+    build = functools.partial(elbo, _encode, _decode, BernoulliLikelihood())
+
+    def run(change):
+        def draw(*arguments):
+            return change(Draws(*_draw(*arguments)))
+
+        build(draw=draw, samples=3)(params, {}, batch, key=key, step=0)
+
+    with pytest.raises(ValueError, match=r"draw must return log_ratio \[S, B\].*\(3, 6\).*\(6, 3\)"):
+        run(lambda draws: draws._replace(log_ratio=draws.log_ratio.T))
+    with pytest.raises(ValueError, match=r"kl \[S, B, G\] or \[1, B, G\].*\(2, 6, 4\)"):
+        run(lambda draws: draws._replace(kl=draws.kl[:2]))
+    with pytest.raises(ValueError, match="same shape"):
+        run(lambda draws: draws._replace(z=draws.z[:6]))
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        iwae(_encode, _decode, BernoulliLikelihood(), draw=_draw, samples=0)
+    with pytest.raises(ValueError, match="samples and chunk"):
+        evaluate_bound(
+            _encode, _decode, BernoulliLikelihood(), params["vae"], batch["image"],
+            draw=_draw, key=key, chunk=0,
+        )  # fmt: skip
+    for factory, gradient in ((elbo, "stl"), (iwae, "stl"), (iwae, "dreg")):
+        with pytest.raises(ValueError, match=f"\"pathwise\" with a draw of its own, got '{gradient}'"):
+            factory(_encode, _decode, BernoulliLikelihood(), draw=_draw, gradient=gradient)
+
+
+@pytest.mark.slow
+def test_a_network_with_variables_gets_them_and_gives_new_ones(setup, key):
+    """Spatial latents in two groups, drawn from the top down to the outputs, features with a running mean."""
+    _, batch = setup
+    weights = {"down": jnp.full((2,), 0.5), "up": jnp.full((2,), 0.3)}
+
+    def encode(collections, x):
+        mean = collections["running"]["mean"]
+        features = (x - mean) * collections["params"]["up"][None, None, None]  # [B, 2, 3, 2]
+        return features, {"running": {"mean": 0.9 * mean + 0.1 * x.mean()}}
+
+    def draw(collections, given, keys, indices):
+        features, own = given
+        shape = (len(indices) * len(keys), *features.shape[1:3])
+        kl, outputs = [], jnp.zeros(shape)
+        for group, scale in enumerate(collections["params"]["down"]):
+            noise = jax.vmap(
+                lambda i, g=group: example_normal(
+                    jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, i), g))(keys), shape[1:]
+                )
+            )(indices)
+            # q moves its mean by the features, whatever p is: KL = features² / 2.
+            z = features[None, ..., group] + noise
+            outputs = outputs + scale * z.reshape(shape)
+            kl.append(0.5 * jnp.square(features[..., group]).sum(axis=(1, 2)))
+        kl = jnp.broadcast_to(jnp.stack(kl, axis=-1)[None], (len(indices), len(keys), 2))
+        return Draws(outputs[..., None], -kl.sum(axis=2), kl, own)
+
+    def decode(collections, outputs):
+        assert set(collections) == {"params", "running"}
+        return outputs
+
+    variables = {"nvae": {"running": {"mean": jnp.float32(0.2)}}, "kept": jnp.ones(1)}
+    mean = 0.9 * 0.2 + 0.1 * batch["image"].mean()
+    costs = 0.5 * (0.3 * (np.asarray(batch["image"], np.float64) - 0.2)) ** 2
+    for factory in (elbo, iwae):
+        build = functools.partial(factory, encode, decode, BernoulliLikelihood(), draw=draw, player="nvae")
+        run = jax.jit(build(samples=2))
+        _, aux = run({"nvae": weights}, variables, batch, key=key, step=0)
+        np.testing.assert_allclose(aux.variables["nvae"]["running"]["mean"], mean, rtol=1e-6)
+        np.testing.assert_array_equal(aux.variables["kept"], [1.0])
+        np.testing.assert_allclose(aux.metrics["kl_nats"], 2 * costs.sum(axis=(1, 2, 3)).mean(), rtol=1e-5)
+    floored = jax.jit(elbo(encode, decode, BernoulliLikelihood(), draw=draw, player="nvae", free_bits_nats=9))
+    loss, aux = floored({"nvae": weights}, variables, batch, key=key, step=0)
+    np.testing.assert_allclose(loss, aux.metrics["reconstruction_nats"] + 2 * 9, rtol=1e-6)
+    estimate = evaluate_bound(
+        encode, decode, BernoulliLikelihood(), {"params": weights, **variables["nvae"]}, batch["image"],
+        draw=draw, key=key, samples=2,
+    )  # fmt: skip
+    np.testing.assert_allclose(estimate.kl_nats, 2 * costs.sum(axis=(1, 2, 3)), rtol=1e-5)

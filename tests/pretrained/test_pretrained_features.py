@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from vaesr import pretrained
-from vaesr.inference.cli import main
-from vaesr.inference.converting import find_features
-from vaesr.models.feature_networks import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG
+from vaesr.app.cli import main
+from vaesr.imaging.colour import IMAGENET_DEVIATION, IMAGENET_MEAN
+from vaesr.models.feature_networks import VGG
+from vaesr.pretrained import find_features
 
 WIDTHS = (64, 128, 256, 512, 512)
 DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg16-bn": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}

@@ -46,7 +46,7 @@ def test_pickles_of_arrays_and_nothing_else(tmp_path):
     ):
         path = tmp_path / f"bad{number}"
         path.write_bytes(pickle.dumps(bad))
-        with pytest.raises(ValueError, match="which is no array"):
+        with pytest.raises(ValueError, match=r"which arrays don't need|something else than numbers"):
             pretrained.read_state(path)
     assert not (tmp_path / "ran").exists()
 

@@ -5,7 +5,7 @@ import pytest
 
 import vaesr.metrics as m
 from vaesr import pretrained
-from vaesr.inference.cli import main
+from vaesr.app.cli import main
 
 MEAN, DEVIATION = np.array([-0.030, -0.088, -0.188]), np.array([0.458, 0.448, 0.450])
 IMAGENET = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

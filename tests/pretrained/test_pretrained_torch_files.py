@@ -1,15 +1,22 @@
 """PyTorch's files without PyTorch: equal to torch's own reading and writing; hostile files run nothing."""
 
+import codecs
 import collections
+import contextlib
 import io
 import pathlib
 import pickle
+import pickletools
+import struct
+import sys
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
 from vaesr.pretrained import read_torch, write_torch
+from vaesr.pretrained.torch_files import _rebuild_tensor
 
 
 def state():
@@ -133,13 +140,13 @@ def tensor(count=4, offset=0, size=(4,), stride=(1,), key="0"):
         ({"stride": (-1,)}, "no count"),
         ({"count": 5}, "has 16 bytes, not those of 5"),
         ({"count": 2**40}, "has 16 bytes, not"),
-        ({"key": "1"}, "no item named"),
+        ({"key": "1"}, "storage 1 is missing"),
     ],
 )
 def test_tensors_stay_inside_their_storage(fields, message):
     numbers = np.arange(4, dtype=np.float32).tobytes()
     np.testing.assert_array_equal(read_torch(zipped(tensor(), data_0=numbers))["w"], np.arange(4))
-    with pytest.raises((ValueError, KeyError), match=message):
+    with pytest.raises(ValueError, match=message):
         read_torch(zipped(tensor(**fields), data_0=numbers))
 
 
@@ -158,9 +165,8 @@ def test_a_file_cut_anywhere_is_an_error(legacy):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     content = save({key: torch.tensor(array) for key, array in state().items()}, legacy)
     for length in range(0, len(content) - 1, 37):
-        with pytest.raises(Exception) as error:
+        with pytest.raises((ValueError, zipfile.BadZipFile, EOFError)):
             read_torch(content[:length])
-        assert not isinstance(error.value, MemoryError | RecursionError)
 
 
 def test_what_is_no_checkpoint_is_named():
@@ -175,3 +181,149 @@ def test_what_is_no_checkpoint_is_named():
         read_torch(pickle.dumps({"a": 1}))
     with pytest.raises(ValueError, match="which PyTorch does not have"):
         write_torch({"a": np.zeros(3, np.complex64)})
+
+
+def test_numbers_of_numpy_are_read():
+    tree = {
+        "best": np.float32(31.5),
+        "scores": np.arange(6, dtype=np.int16).reshape(2, 3),
+        "raw": b"\xff\x00",
+    }
+    for protocol in (2, 3, 4):
+        found = read_torch(zipped(pickle.dumps(tree, protocol)))
+        assert found["best"] == 31.5 and found["raw"] == b"\xff\x00"
+        np.testing.assert_array_equal(found["scores"], tree["scores"])
+        assert found["scores"].dtype == np.int16
+
+
+POINTERS = pickle.dumps(np.dtype("V8"), 2)[2:-1]
+BYTES = b"c_codecs\nencode\n(X\x08\x00\x00\x00AAAAAAAAX\x06\x00\x00\x00latin1tR"
+SCALAR = b"cnumpy.core.multiarray\nscalar\n"
+STATE = b"(K\x03X\x01\x00\x00\x00|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb"
+REBUILD = b"ctorch._utils\n_rebuild_tensor\n"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(b"(" + SCALAR + POINTERS + STATE + BYTES + b"tR", id="pointer"),
+        pytest.param(SCALAR + b"(cnumpy\ndtype\n(X\x02\x00\x00\x00O8tR" + BYTES + b"tR", id="objects"),
+        pytest.param(REBUILD + b"(N}X\x0c\x00\x00\x00__defaults__Nstb", id="defaults"),
+        pytest.param(b"cnumpy\nndarray\n(K\x05tR", id="a class is called"),
+        pytest.param(b"ctorch\nFloatStorage\n(K\x05tR", id="a type is called"),
+        pytest.param(REBUILD + b")\x81}b", id="built"),
+        pytest.param(b"(cnumpy\nndarray\ni", id="cut"),
+        pytest.param(b"(icollections\nOrderedDict\n", id="instance"),
+        pytest.param(b"}(]NNNu", id="odd"),
+        pytest.param(b"}(]Nu", id="a list as key"),
+        pytest.param(b"N(t.", id="two results"),
+        pytest.param(b"\x82\x01", id="extension"),
+    ],
+)
+def test_what_attackers_write_is_refused_in_words(program):
+    before = _rebuild_tensor.__defaults__
+    with pytest.raises(ValueError, match=r"^(it|its|a|an) \w+"):
+        read_torch(zipped(b"\x80\x02" + program + b"."))
+    assert _rebuild_tensor.__defaults__ == before
+
+
+def nested(levels, count):
+    """Lists of one list, many times, and so on: few bytes that stand for many items."""
+    program = b"\x80\x02(]q\x00"
+    for level in range(levels):
+        program += b"](" + bytes([104, level]) * count + b"e" + bytes([113, level + 1])
+    return program + b"t."
+
+
+# A million numbers of one.
+MANY = tensor(size=(10**6,), stride=(0,))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (zipped(tensor(size=(8 * 10**8,), stride=(0,)), data_0=bytes(16)), "8 times its size"),
+        (zipped(b"\x80\x02(" + 100 * MANY[2:-1] + b"t.", data_0=bytes(16)), "8 times its size"),
+        (zipped(nested(9, 40)), "unfolds to more than"),
+        (zipped(nested(120, 2)), "unfolds to more than"),
+        (zipped(b"\x80\x02Nr\x00\x00\x00\x080."), "broken"),
+        (zipped(b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b"."), "nested deeper"),
+        (zipped(b"\x80\x02]q\x00h\x00a."), "holds itself"),
+        (zipped(b"\x80\x02B\xff\xff\xff\x7f."), "bytes"),
+        pytest.param(zipped(b"\x80\x02" + b"N0" * 600_000 + b"N."), "instructions", marks=pytest.mark.slow),
+    ],
+    ids=["stride 0", "many views", "nested", "many levels", "memo", "deep", "cycle", "long bytes", "long"],
+)
+def test_small_files_stay_small(content, message):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message):
+            read_torch(content)
+        assert tracemalloc.get_traced_memory()[1] < 16 * len(content) + 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_named_often_is_read_once():
+    last = read_torch(zipped(nested(2, 40)))[-1]
+    assert len(last) == 40 and last[0] is last[39]
+
+
+def test_a_large_archive_of_few_bytes_is_refused():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + b"N0" * 2**24 + b"N.")
+    with pytest.raises(ValueError, match="compressed"):
+        read_torch(buffer.getvalue())
+
+
+NAMES = ("numpy dtype", "numpy ndarray", "collections OrderedDict", "torch FloatStorage", "torch Size",
+         "numpy.core.multiarray scalar", "numpy.core.multiarray _reconstruct", "_codecs encode",
+         "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "builtins eval")  # fmt: skip
+
+
+def programs():
+    """Any instructions that pickles have, in any order, with arguments that fit."""
+    from hypothesis import strategies as st
+
+    plain = [code.code.encode("latin-1") for code in pickletools.opcodes if code.arg is None]
+    words = st.sampled_from(["", "f4", "V8", "O8", "latin1", "AAAAAAAA", "storage", "0", "cpu", "|", "<"])
+    return st.lists(
+        st.one_of(
+            st.sampled_from(plain),
+            st.sampled_from([f"c{name.replace(' ', chr(10))}\n".encode() for name in NAMES]),
+            words.map(lambda word: b"X" + struct.pack("<I", len(word)) + word.encode()),
+            words.map(lambda word: b"C" + bytes([len(word)]) + word.encode()),
+            st.integers(-(2**31), 2**31 - 1).map(lambda value: b"J" + struct.pack("<i", value)),
+            st.integers(0, 8).map(lambda value: b"K" + bytes([value])),
+            st.tuples(st.sampled_from(b"qh"), st.integers(0, 4)).map(bytes),
+            st.binary(max_size=6),
+        ),
+        max_size=40,
+    ).map(lambda parts: b"\x80\x02" + b"".join(parts) + b".")
+
+
+@pytest.mark.slow
+def test_ten_thousand_programs_run_nothing_and_end():
+    hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+    defaults, events = _rebuild_tensor.__defaults__, []
+    for coding in ("raw_unicode_escape", "unicode_escape", "latin-1"):  # not for the first time below
+        codecs.lookup(coding)
+    watching = [True]
+    # Audit hooks are told whatever runs code, opens files or starts programs; they can't be taken off again.
+    forbidden = ("exec", "compile", "import", "open", "os.system", "subprocess.Popen", "ctypes.dlopen")
+    sys.addaudithook(lambda event, _: events.append(event) if watching[0] and event in forbidden else None)
+
+    @hypothesis.settings(max_examples=10_000, deadline=2000, database=None)
+    @hypothesis.given(programs())
+    def reads(program):
+        content = zipped(program, data_0=bytes(16))
+        events.clear()
+        with contextlib.suppress(ValueError):
+            read_torch(content)
+        assert not events and _rebuild_tensor.__defaults__ == defaults
+
+    try:
+        reads()
+    finally:
+        watching[0] = False

@@ -6,41 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filled_variables import filled
+from small_networks import found
 
-from tests.models.test_models_sr import filled
-from vaesr.models import edsr, mdsr, rcan, rrdb, srcnn, srresnet, srvgg
+from vaesr.models import MultiScaleUpscaler, ScaledResiduals, edsr, srcnn
 from vaesr.pretrained import FAMILIES, family_of, read_upscaler, write_upscaler
 from vaesr.pretrained.torch_files import unwrap_state
 
-
-def dense(scale, unshuffle=True):
-    return rrdb.RRDBNet(scale, channels=8, growth=32, blocks=2, unshuffle=unshuffle)
-
-
+STORED = found("STORED")
+# Each network with the names of every family that has it.
 CASES = {
-    **{
-        (family, f"x{scale}{'' if unshuffle else ' plain'}"): dense(scale, unshuffle)
-        for family in ("esrgan-old", "esrgan", "rrdb")
-        for scale, unshuffle in ((4, True), (2, True), (1, True), (2, False), (1, False), (8, False))
-    },
-    **{("edsr", f"x{s}"): edsr.EDSR(s, 8, 2) for s in (2, 3, 4, 8)},
-    ("edsr", "wide"): edsr.EDSR(2, 256, 1, residual_scale=0.1),
-    ("edsr-basicsr", "x3"): edsr.EDSR(3, 8, 2),
-    ("edsr-basicsr", "x4"): edsr.EDSR(4, 8, 2),
-    ("mdsr", "x2 x3 x4"): mdsr.MDSR((2, 3, 4), 8, 2),
-    ("mdsr", "x3 x4"): mdsr.MDSR((3, 4), 8, 1),
-    ("rcan", "x2"): rcan.RCAN(2, 16, 2, 3, 4),
-    ("rcan-basicsr", "x4"): rcan.RCAN(4, 16, 2, 3, 4),
-    ("msrresnet", "x2"): srresnet.MSRResNet(2, 8, 2),
-    ("msrresnet", "x3"): srresnet.MSRResNet(3, 8, 1),
-    ("msrresnet", "x4"): srresnet.MSRResNet(4, 8, 2),
-    ("srvgg", "x2"): srvgg.SRVGGNetCompact(2, 8, 3),
-    ("srvgg", "x1"): srvgg.SRVGGNetCompact(1, 8, 2),
-}  # fmt: skip
+    (family, size): model
+    for family, kind in FAMILIES.items()
+    for size, model in STORED.items()
+    if isinstance(model, kind.network)
+}
 
 
 def params_of(model):
-    scale = (model.scales[0],) if isinstance(model, mdsr.MDSR) else ()
+    scale = (model.scales[0],) if isinstance(model, MultiScaleUpscaler) else ()
     start = lambda: model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), *scale)
     rng = np.random.default_rng(0)
     draw = lambda leaf: (rng.standard_normal(leaf.shape) / np.sqrt(max(leaf.size, 1))).astype(np.float32)
@@ -52,10 +36,12 @@ def test_there_and_back_bit_for_bit(family, size):
     model = CASES[family, size]
     params = params_of(model)
     state = write_upscaler(model, params, family)
-    found = read_upscaler(state)
-    assert found.model == model and found.family == family
-    jax.tree.map(np.testing.assert_array_equal, found.params, params)
-    again = write_upscaler(found.model, found.params, family)
+    read = read_upscaler(state)
+    assert read.model == model and read.family == family
+    having = [name for name, kind in FAMILIES.items() if all(marker in state for marker in kind.markers)]
+    assert having == [family]
+    jax.tree.map(np.testing.assert_array_equal, read.params, params)
+    again = write_upscaler(read.model, read.params, family)
     assert list(again) == list(state)
     assert all(np.array_equal(again[key], array) for key, array in state.items())
     # Not one key may be missing, left over, or of another size.
@@ -70,36 +56,16 @@ def test_every_family_is_tried():
     assert {family for family, _ in CASES} == set(FAMILIES)
 
 
-def test_esrgans_three_namings_are_one_network():
-    model = dense(4)
-    params = params_of(model)
-    for family in ("esrgan-old", "esrgan", "rrdb"):
-        found = read_upscaler(write_upscaler(model, params, family))
-        assert found.model == model
-        jax.tree.map(np.testing.assert_array_equal, found.params, params)
-
-
-def test_the_names_are_the_published_ones():
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "published"), found("WRITTEN").items())
+def test_the_names_are_the_published_ones(family, published):
     """Of the authors' files: a few names of each, and how many there are."""
-    counts = {
-        "esrgan-old": (
-            rrdb.PRESETS["paper_x4"], 702, ("model.1.sub.22.RDB3.conv5.0.bias", "model.10.weight"),
-        ),
-        "esrgan": (rrdb.PRESETS["paper_x4"], 702, ("RRDB_trunk.22.RDB3.conv5.weight", "HRconv.bias")),
-        "rrdb": (rrdb.PRESETS["paper_x4"], 702, ("body.22.rdb3.conv5.weight", "conv_up2.bias")),
-        "srvgg": (srvgg.PRESETS["general_x4v3"], 101, ("body.1.weight", "body.66.bias")),
-        "edsr": (edsr.PRESETS["baseline_x4"], 78, ("sub_mean.bias", "body.16.weight", "tail.0.2.bias")),
-        "mdsr": (mdsr.PRESETS["baseline"], 106, ("pre_process.2.1.body.2.weight", "upsample.2.2.bias")),
-        "rcan": (
-            rcan.PRESETS["paper_x2"], 1632, ("body.9.body.19.body.3.conv_du.2.bias", "body.10.weight"),
-        ),
-    }  # fmt: skip
-    for family, (model, count, names) in counts.items():
-        shapes = jax.eval_shape(lambda model=model: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
-        empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes["params"])
-        state = write_upscaler(model, empty, family)
-        assert len(state) == count, family
-        assert set(names) <= set(state), family
+    model, count, names = published
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes["params"])
+    state = write_upscaler(model, empty, family)
+    assert len(state) == count
+    assert set(names) <= set(state)
 
 
 def _torch_edsr(state, image, scale, names, residual_scale=1.0):
@@ -182,12 +148,14 @@ def test_what_does_not_fit_is_named():
             read_upscaler(state)
     with pytest.raises(ValueError, match="family must be one of"):
         write_upscaler(model, params_of(model), "edrs")
-    with pytest.raises(ValueError, match="RCAN cannot hold a EDSR"):
-        write_upscaler(model, params_of(model), "rcan")
+    for family, kind in FAMILIES.items():
+        if kind.network is not edsr.EDSR:
+            with pytest.raises(ValueError, match=f"{re.escape(kind.name)} cannot hold a EDSR"):
+                write_upscaler(model, params_of(model), family)
     small = srcnn.SRCNN()
     with pytest.raises(ValueError, match="has names for SRCNN"):
         family_of(small)
-    assert all(family_of(network) in FAMILIES for network in CASES.values())
+    assert all(FAMILIES[family_of(network)].network is type(network) for network in CASES.values())
     with pytest.raises(ValueError, match="cannot hold a SRCNN"):
         write_upscaler(small, params_of(small), "rrdb")
 
@@ -197,6 +165,8 @@ def test_the_residual_scale_is_the_papers_or_given():
     state = write_upscaler(model, params_of(model), "edsr")
     assert read_upscaler(state).model.residual_scale == 1.0
     assert read_upscaler(state, residual_scale=0.1).model.residual_scale == 0.1
+    small, family = next(
+        (model, family) for (family, _), model in CASES.items() if not isinstance(model, ScaledResiduals)
+    )
     with pytest.raises(ValueError, match="has no residual_scale"):
-        small = srvgg.SRVGGNetCompact(2, 8, 2)
-        read_upscaler(write_upscaler(small, params_of(small), "srvgg"), residual_scale=1.0)
+        read_upscaler(write_upscaler(small, params_of(small), family), residual_scale=1.0)

@@ -17,6 +17,7 @@ def brute_force(z, codebook):
     return np.square(z[:, None] - codebook[None]).sum(-1).argmin(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codes", "dim", "offset"), [(64, 16, 0.0), (64, 16, 40.0), (2048, 8, 4.0)])
 def test_the_nearest_code_is_that_of_float64(codes, dim, offset):
     z, codebook = vectors(4000, dim, offset=offset), vectors(codes, dim, seed=1, offset=offset)
@@ -29,6 +30,7 @@ def test_the_nearest_code_is_that_of_float64(codes, dim, offset):
         assert distances[found[index]] == pytest.approx(distances.min(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_chunks_shapes_and_ties():
     z, codebook = vectors(103, 4), vectors(9, 4, seed=1)
     whole = quantisation.nearest_codes(jnp.asarray(z), jnp.asarray(codebook))
@@ -66,6 +68,7 @@ def test_bad_shapes_are_sentences():
         quantisation.code_statistics(jnp.zeros((3, 2)), jnp.zeros(3, int), 3, form="scatter")
 
 
+@pytest.mark.slow
 def test_statistics_in_both_forms_and_over_devices():
     z, codes = vectors(501, 3), np.random.default_rng(2).integers(0, 7, 501)
     counts = np.bincount(codes, minlength=8)
@@ -83,6 +86,7 @@ def test_statistics_in_both_forms_and_over_devices():
         np.testing.assert_array_equal(mine[0], mine[3])
 
 
+@pytest.mark.slow
 def test_many_vectors_are_cut_into_pieces(monkeypatch):
     """Pieces of 100 distances: with 103 and 120 vectors, filled up and not, on one device and on shards."""
     from vaesr.quantisation import assign
@@ -105,6 +109,7 @@ def test_many_vectors_are_cut_into_pieces(monkeypatch):
         np.testing.assert_allclose(found[1], sums, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_looking_up_has_the_gradient_of_take():
     codebook = jnp.asarray(vectors(6, 3))
     codes = jnp.asarray(np.random.default_rng(0).integers(0, 5, (4, 5)))  # code 5 is never used
@@ -125,6 +130,7 @@ def test_straight_through_is_the_identity_to_the_gradient():
         quantisation.straight_through(z, q[:1])
 
 
+@pytest.mark.slow
 def test_the_rotation_turns_vectors_and_gradients():
     z, q = jnp.asarray(vectors(5, 3)), jnp.asarray(vectors(5, 3, seed=1))
     np.testing.assert_allclose(quantisation.rotate_to(z, q), q, atol=1e-5)
@@ -172,6 +178,7 @@ def test_moving_averages_are_the_numpy_recurrence():
         )
 
 
+@pytest.mark.slow
 def test_without_memory_an_update_is_one_step_of_lloyd():
     z, codes = vectors(300, 2), vectors(5, 2, seed=3)
     state = quantisation.CodebookState.create(jnp.asarray(codes))
@@ -194,6 +201,7 @@ def test_a_code_that_was_never_chosen_stays_where_it_is():
         quantisation.ema_update(state, jnp.zeros(2), state.sums)
 
 
+@pytest.mark.slow
 def test_kmeans_finds_clusters():
     rng = np.random.default_rng(6)
     centres = np.array([[0, 0], [10, 0], [0, 10], [10, 10]], np.float32)
@@ -212,6 +220,7 @@ def test_kmeans_finds_clusters():
         quantisation.kmeans(jnp.asarray(z), 0, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_dead_codes_become_vectors_of_the_batch_and_live_on():
     z = jnp.asarray(vectors(50, 2))
     state = quantisation.CodebookState.create(jnp.full((6, 2), 100.0).at[0].set(0.0))
@@ -233,6 +242,7 @@ def test_dead_codes_become_vectors_of_the_batch_and_live_on():
         quantisation.revive_codes(state, z, jax.random.key(0), threshold=0.0)
 
 
+@pytest.mark.slow
 def test_devices_revive_the_same_codes():
     z = jnp.asarray(vectors(64, 2).reshape(4, 16, 2))
     state = quantisation.CodebookState.create(jnp.full((3, 2), 100.0))._replace(weight=jnp.float32(1))
@@ -253,6 +263,7 @@ def test_perplexity_and_usage():
     assert np.isnan(quantisation.perplexity(jnp.zeros(4)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [(8, 5, 5, 5), (2,), (3, 4), (7, 2, 6)])
 def test_finite_scalars_cover_their_grid(levels):
     count = quantisation.code_count(levels)
@@ -275,6 +286,7 @@ def test_finite_scalars_cover_their_grid(levels):
     assert np.isfinite(grads).all() and (np.asarray(grads) >= 0).all() and (np.asarray(grads) > 0).any()
 
 
+@pytest.mark.slow
 def test_bad_grids_are_sentences():
     for levels in ((), (1, 4), (2,) * 32):
         with pytest.raises(ValueError, match="levels must be numbers of at least 2"):

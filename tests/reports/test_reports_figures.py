@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from vaesr import reports
-from vaesr.reports.canvas import MISSING, as_rgb8, write_atomically
+from vaesr.files.atomic import write_atomically
+from vaesr.reports.canvas import MISSING, as_rgb8
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -141,6 +142,7 @@ def test_traversal_changes_one_dimension_a_row() -> None:
         reports.latent_traversal(decode, np.zeros(3), dimensions=[3])
 
 
+@pytest.mark.slow
 def test_manifold_scatter_and_reconstructions_draw() -> None:
     page = reports.latent_manifold(lambda z: np.full((len(z), 4, 4, 1), 0.5), steps=3)
     assert page.shape[0] == page.shape[1]

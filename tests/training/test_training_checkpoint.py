@@ -47,14 +47,14 @@ def test_restores_bit_for_bit_onto_another_mesh(tmp_path, key, fsdp):
     np.testing.assert_array_equal(jax.random.uniform(restored.key), jax.random.uniform(state.key))
 
 
-def test_latest_and_best_are_kept(tmp_path, key):
+def test_the_two_latest_and_the_best_are_kept(tmp_path, key):
     state = create(key)
     with Checkpoints(tmp_path) as checkpoints:
         for step, score in [(1, 20.0), (2, 25.0), (3, None), (4, 22.0), (5, float("nan"))]:
             checkpoints.save(state, step=step, score=score)
         checkpoints.wait()
         assert (checkpoints.latest, checkpoints.best) == (5, 2)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "5"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
     assert [restore_params(tmp_path, which)[2] for which in ("best", "latest")] == [2, 5]
 
 
@@ -81,6 +81,65 @@ def test_a_half_written_checkpoint_is_never_read(tmp_path, key):
         assert checkpoints.latest == 1
         checkpoints.save(create(key), step=2)
     assert restore_params(tmp_path, "latest")[2] == 2
+
+
+def harm(folder, how):
+    """Damage the largest file of a checkpoint, and return its name."""
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"bit": bytes(content), "cut": bytes(content[:-9]), "empty": b""}.get(how, b""))
+    if how == "gone":
+        path.unlink()
+    return path.name
+
+
+@pytest.mark.parametrize("how", ["bit", "cut", "empty", "gone"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(tmp_path, key, how, capsys):
+    states = [create(jax.random.fold_in(key, number)) for number in range(2)]
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, state in enumerate(states, 1):
+            checkpoints.save(state, step=step)
+    name = harm(tmp_path / "checkpoints" / "2", how)
+    with pytest.raises(ValueError, match=f"checkpoint 2 of .* is damaged: .*{name} is not as it was written"):
+        restore_params(tmp_path, "latest")
+    shapes = jax.eval_shape(create, key)
+    shardings = state_shardings(shapes, make_mesh())
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(shapes, shardings)
+        jax.tree.map(np.testing.assert_array_equal, as_numpy(restored), as_numpy(states[0]))
+        said = capsys.readouterr().err
+        assert "checkpoint 2 is damaged" in said and "going on from checkpoint 1" in said
+        assert checkpoints.latest == 1
+        checkpoints.save(states[1], step=2)  # the steps are taken again
+    assert restore_params(tmp_path, "latest")[2] == 2
+    assert (tmp_path / "checkpoints" / "2.damaged").is_dir()
+
+
+def test_a_damaged_score_is_noticed(tmp_path, key, capsys):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(create(key), step=step, score=1.0)
+    (tmp_path / "checkpoints" / "2" / "metrics" / "metrics").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"checkpoint 2 of .* is damaged: metrics/metrics is not as it was"):
+        restore_params(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 1
+    assert "checkpoint 2 is damaged (metrics/metrics)" in capsys.readouterr().err
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_lost(tmp_path, key):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(create(key), step=1)
+    harm(tmp_path / "checkpoints" / "1", "bit")
+    shapes = jax.eval_shape(create, key)
+    shardings, said = state_shardings(shapes, make_mesh()), r"every checkpoint of .* is damaged"
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=said):
+        checkpoints.restore(shapes, shardings)
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+    for path in (tmp_path / "checkpoints" / "1").glob("hashes.json"):
+        path.unlink()  # as of a version before there were hashes
+    assert restore_params(tmp_path)[2] == 1
 
 
 def test_missing_checkpoints_are_named(tmp_path, key):

@@ -53,7 +53,7 @@ class Runner:
             bad = self.poison_from is not None and number >= self.poison_from
             yield {"x": np.full(2, np.nan if bad else 0.0, np.float32)}
             if number == getattr(self, "signal_at", None):
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), getattr(self, "signal", signal.SIGTERM))
 
     def go(self, stop=None, **config):
         shapes = jax.eval_shape(self.create, jax.random.key(0))
@@ -107,14 +107,25 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     assert drop_time(tmp_path / "whole") == drop_time(tmp_path / "parts")
 
 
-def test_sigterm_saves_and_ends_cleanly(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_ends_cleanly(tmp_path, number):
     runner = Runner(tmp_path)
-    runner.signal_at = 5
+    runner.signal_at, runner.signal = 5, number
     state, finished = runner.go(steps=1000, log_every=100, eval_every=1000, checkpoint_every=1000)
     assert not finished and 6 <= int(state.step) <= 8
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest == int(state.step)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_what_nohup_ignores_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_before_the_first_step_takes_none(tmp_path):
@@ -167,6 +178,9 @@ def test_writer_drops_rows_after_the_resumed_step_and_a_torn_line(tmp_path):
             writer.write(step, "train", {"loss": float(step), "bad": float("nan")})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "spl')
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    # A page of the disk may be lost in the middle, too: what comes after it stays.
+    (tmp_path / "metrics.jsonl").write_text("\n".join([lines[0], lines[0][:9], *lines[1:]]))
     with MetricsWriter(tmp_path, resume_step=2) as writer:
         writer.write(3, "train", {"loss": 9.0})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

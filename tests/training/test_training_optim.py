@@ -54,6 +54,10 @@ def test_clipping_bounds_the_global_norm():
     ("fields", "message"),
     [
         ({"lr": 0.0}, "optim.lr must be positive, got 0.0"),
+        ({"lr": float("nan")}, "optim.lr must be positive, got nan"),
+        ({"lr": float("inf")}, "optim.lr must be positive, got inf"),
+        ({"clip_norm": float("nan")}, "optim.clip_norm must not be negative, got nan"),
+        ({"b1": 1.0}, "optim.b1 must be from 0 to less than 1, got 1.0"),
         ({"warmup": -1}, "optim.warmup must not be negative"),
         ({"schedule": "stages"}, 'optim.final must be positive with optim.schedule "stages"'),
         ({"stages": 0}, "optim.stages must be positive, got 0"),

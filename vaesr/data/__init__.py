@@ -1,17 +1,18 @@
 """Real data: sources by name, packed uint8 banks, sampling on the device or from the host."""
 
-from vaesr.data.bank import Bank, Entry, cache_root, load_bank
+from vaesr.data.bank import Bank, Entry, load_bank
 from vaesr.data.codes import CodeBank, read_codes, smallest_integers, write_codes
-from vaesr.data.decode import UnusableImage, decode_image
 from vaesr.data.degraded import DegradedSampler, crappification, fading, words_of
 from vaesr.data.embedded import EMBEDDED
 from vaesr.data.evaluation import evaluation_batches, photos
+from vaesr.data.images import ImageSampler
 from vaesr.data.loader import HostLoader
 from vaesr.data.multi_scale import MultiScaleSampler
 from vaesr.data.pairs import PairSampler
-from vaesr.data.sampling import ImageSampler, Sampler, fits_on_device
+from vaesr.data.sampling import Sampler, fits_on_device
 from vaesr.data.shuffle import epoch_and_offset, shuffle_index
-from vaesr.data.sources import Source, find_source, open_bank
+from vaesr.data.source import Source
+from vaesr.data.sources import find_source, open_bank
 from vaesr.data.splits import assign_splits, content_hash, split_name
 from vaesr.data.subjective import RatedPair, SubjectiveDatabase, read_subjective
 from vaesr.data.tables import ArraySampler, blundell_curve
@@ -32,13 +33,10 @@ __all__ = [
     "Sampler",
     "Source",
     "SubjectiveDatabase",
-    "UnusableImage",
     "assign_splits",
     "blundell_curve",
-    "cache_root",
     "content_hash",
     "crappification",
-    "decode_image",
     "epoch_and_offset",
     "evaluation_batches",
     "fading",

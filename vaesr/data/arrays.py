@@ -8,11 +8,10 @@ import math
 import pathlib
 import re
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 
-from vaesr.data.sources import Source, stamp
+from vaesr.data.source import Source, stamp
 from vaesr.data.splits import SPLITS
 from vaesr.data.writer import BankWriter
 
@@ -23,16 +22,7 @@ _IDX_PREFIX = {"train": "train", "validation": "validation|valid|val", "test": "
 def find_idx(spec: str, path: pathlib.Path) -> Source:
     """Find the IDX files (`train-images-idx3-ubyte[.gz]`, `t10k-...`, with labels if any) in a folder.
 
-    Args:
-        spec: the source string, for messages.
-        path: an existing path.
-
-    Returns:
-        The source.
-
-    Raises:
-        NotADirectoryError: if `path` is a file.
-        ValueError: if there are no training images, or two files claim one place.
+    A ValueError if there are no training images, or two files claim one place; `spec` is for messages.
     """
     if not path.is_dir():
         raise NotADirectoryError(
@@ -64,19 +54,10 @@ def _one_idx(spec: str, folder: pathlib.Path, split: str, part: str) -> pathlib.
 
 
 def read_idx(path: pathlib.Path) -> np.ndarray:
-    """Read one IDX file of unsigned bytes.
+    """Read one IDX file of unsigned bytes, gzipped if its name ends in `.gz`, in the shape its header states.
 
-    Args:
-        path: the file, gzipped if its name ends in `.gz`.
-
-    Returns:
-        uint8 array of the shape that the header states.
-
-    Raises:
-        ValueError: if the file is damaged, of another type, or its header and length disagree.
-
-    Source:
-        Y. LeCun, "The MNIST database of handwritten digits", the IDX file format.
+    A ValueError if the file is damaged, of another type, or its header and length disagree. Source: Y. LeCun,
+    "The MNIST database of handwritten digits", the IDX file format.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -105,29 +86,17 @@ def _write_idx(writer: BankWriter, found: dict[str, dict[str, pathlib.Path]]) ->
             raise ValueError(
                 f"IDX file {files['images']} has shape {list(images.shape)}; images are [N, H, W(, C)]"
             )
-        images = images if images.ndim == 4 else images[..., None]
         labels = read_idx(files["labels"]) if "labels" in files else None
         if labels is not None and labels.shape != (len(images),):
             raise ValueError(
                 f"IDX file {files['labels']} has shape {list(labels.shape)}, but there are "
                 f"{len(images)} images"
             )
-        _add_blocks(writer, images, labels, split if split != "train" else None)
+        _add_blocks(writer, images, labels, split)
 
 
 def find_npy(spec: str, path: pathlib.Path) -> Source:
-    """Find one `.npy` file, or `train.npy` (and `validation.npy`, `test.npy`, `..._labels.npy`) in a folder.
-
-    Args:
-        spec: the source string, for messages.
-        path: an existing path.
-
-    Returns:
-        The source.
-
-    Raises:
-        ValueError: if there is no such file.
-    """
+    """Find an `.npy` file, or `train.npy` (`validation.npy`, `test.npy`, `..._labels.npy`) in a folder."""
     if path.is_file():
         files = {"train": path}
     else:
@@ -159,28 +128,23 @@ def _write_npy(writer: BankWriter, files: dict[str, pathlib.Path], labels: dict[
             raise ValueError(f"npy file {path} must hold [N, H, W] or [N, H, W, C], got {np.shape(images)}")
         if images.dtype not in (np.uint8, np.bool_) and images.dtype.kind != "f":
             raise ValueError(f"npy file {path} must hold uint8, bool, or float in [0, 1], got {images.dtype}")
-        images = images if images.ndim == 4 else images[..., None]
         number = _load_npy(labels[split]) if split in labels else None
         if number is not None and (number.shape != (len(images),) or number.dtype.kind not in "iu"):
             raise ValueError(f"npy file {labels[split]} must hold {len(images)} integers, one for each image")
         if images.dtype.kind == "f":
             writer.note(path.name, "note", f"{images.dtype} rounded to 8 bits")
-        _add_blocks(writer, images, number, split if split != "train" else None, str(path))
+        _add_blocks(writer, images, number, split, str(path))
 
 
 def _add_blocks(
-    writer: BankWriter, images: np.ndarray, labels: np.ndarray | None, split: str | None, name: str = ""
+    writer: BankWriter, images: np.ndarray, labels: np.ndarray | None, split: str, name: str = ""
 ) -> None:
-    for block in writer.track(_slices(len(images)), -(-len(images) // _BLOCK)):
-        writer.add(
-            _as_uint8(images[block], name),
-            split=split,
-            labels=None if labels is None else labels[block].tolist(),
-        )
-
-
-def _slices(count: int) -> Iterator[slice]:
-    return (slice(first, first + _BLOCK) for first in range(0, count, _BLOCK))
+    images = images if images.ndim == 4 else images[..., None]
+    official = None if split == "train" else split
+    for first in writer.track(range(0, len(images), _BLOCK), -(-len(images) // _BLOCK)):
+        block = slice(first, first + _BLOCK)
+        numbers = None if labels is None else labels[block].tolist()
+        writer.add(_as_uint8(images[block], name), split=official, labels=numbers)
 
 
 def _as_uint8(images: np.ndarray, name: str) -> np.ndarray:

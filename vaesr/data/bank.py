@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
-import os
 import pathlib
+import sys
 import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
 BANK_FORMAT = 1
+# Larger files are read through only where their date is not that of their making: it would take minutes.
+_ALWAYS_HASHED = 4 << 30
 
 
 class Entry(NamedTuple):
@@ -29,22 +33,12 @@ class Entry(NamedTuple):
 class Bank:
     """Images of one source, packed.
 
-    Photos of different sizes stand one below the other, each at the left edge, in `rows` `[R, W, C]`: one
-    two-dimensional slice takes any patch, and no index exceeds int32. Images of one size fill it without
-    gaps, so
-    the same memory is also `pixels` `[N, H, W, C]`.
-
-    Attributes:
-        rows: `[sum of heights, largest width, C]` uint8, memory-mapped, read-only.
-        start: `[N]` int32 first row of each image.
-        height: `[N]` int32.
-        width: `[N]` int32.
-        splits: {"train" | "validation" | "test": `[n]` int32 example indices}.
-        labels: `[N]` int32, or None.
-        names: a name for each image.
-        report: what was skipped or converted, and why.
-        spec: the source string.
-        path: the bank's folder.
+    Photos of different sizes stand one below the other, each at the left edge, in `rows`
+    `[sum of heights, largest width, C]`, uint8, memory-mapped, read-only: one two-dimensional slice takes any
+    patch, and no index exceeds int32. Images of one size fill it without gaps, so the same memory is also
+    `pixels` `[N, H, W, C]`. `start` is the first row of each image; it, `height`, `width` and the labels are
+    `[N]` int32. `splits` are {"train" | "validation" | "test": `[n]` int32 example indices}; `report` says
+    what was skipped or converted, and why; `spec` is the source string, and `path` the bank's folder.
     """
 
     rows: np.ndarray
@@ -87,34 +81,14 @@ class Bank:
         return self.rows.reshape(len(self), int(self.height[0]), int(self.width[0]), self.channels)
 
     def image(self, index: int) -> np.ndarray:
-        """One image.
-
-        Args:
-            index: in [0, N).
-
-        Returns:
-            `[H, W, C]` uint8 view of the memory map.
-
-        Raises:
-            IndexError: if `index` is outside.
-        """
+        """Image `index` in [0, N), a `[H, W, C]` uint8 view of the memory map."""
         if not 0 <= index < len(self):
             raise IndexError(f"image index {index} is outside [0, {len(self)}) of data source {self.spec!r}")
         first = int(self.start[index])
         return self.rows[first : first + int(self.height[index]), : int(self.width[index])]
 
     def split(self, name: str) -> np.ndarray:
-        """The example indices of one split.
-
-        Args:
-            name: "train", "validation" or "test".
-
-        Returns:
-            `[n]` int32.
-
-        Raises:
-            ValueError: if the bank has no such split.
-        """
+        """The example indices of "train", "validation" or "test", `[n]` int32."""
         if name not in self.splits:
             sizes = ", ".join(f"{key} ({len(value)})" for key, value in self.splits.items())
             raise ValueError(
@@ -124,27 +98,35 @@ class Bank:
         return self.splits[name]
 
 
-def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """Where decoded data is kept: the argument, else `$VAESR_CACHE`, else `~/.cache/vaesr`.
+def hashes_of(folder: pathlib.Path) -> dict[str, list[str | int]]:
+    """Hash and date of the files of a bank, by name, as its index keeps them."""
+    paths = [folder / "pixels.bin", folder / "table.npz"]
+    return {path.name: [_digest(path, path.stat().st_mtime_ns), path.stat().st_mtime_ns] for path in paths}
 
-    Args:
-        cache_dir: a folder, or None.
 
-    Returns:
-        The absolute path (not created).
-    """
-    chosen = cache_dir or os.environ.get("VAESR_CACHE") or pathlib.Path.home() / ".cache" / "vaesr"
-    return pathlib.Path(chosen).expanduser().absolute()
+@functools.lru_cache(maxsize=64)
+def _digest(path: pathlib.Path, modified: int) -> str:
+    """The file's hash, found once in a process unless the file changes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(folder: pathlib.Path, hashes: dict[str, list[str | int]]) -> bool:
+    """Whether the files are as they were written; those of a version before there were hashes count as it."""
+    for name, (expected, modified) in hashes.items():
+        status = (folder / name).stat()
+        if status.st_size > _ALWAYS_HASHED and status.st_mtime_ns == modified:
+            continue
+        if _digest(folder / name, status.st_mtime_ns) != expected:
+            print(f"note: {folder / name} is damaged; the data is decoded again.", file=sys.stderr)
+            return False
+    return True
 
 
 def load_bank(path: pathlib.Path) -> Bank | None:
-    """Open a bank folder if it is there and whole.
+    """Open the folder that `BankWriter.commit` made.
 
-    Args:
-        path: the folder that `BankWriter.commit` made.
-
-    Returns:
-        The bank, or None if it is missing, of another format or damaged (then it is to be made again).
+    None if it is missing, of another format or damaged: then it is to be made again.
     """
     try:
         index = json.loads((path / "index.json").read_text())
@@ -152,21 +134,20 @@ def load_bank(path: pathlib.Path) -> Bank | None:
         size = (path / "pixels.bin").stat().st_size
         if index["format"] != BANK_FORMAT or size != int(np.prod(shape, dtype=np.int64)):
             return None
+        if not _is_whole(path, index.get("hashes", {})):
+            return None
         with open(path / "table.npz", "rb") as file, np.load(file, allow_pickle=False) as table:
             arrays = {name: table[name] for name in table.files}
         rows = np.memmap(path / "pixels.bin", dtype=np.uint8, mode="r", shape=shape)
     # Whatever is wrong with a cache file, the answer is to decode again.
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         return None
-    if index["names"] is None:
+    names = index["names"]
+    if names is None:
         names = [f"{number:07d}" for number in range(len(arrays["start"]))]
-    else:
-        names = index["names"]
     return Bank(
         rows=rows,
-        start=arrays["start"],
-        height=arrays["height"],
-        width=arrays["width"],
+        **{name: arrays[name] for name in ("start", "height", "width")},
         splits={key[6:]: value for key, value in arrays.items() if key.startswith("split_")},
         labels=arrays.get("labels"),
         names=names,

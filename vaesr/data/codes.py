@@ -19,11 +19,9 @@ _INDEX = "codes.json"
 class CodeBank:
     """Code maps of every split, memory-mapped.
 
-    Attributes:
-        splits: `{split: {name: [n, ...]}}`: "codes_0" (the coarsest level), "codes_1", ... `[n, h, w]`,
-            "index" `[n]`, the examples' places in the bank of images, and "label" `[n]` if there are labels.
-        origin: what made them, as JSON holds it.
-        path: the folder.
+    `splits` are `{split: {name: [n, ...]}}`: "codes_0" (the coarsest level), "codes_1", ... `[n, h, w]`,
+    "index" `[n]`, the examples' places in the bank of images, and "label" `[n]` if there are labels. `origin`
+    says what made them, as JSON holds it.
     """
 
     splits: dict[str, dict[str, np.ndarray]]
@@ -41,16 +39,8 @@ def write_codes(
 ) -> CodeBank:
     """Keep codes in a folder, whole or not at all; an earlier folder is replaced.
 
-    Args:
-        path: the folder to be.
-        splits: as `CodeBank.splits`; all splits have the same names.
-        origin: what made them, ready for JSON.
-
-    Returns:
-        The codes as `read_codes` gives them.
-
-    Raises:
-        ValueError: if a split lacks codes, or the arrays of a split have different lengths.
+    The arrays are as `CodeBank.splits`, all splits with the same names; `origin` says what made them, ready
+    for JSON. Returns the codes as `read_codes` gives them.
     """
     for split, arrays in splits.items():
         lengths = {name: len(array) for name, array in arrays.items()}
@@ -72,13 +62,9 @@ def write_codes(
 
 
 def read_codes(path: pathlib.Path) -> CodeBank | None:
-    """Open a folder of codes if it is there and whole.
+    """Open the folder that `write_codes` made.
 
-    Args:
-        path: the folder that `write_codes` made.
-
-    Returns:
-        The codes, or None if the folder is missing or damaged (then they are to be made again).
+    None if it is missing or damaged: then the codes are to be made again.
     """
     try:
         index = json.loads((path / _INDEX).read_text())
@@ -92,17 +78,7 @@ def read_codes(path: pathlib.Path) -> CodeBank | None:
 
 
 def smallest_integers(count: int) -> np.dtype:
-    """The smallest unsigned type that holds the numbers 0 to `count` - 1.
-
-    Args:
-        count: at least 1.
-
-    Returns:
-        uint8, uint16 or int32.
-
-    Raises:
-        ValueError: if `count` is below 1 or above 2^31.
-    """
+    """The smallest of uint8, uint16 and int32 that holds 0 to `count` - 1, with count in [1, 2^31]."""
     if not 1 <= count <= 2**31:
         raise ValueError(f"count must lie in [1, 2^31], got {count}")
     return np.dtype(np.uint8 if count <= 256 else np.uint16 if count <= 65_536 else np.int32)

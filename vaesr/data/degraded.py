@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jax import Array
 
 from vaesr.data.bank import Bank
 from vaesr.data.pairs import PairSampler
-from vaesr.data.sampling import random_words
+from vaesr.data.sampling import Tree, random_words
 from vaesr.imaging import crappify, rgb_to_grey
 from vaesr.imaging.crappify import QUALITIES
 
@@ -26,19 +25,12 @@ _TAG = 0x64656772
 class DegradedSampler(PairSampler):
     """`PairSampler` with a degradation in place of the bicubic reduction.
 
-    Args:
-        bank: a bank of photos.
-        split: "train", "validation" or "test".
-        batch_size: pairs a step over all devices, >= 1.
-        scale: sides of the photo's patch by those of what the degradation makes of it.
-        patch: side of the degraded patch, >= 1.
-        degradation: random through its words alone, of which each example of each step has its own.
-        shrink: photos are made so many times smaller first, by MATLAB's bicubic: a patch then shows as much
-            more of them.
-        augment: one of the eight symmetries of the square, at random.
-
-    Raises:
-        ValueError: if a number is out of range, or no photo of the split is large enough.
+    A batch is {"x_lr": what the degradation makes, "x_hr": `[B, patch*scale, patch*scale, C]`}, in [0, 1].
+    `batch_size` (over all devices), `patch` (the side of the degraded patch) and `shrink` are at least 1;
+    `scale` is the sides of the photo's patch by those. The degradation is random through its words alone, of
+    which each example of each step has its own. Photos are made `shrink` times smaller first, by MATLAB's
+    bicubic: a patch then shows as much more of them. `augment` applies one of the eight symmetries of the
+    square, at random. A ValueError if no photo of the split is large enough.
     """
 
     def __init__(
@@ -58,43 +50,18 @@ class DegradedSampler(PairSampler):
         self.degradation = degradation
 
     def draw(self, key: Array, step: Array, position: Array) -> dict[str, Array]:
-        """Which patches make batch `step`, and their words.
-
-        Args:
-            key: the run's data key.
-            step: int32 scalar.
-            position: `[B]` int32 places in the global batch.
-
-        Returns:
-            As `PairSampler.draw`, and "words" `[B, 4]` uint32.
-        """
+        """As `PairSampler.draw`, and "words" `[B, 4]` uint32."""
         own = jax.random.fold_in(key, _TAG)
         return super().draw(key, step, position) | {"words": random_words(own, step, position, WORDS)}
 
-    def finish(self, raw: Any, draw: dict[str, Array]) -> dict[str, Array]:
-        """Regions of photos to a batch of pairs.
-
-        Args:
-            raw: `[B, region, region, C]` uint8.
-            draw: of `draw`.
-
-        Returns:
-            {"x_lr": what the degradation makes, "x_hr": `[B, patch*scale, patch*scale, C]`}, in [0, 1].
-        """
+    def finish(self, raw: Tree, draw: dict[str, Array]) -> dict[str, Array]:
+        """Regions of photos to a batch of pairs."""
         x_hr = super().finish(raw, draw)["x_lr"]
         return {"x_lr": self.degradation(x_hr, draw["words"]), "x_hr": x_hr}
 
 
 def crappification(scale: int, *, text: bool = True) -> Degradation:
-    """fastai's crappification with a random quality, written somewhere in the upper left quarter.
-
-    Args:
-        scale: by which the photo is shrunk.
-        text: whether the quality is written.
-
-    Returns:
-        The degradation.
-    """
+    """fastai's crappification; its quality is random and, if `text`, written in the upper left quarter."""
     low, high = QUALITIES
 
     def degrade(x_hr: Array, words: Array) -> Array:
@@ -109,25 +76,10 @@ def crappification(scale: int, *, text: bool = True) -> Degradation:
 
 
 def fading(x_hr: Array, words: Array) -> Array:
-    """A colour photo as a grey one: its luma in all three channels.
-
-    Args:
-        x_hr: `[B, H, W, 3]` in [0, 1].
-        words: not used.
-
-    Returns:
-        The same shape.
-    """
+    """A colour photo `[B, H, W, 3]` in [0, 1] as a grey one: its luma in all three channels."""
     return jnp.broadcast_to(rgb_to_grey(x_hr), x_hr.shape)
 
 
 def words_of(number: int) -> Array:
-    """The words of a photo that is measured: always the same.
-
-    Args:
-        number: its place in the bank.
-
-    Returns:
-        `[1, 4]` uint32.
-    """
+    """The words of the photo `number` of a bank when it is measured, always the same: `[1, 4]` uint32."""
     return jnp.asarray(np.random.default_rng(number).integers(0, 2**32, (1, WORDS), np.uint32))

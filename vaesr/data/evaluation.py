@@ -15,26 +15,22 @@ def evaluation_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """All images of a split in the bank's order, in batches of one shape; the last is padded and masked.
 
-    Args:
-        bank: a bank whose images have one size.
-        split: "train", "validation" or "test".
-        batch_size: images a batch, >= 1.
-        limit: at most so many images, >= 1; None is all. They are spread evenly over the split.
-
-    Yields:
-        {"image": `[B, H, W, C]` float32 in [0, 1], "index": `[B]` int32 places in the bank, "label": `[B]`
-        int32 if any, "mask": `[B]` float32, 1 for an image and 0 for padding}.
-
-    Raises:
-        ValueError: if a number is out of range or the images have different sizes.
+    `batch_size` images each, at least 1; at most `limit` (at least 1; None is all), spread evenly over the
+    split. Yields {"image": `[B, H, W, C]` float32 in [0, 1], "index": `[B]` int32 places in the bank,
+    "label": `[B]` int32 if any, "mask": `[B]` float32, 1 for an image and 0 for padding}. A ValueError if the
+    images have different sizes.
     """
     check_batch_size(batch_size)
     if limit is not None and limit < 1:
         raise ValueError(f"evaluation_batches: limit must be at least 1 or None, got {limit}")
     index = bank.split(split)
-    if limit is not None and limit < len(index):
-        index = index[np.arange(limit) * len(index) // limit]
-    return _batches(bank, bank.pixels, index, batch_size)
+    return _batches(bank, bank.pixels, index[evenly_spread(len(index), limit)], batch_size)
+
+
+def evenly_spread(count: int, limit: int | None) -> np.ndarray:
+    """At most `limit` (None: all) of the places 0 to `count` - 1, ascending."""
+    kept = count if limit is None else min(limit, count)
+    return np.arange(kept) * count // max(kept, 1)
 
 
 def _batches(
@@ -53,16 +49,5 @@ def _batches(
 
 
 def photos(bank: Bank, split: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The whole images of a split, one by one, in the bank's order.
-
-    Args:
-        bank: any bank.
-        split: "train", "validation" or "test".
-
-    Yields:
-        (name, `[H, W, C]` uint8 view of the memory map).
-
-    Raises:
-        ValueError: if the bank has no such split.
-    """
+    """The images of a split in the bank's order: (name, `[H, W, C]` uint8 view of the memory map)."""
     return ((bank.names[index], bank.image(int(index))) for index in bank.split(split))

@@ -11,50 +11,25 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vaesr.data.decode import UnusableImage, decode_image, require_pillow
-from vaesr.data.sources import Source, stamp
+from vaesr.data.source import Source, stamp
 from vaesr.data.splits import split_name
 from vaesr.data.writer import BankWriter
+from vaesr.files.decode import decode_image
+from vaesr.files.extras import pillow
+from vaesr.files.opening import ImageFileError
 
 # A file with another ending is none of our business; one of these that cannot be read is reported.
-IMAGE_ENDINGS = frozenset(
-    {
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".tga",
-    }
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif"}
-)
+IMAGE_ENDINGS = frozenset({
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp",
+    ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif",
+})  # fmt: skip
 
 
 def find_folder(spec: str, path: pathlib.Path, min_size: int) -> Source:
-    """List the image files below a folder.
-
-    Args:
-        spec: the source string, for messages.
-        path: an existing path.
-        min_size: smallest side accepted, in pixels.
-
-    Returns:
-        The source.
-
-    Raises:
-        NotADirectoryError: if `path` is a file.
-        ValueError: if no file has an image's ending.
-    """
+    """List the image files below a folder; sides below `min_size` pixels are not accepted."""
     if not path.is_dir():
         raise NotADirectoryError(f"data source {spec!r}: {path} is a file; expected a folder of images")
-    require_pillow()
+    pillow("Image")  # that it is missing is said before the files are listed
     files = sorted(_walk(path))
     if not files:
         raise ValueError(
@@ -75,15 +50,15 @@ def _walk(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _read(file: pathlib.Path, min_size: int) -> tuple[np.ndarray, list[str]] | str:
     """Pixels and notes, or the reason why not."""
+    if file.exists() and not file.is_file():  # reading it might never end
+        return "is a pipe, a socket or a device, no file"
     try:
         data = file.read_bytes()
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
-    if not data:
-        return "empty file"
     try:
         return decode_image(data, min_size=min_size)
-    except UnusableImage as error:
+    except ImageFileError as error:
         return str(error)
 
 

@@ -27,23 +27,15 @@ class HostLoader:
 
     Each item is `{"raw": uint8 examples, "draw": int32}` whose leaves begin with the batch axis; with
     `steps_per_dispatch` K > 1 they begin with [K, B], to be scanned. The items are those of the device path,
-    bit
-    for bit, whatever the sharding or the number of processes: each process gathers only its own devices'
+    bit for bit, whatever the sharding or the number of processes: each process gathers only its own devices'
     examples.
 
     Use it in a `with`, or call `close`; the thread also ends when the loader is garbage.
 
-    Args:
-        sampler: an `ImageSampler` or `PairSampler`.
-        key: the run's data key, as the device path gets it.
-        start_step: the first step, >= 0; resuming is starting there.
-        steps_per_dispatch: steps an item, >= 1.
-        sharding: of the batch axis, e.g. `NamedSharding(mesh, P("data"))`; None is the default device.
-        prefetch: items made ahead, >= 1.
-
-    Raises:
-        ValueError: if a number is out of range.
-        TypeError: if `sharding` is not a NamedSharding.
+    `key` is the run's data key, as the device path gets it; resuming is starting at `start_step` (at least
+    0). `steps_per_dispatch` and `prefetch`, the items made ahead, are at least 1. The sharding is of the
+    batch axis, e.g. `NamedSharding(mesh, P("data"))` (a TypeError on another kind); None is the default
+    device.
     """
 
     def __init__(
@@ -188,22 +180,12 @@ def _place(
     batch = sampler.batch_size
     spec = jax.sharding.PartitionSpec(*sharding.spec[:1])
     rows = jax.sharding.NamedSharding(sharding.mesh, spec)
-    stacked = (
-        jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(None, *spec))
-        if steps > 1
-        else rows
-    )
+    over_steps = jax.sharding.PartitionSpec(None, *spec) if steps > 1 else spec
+    stacked = jax.sharding.NamedSharding(sharding.mesh, over_steps)
     parts = rows.addressable_devices_indices_map((batch,))
     spans = {device: index[0].indices(batch)[:2] for device, index in parts.items() if index}
     # Devices that hold the same examples (an fsdp or model axis) share one gathering.
     gathered = {span: gather(slice(*span)) for span in sorted(set(spans.values()))}
-    drawn_parts = {
-        span: {
-            name: value[:, slice(*span)] if steps > 1 else value[0, slice(*span)]
-            for name, value in drawn.items()
-        }
-        for span in gathered
-    }
 
     def assemble(*leaves: np.ndarray) -> Array:
         by_span = dict(zip(gathered, leaves, strict=True))
@@ -212,5 +194,9 @@ def _place(
         on_device = [jax.device_put(by_span[span], device) for device, span in spans.items()]
         return jax.make_array_from_single_device_arrays(shape, stacked, on_device)
 
-    trees = [{"raw": gathered[span], "draw": drawn_parts[span]} for span in gathered]
+    steps_kept = slice(None) if steps > 1 else 0
+    trees = [
+        {"raw": raw, "draw": {name: value[steps_kept, slice(*span)] for name, value in drawn.items()}}
+        for span, raw in gathered.items()
+    ]
     return jax.tree.map(assemble, *trees)

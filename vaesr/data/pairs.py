@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,34 +10,27 @@ import numpy as np
 from jax import Array
 
 from vaesr.data.bank import Bank, Entry
-from vaesr.data.sampling import Tree, check_batch_size, place, random_words
+from vaesr.data.sampling import Sampler, Tree, check_batch_size, random_words
 from vaesr.imaging import dihedral, imresize, quantise, to_float
 
 # MATLAB's bicubic reaches 2 * scale pixels of HR from an LR pixel's centre: within two LR pixels.
 MARGIN = 2
 
 
-class PairSampler:
+class PairSampler(Sampler):
     """Random LR/HR patch pairs, the LR being exactly the crop of the whole photo's MATLAB-bicubic reduction.
 
     Every patch position of the split is equally likely: a photo is drawn with a probability proportional to
-    its
-    number of positions, then a position. Offsets are multiples of the scale, so that the LR grid is that of
-    the
-    whole photo, and a margin of two LR pixels keeps the photo's edge out.
+    its number of positions, then a position. Offsets are multiples of the scale, so that the LR grid is that
+    of the whole photo, and a margin of two LR pixels keeps the photo's edge out. A batch is {"x_lr":
+    `[B, patch, patch, C]`, "x_hr": `[B, patch*scale, patch*scale, C]`}, float32 in [0, 1].
 
-    Args:
-        bank: a bank of photos.
-        split: "train", "validation" or "test".
-        batch_size: pairs a step over all devices, >= 1.
-        scale: 1, 2, 3, 4, ...; integer.
-        patch: side of the LR patch in pixels, >= 1.
-        augment: one of the eight symmetries of the square, at random.
-        quantise_lr: round the LR patch to 8 bits, as LR files are.
-
-    Raises:
-        ValueError: if a number is out of range, or no photo of the split is large enough.
+    `batch_size` (over all devices), `scale` and `patch` (the side of the LR patch in pixels) are integers of
+    at least 1. `augment` applies one of the eight symmetries of the square, at random; `quantise_lr` rounds
+    the LR patch to 8 bits, as LR files are. A ValueError if no photo of the split is large enough.
     """
+
+    bank: Bank
 
     def __init__(
         self,
@@ -97,33 +89,15 @@ class PairSampler:
         rows = int(self.bank.height[self._index].sum(dtype=np.int64))
         return rows * int(self.bank.width[self._index].max()) * self.bank.channels
 
-    def source(self, sharding: jax.sharding.Sharding | None = None) -> Tree:
-        """The photos of the split on the device.
-
-        Args:
-            sharding: where to; None is the default device, replicated is meant otherwise.
-
-        Returns:
-            {"rows": `[R, W, C]` uint8, the photos one below the other; "start": `[n]` int32, their first
-            rows}.
-        """
+    def resident(self) -> dict[str, np.ndarray]:
+        """The photos of the split, one below the other: "rows" `[R, W, C]` uint8; "start" `[n]` int32."""
         width = int(self.bank.width[self._index].max())
         first, height = self.bank.start[self._index], self.bank.height[self._index]
         blocks = [self.bank.rows[row : row + count, :width] for row, count in zip(first, height, strict=True)]
-        return {"rows": place(np.concatenate(blocks), sharding), "start": place(self._start, sharding)}
+        return {"rows": np.concatenate(blocks), "start": self._start}
 
     def draw(self, key: Array, step: Array, position: Array) -> dict[str, Array]:
-        """Which patches make batch `step`.
-
-        Args:
-            key: the run's data key.
-            step: int32 scalar.
-            position: `[B]` int32 places in the global batch; a shard asks for its own.
-
-        Returns:
-            {"photo": in [0, size), "top", "left": corner of the HR region in pixels, "symmetry": 0..7},
-            `[B]` int32.
-        """
+        """Which patches: "photo" in [0, size), "top", "left" of the region in HR pixels, "symmetry" 0..7."""
         words = random_words(key, step, position, 4)
         photo = jnp.searchsorted(self._threshold, words[:, 0], side="right").astype(jnp.int32)
         places = jnp.asarray(self._places.astype(np.uint32))[photo]
@@ -132,15 +106,7 @@ class PairSampler:
         return {"photo": photo, "top": corner[:, 0], "left": corner[:, 1], "symmetry": symmetry}
 
     def gather(self, source: Tree, draw: dict[str, Array]) -> Array:
-        """Read the drawn HR regions on the device.
-
-        Args:
-            source: of `source()`.
-            draw: of `draw`.
-
-        Returns:
-            `[B, region, region, C]` uint8: the HR patch and its margin.
-        """
+        """The HR patches and their margins: `[B, region, region, C]` uint8."""
         row = source["start"][draw["photo"]] + draw["top"]
         size = (self.region, self.region, self.bank.channels)
 
@@ -150,57 +116,22 @@ class PairSampler:
         return jax.vmap(one)(row, draw["left"])
 
     def gather_host(self, draw: dict[str, np.ndarray]) -> np.ndarray:
-        """Read the drawn HR regions from the memory map.
-
-        Args:
-            draw: of `draw`, as numpy.
-
-        Returns:
-            The same as `gather`, as numpy.
-        """
+        """The same as `gather`, as numpy."""
         row = self.bank.start[self._index[draw["photo"]]] + draw["top"]
         out = np.empty((len(row), self.region, self.region, self.bank.channels), np.uint8)
         for number, (top, left) in enumerate(zip(row, draw["left"], strict=True)):
             out[number] = self.bank.rows[top : top + self.region, left : left + self.region]
         return out
 
-    def finish(self, raw: Any, draw: dict[str, Array]) -> dict[str, Array]:
-        """HR regions to a batch of pairs.
-
-        Args:
-            raw: `[B, region, region, C]` uint8.
-            draw: of `draw`.
-
-        Returns:
-            {"x_lr": `[B, patch, patch, C]`, "x_hr": `[B, patch*scale, patch*scale, C]`}, float32 in [0, 1].
-        """
-        if (
-            self.augment
-        ):  # before the reduction, with which it commutes: one pass over bytes instead of two over floats
+    def finish(self, raw: Tree, draw: dict[str, Array]) -> dict[str, Array]:
+        """HR regions to a batch of pairs."""
+        if self.augment:  # before the reduction, with which it commutes: over bytes, once
             raw = jax.vmap(dihedral)(raw, draw["symmetry"])
         region = to_float(raw)
         x_lr = imresize(region, 1 / self.scale)[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
         border = MARGIN * self.scale
         x_lr = quantise(x_lr) if self.quantise_lr else x_lr
         return {"x_lr": x_lr, "x_hr": region[:, border:-border, border:-border]}
-
-    def __call__(self, source: Tree, *, key: Array, step: Array, position: Array) -> dict[str, Array]:
-        draw = self.draw(key, step, position)
-        return self.finish(self.gather(source, draw), draw)
-
-    def host_batch(self, source: Tree, *, key: Array, step: Array, position: Array) -> dict[str, Array]:
-        """The batch of what `HostLoader` gathered.
-
-        Args:
-            source: {"raw", "draw"} of this step.
-            key: not used: the drawing was done on the host.
-            step: not used.
-            position: not used.
-
-        Returns:
-            As `finish`.
-        """
-        return self.finish(source["raw"], source["draw"])
 
 
 def _thresholds(places: np.ndarray) -> np.ndarray:

@@ -17,24 +17,10 @@ def shuffle_index(key: Array, index: Array, size: int) -> Array:
     """The image of `index` under a random permutation of [0, size) that the key chooses.
 
     A generalised Feistel network on Z_a x Z_b with a*b just above `size`, walked along its cycle until it
-    lands
-    inside; integer arithmetic only, so every device and the host agree. It is a shuffle, not a cipher.
-
-    Args:
-        key: one random key.
-        index: int32 of any shape, each in [0, size); others give numbers in [0, size) that mean nothing.
-        size: number of things to shuffle, in [1, 2^27); static.
-
-    Returns:
-        int32 of the shape of `index`, in [0, size).
-
-    Raises:
-        ValueError: if `size` is out of range.
-
-    Source:
-        J. Black, P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, section 5 (generalised
-        Feistel)
-        and section 3 (cycle walking).
+    lands inside; integer arithmetic only, so every device and the host agree. It is a shuffle, not a cipher.
+    The indices are int32 of any shape, each in [0, size); others give numbers in [0, size) that mean nothing.
+    The size, in [1, 2^27), is static. Source: J. Black, P. Rogaway, "Ciphers with Arbitrary Finite Domains",
+    CT-RSA 2002, section 5 (generalised Feistel) and section 3 (cycle walking).
     """
     if not 1 <= size < MAX_EXAMPLES:
         raise ValueError(f"shuffle_index: size must be in [1, {MAX_EXAMPLES}), got {size}")
@@ -69,19 +55,10 @@ def _mix(x: Array) -> Array:
 def epoch_and_offset(step: Array, position: Array, *, batch_size: int, size: int) -> tuple[Array, Array]:
     """Divide the example number n = step * batch_size + position by the size, where n itself would overflow.
 
-    The powers of two of `step` are divided in Python; what is left is a sum of 31 remainders.
-
-    Args:
-        step: int32 scalar, >= 0.
-        position: `[B]` int32, the place in the global batch, >= 0.
-        batch_size: examples a step, over all devices; static.
-        size: examples an epoch, in [1, 2^27); static.
-
-    Returns:
-        (epoch `[B]` uint32, modulo 2^32; offset `[B]` uint32 in [0, size)).
-
-    Raises:
-        ValueError: if `size` or `batch_size` is out of range.
+    The powers of two of `step` are divided in Python; what is left is a sum of 31 remainders. `step` is an
+    int32 scalar and `position` `[B]` int32 the place in the global batch, both >= 0; `batch_size` (over all
+    devices) and `size` (examples an epoch, in [1, 2^27)) are static. Returns epoch `[B]` uint32, modulo 2^32,
+    and offset `[B]` uint32 in [0, size).
     """
     if not 1 <= size < MAX_EXAMPLES:
         raise ValueError(f"epoch_and_offset: size must be in [1, {MAX_EXAMPLES}), got {size}")

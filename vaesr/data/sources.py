@@ -1,4 +1,4 @@
-"""Data sources by name: `embedded:`, `tfds:`, `folder:`, `idx:` and `npy:` strings to a packed bank."""
+"""Data sources by name: `embedded:`, `tfds:`, `folder:`, `idx:`, `npy:` and `random:` strings to a bank."""
 
 from __future__ import annotations
 
@@ -12,20 +12,17 @@ import re
 import sys
 from collections.abc import Callable
 
-from vaesr.data.bank import BANK_FORMAT, Bank, cache_root, load_bank
-from vaesr.data.decode import DECODER_VERSION
-from vaesr.data.writer import BankWriter, bank_writer
+from vaesr.data import arrays, folder, random_source, tfds_source
+from vaesr.data.bank import BANK_FORMAT, Bank, load_bank
+from vaesr.data.embedded import EMBEDDED
+from vaesr.data.source import Source
+from vaesr.data.writer import bank_writer
+from vaesr.files.atomic import cache_root
+from vaesr.files.decode import DECODER_VERSION
 
 _SHOWN = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A source that was found but not decoded: what it is made of, and how to write it into a bank."""
-
-    spec: str
-    fingerprint: str
-    write: Callable[[BankWriter], None]
+# What may stand behind a scheme, where not any name.
+_EXAMPLES = {"embedded": "digits", "random": "photos"}
 
 
 def open_bank(
@@ -38,21 +35,12 @@ def open_bank(
 ) -> Bank:
     """Open a data source; decode it into the cache first, if that was not done before.
 
-    Args:
-        spec: `"embedded:digits" | "embedded:digits8x8" | "embedded:photos" | "tfds:NAME[:CONFIG]" |
-            "folder:PATH" |
-            "idx:PATH" | "npy:PATH"`.
-        cache_dir: where decoded data is kept; default `$VAESR_CACHE` or `~/.cache/vaesr`.
-        strict: raise if any file had to be skipped or converted.
-        progress: show a bar, and the report of skipped and converted files, on stderr while decoding.
-        min_size: smallest side in pixels of a photo in a folder; smaller ones are skipped.
-
-    Returns:
-        The bank, memory-mapped.
-
-    Raises:
-        ValueError: if the string is no source, nothing in it is usable, or `strict` and something was amiss.
-        FileNotFoundError: if the path is not there.
+    `spec` is `"embedded:digits" | "embedded:digits8x8" | "embedded:photos" | "tfds:NAME[:CONFIG]" |
+    "folder:PATH" | "idx:PATH" | "npy:PATH" | "random:photos" | "random:COUNTxHEIGHTxWIDTHxCHANNELS"`. Decoded
+    data is kept in `cache_dir`, by default `$VAESR_CACHE` or `~/.cache/vaesr`. `strict` raises if any file
+    had to be skipped or converted; `progress` shows a bar, and the report of such files, on stderr while
+    decoding. Photos of a folder with a side below `min_size` pixels are skipped. A ValueError if the string
+    is no source or nothing in it is usable, a FileNotFoundError if the path is not there.
     """
     if min_size < 1:
         raise ValueError(f"min_size must be at least 1 pixel, got {min_size}")
@@ -79,22 +67,11 @@ def open_bank(
 
 
 def find_source(spec: str, *, root: pathlib.Path, min_size: int = 16) -> Source:
-    """Look a source string up, without decoding.
+    """Look a source string (see `open_bank`) up, without decoding; embedded sets are prepared in `root`.
 
-    Args:
-        spec: see `open_bank`.
-        root: the cache folder (embedded sets are prepared there).
-        min_size: smallest side of a photo, in pixels.
-
-    Returns:
-        The source.
-
-    Raises:
-        ValueError: if the string is no source; the message says which was perhaps meant.
-        FileNotFoundError: if the path is not there.
+    A ValueError if the string is no source says which was perhaps meant; a FileNotFoundError if the path is
+    not there.
     """
-    from vaesr.data import arrays, folder, tfds_source
-
     scheme, colon, rest = spec.partition(":")
     finders: dict[str, Callable[[], Source]] = {
         "embedded": lambda: tfds_source.find_embedded(spec, rest, root),
@@ -102,6 +79,7 @@ def find_source(spec: str, *, root: pathlib.Path, min_size: int = 16) -> Source:
         "folder": lambda: folder.find_folder(spec, _path(spec, rest, "a folder of images"), min_size),
         "idx": lambda: arrays.find_idx(spec, _path(spec, rest, "a folder of IDX files")),
         "npy": lambda: arrays.find_npy(spec, _path(spec, rest, "an .npy file or a folder with train.npy")),
+        "random": lambda: random_source.find_random(spec, rest),
     }
     if not colon or scheme not in finders or not rest:
         raise ValueError(_unknown(spec, scheme, colon, rest, list(finders)))
@@ -109,8 +87,6 @@ def find_source(spec: str, *, root: pathlib.Path, min_size: int = 16) -> Source:
 
 
 def _unknown(spec: str, scheme: str, colon: str, rest: str, known: list[str]) -> str:
-    from vaesr.data.embedded import EMBEDDED
-
     guess = None
     close = difflib.get_close_matches(scheme, known, 1, 0.5)
     if not colon and spec in EMBEDDED:
@@ -120,12 +96,12 @@ def _unknown(spec: str, scheme: str, colon: str, rest: str, known: list[str]) ->
     elif spec.endswith(".npy"):
         guess = f"npy:{spec}"
     elif close:
-        guess = f"{close[0]}:{rest or ('digits' if close[0] == 'embedded' else 'NAME')}"
+        guess = f"{close[0]}:{rest or _EXAMPLES.get(close[0], 'NAME')}"
     hint = f"; did you mean {guess!r}?" if guess else ";"
     forms = ", ".join(f"embedded:{name}" for name in EMBEDDED)
     return (
         f"data source {spec!r} is not understood{hint} a source is one of {forms}, tfds:NAME, folder:PATH, "
-        "idx:PATH, npy:PATH"
+        "idx:PATH, npy:PATH, random:photos, random:COUNTxHEIGHTxWIDTHxCHANNELS"
     )
 
 
@@ -134,22 +110,6 @@ def _path(spec: str, rest: str, what: str) -> pathlib.Path:
     if not path.exists():
         raise FileNotFoundError(f"data source {spec!r}: there is no {path}; expected {what}")
     return path
-
-
-def stamp(path: pathlib.Path) -> list[object]:
-    """What a cache key takes of a file: name, size and time of change.
-
-    Args:
-        path: a file.
-
-    Returns:
-        `[path, bytes, nanoseconds]`; of a file that cannot be looked at, the path and two nulls.
-    """
-    try:
-        stat = path.stat()
-    except OSError:
-        return [str(path), None, None]
-    return [str(path), stat.st_size, stat.st_mtime_ns]
 
 
 def _print_report(bank: Bank) -> None:

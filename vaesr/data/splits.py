@@ -22,26 +22,12 @@ _ALIASES = {
 
 
 def split_name(name: str) -> str | None:
-    """The split that a folder or TFDS split is called after.
-
-    Args:
-        name: any name, in any case.
-
-    Returns:
-        `"train"`, `"validation"`, `"test"`, or None if the name is none of theirs.
-    """
+    """The split that a folder or TFDS split is called after, in any case of letters; None if after none."""
     return _ALIASES.get(name.lower())
 
 
 def content_hash(image: np.ndarray) -> int:
-    """A 64-bit hash of an image's shape and pixels: equal pictures in different files get the same one.
-
-    Args:
-        image: `[H, W, C]` uint8.
-
-    Returns:
-        A number in [0, 2^64).
-    """
+    """A 64-bit hash of `[H, W, C]` uint8 and its shape: equal pictures of different files have the same."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=8)
     digest.update(np.ascontiguousarray(image).data)
     return int.from_bytes(digest.digest(), "little")
@@ -55,13 +41,9 @@ def assign_splits(official: np.ndarray, hashes: np.ndarray) -> tuple[dict[str, n
     order, and copies go together. Three distinct pictures at least are needed to carve two splits, two for
     one.
 
-    Args:
-        official: `[N]` int, 0 train (or none said), 1 validation, 2 test.
-        hashes: `[N]` uint64 of `content_hash`.
-
-    Returns:
-        ({split: sorted `[n]` int32 example indices, empty splits left out}, sorted indices of examples left
-        out).
+    `official` is `[N]` int, 0 train (or none said), 1 validation, 2 test; `hashes` `[N]` uint64 of
+    `content_hash`. Returns {split: sorted `[n]` int32 example indices, empty splits left out}, and the sorted
+    indices of examples left out.
     """
     code = np.array(official, dtype=np.int8)
     for higher in (2, 1):

@@ -1,5 +1,6 @@
 """Databases of images that people have rated, read from the folders in which they are published."""
 
+import contextlib
 import csv
 import dataclasses
 import pathlib
@@ -10,13 +11,9 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class RatedPair:
-    """One rated image.
+    """One rated image's file and the pristine one's; a score is what people said: the higher, the better.
 
-    Attributes:
-        reference: the pristine image's file.
-        distorted: the rated image's file.
-        score: what people said: the higher, the better.
-        distortion: its kind, as the database names it.
+    The distortion is its kind, as the database names it.
     """
 
     reference: pathlib.Path
@@ -27,12 +24,9 @@ class RatedPair:
 
 @dataclasses.dataclass(frozen=True)
 class SubjectiveDatabase:
-    """A database of rated images.
+    """A database of rated images: "tid2013", "csiq", "live", "kadid10k" or "scores".
 
-    Attributes:
-        name: "tid2013", "csiq", "live", "kadid10k" or "scores".
-        pairs: the images.
-        scale: what the scores are, for example "MOS" or "DMOS, negated".
+    `scale` says what the scores are, for example "MOS" or "DMOS, negated".
     """
 
     name: str
@@ -49,16 +43,8 @@ def read_subjective(folder: str | pathlib.Path) -> SubjectiveDatabase:
     like, distortion; file names there are relative to the folder. Differential scores (DMOS, 0 for pristine)
     are negated; KADID-10k's, so called, are mean opinions from 1 to 5 and stay.
 
-    Args:
-        folder: where the database was unpacked; of the file with the scores, or one above it.
-
-    Returns:
-        The database. Images are not opened; every file that is listed exists.
-
-    Raises:
-        FileNotFoundError: if the folder holds no known list, or a file that is listed is missing.
-        ValueError: if the list cannot be understood.
-        ImportError: if reading CSIQ's `.xlsx` needs openpyxl and it is not installed.
+    The folder is that of the file with the scores, or one above it. Images are not opened; every file that is
+    listed exists, or there is a FileNotFoundError, as where there is no known list.
     """
     root = pathlib.Path(folder).expanduser()
     if not root.is_dir():
@@ -103,13 +89,10 @@ def _rows(path: pathlib.Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _number(text: object, path: pathlib.Path) -> float:
-    try:
-        value = float(str(text))
-    except ValueError:
-        raise ValueError(f"{path}: {text!r} is no score") from None
-    if not np.isfinite(value):
-        raise ValueError(f"{path}: {text!r} is no score")
-    return value
+    with contextlib.suppress(ValueError):
+        if np.isfinite(value := float(str(text))):
+            return value
+    raise ValueError(f"{path}: {text!r} is no score")
 
 
 def _tid2013(root: pathlib.Path, path: pathlib.Path) -> SubjectiveDatabase:
@@ -122,14 +105,8 @@ def _tid2013(root: pathlib.Path, path: pathlib.Path) -> SubjectiveDatabase:
         parts = pathlib.PurePath(names[0] if names else "").stem.split("_")
         if len(parts) != 3:
             raise ValueError(f"{path}: {line!r} is not of the form '5.51429 I01_01_1.bmp'")
-        pairs.append(
-            RatedPair(
-                references[f"{parts[0]}.bmp"],
-                distorted[names[0]],
-                _number(score, path),
-                f"type {int(parts[1])}",
-            )
-        )
+        files = references[f"{parts[0]}.bmp"], distorted[names[0]]
+        pairs.append(RatedPair(*files, _number(score, path), f"type {int(parts[1])}"))
     return SubjectiveDatabase("tid2013", tuple(pairs), "MOS, 0 to 9")
 
 

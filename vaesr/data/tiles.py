@@ -10,22 +10,12 @@ from vaesr.data.bank import Bank
 
 
 def tile_photos(bank: Bank, size: int, *, stride: int | None = None) -> Bank:
-    """Cut the photos of every split into square tiles.
+    """Cut the photos of every split into square tiles of `size` pixels a side: a bank of one size, in memory.
 
-    The tiles of a photo stay in its split. Held-out photos are tiled without overlap, so that no pixel counts
-    twice in a measurement.
-
-    Args:
-        bank: photos of any sizes.
-        size: side of a tile, at least 1 pixel.
-        stride: pixels from one training tile to the next, at least 1; `size` by default.
-
-    Returns:
-        A bank of one size, in memory: the names are "PHOTO@TOP,LEFT". Photos smaller than a tile are left
-        out.
-
-    Raises:
-        ValueError: if a number is out of range or a split has no tile.
+    The tiles of a photo stay in its split and are called "PHOTO@TOP,LEFT"; photos smaller than a tile are
+    left out. Training tiles lie `stride` pixels apart (`size` by default; both are at least 1); held-out
+    photos are tiled without overlap, so that no pixel counts twice in a measurement. A ValueError if a split
+    has no tile.
     """
     stride = size if stride is None else stride
     if size < 1 or stride < 1:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from vaesr.data.bank import BANK_FORMAT, Bank, Entry, load_bank
+from vaesr.data.bank import BANK_FORMAT, Bank, Entry, hashes_of, load_bank
 from vaesr.data.splits import SPLITS, assign_splits, content_hash
 
 T = TypeVar("T")
@@ -38,15 +38,7 @@ class BankWriter:
         self._channels: int | None = None
 
     def track(self, items: Iterable[T], total: int) -> Iterable[T]:
-        """`items` with a progress bar, where one is wanted and tqdm is there.
-
-        Args:
-            items: anything iterable.
-            total: how many.
-
-        Returns:
-            An iterable of the same items.
-        """
+        """`items` with a progress bar, where one is wanted and tqdm is there."""
         if not self._progress:
             return items
         try:
@@ -56,29 +48,17 @@ class BankWriter:
         return tqdm(items, total=total, desc=f"decoding {self.spec}"[:60], unit="", leave=False, disable=None)
 
     def note(self, name: str, action: str, reason: str) -> None:
-        """Add a line to the report.
-
-        Args:
-            name: file or example.
-            action: "skipped", "converted" or "note".
-            reason: why, in words.
-        """
+        """Add a line on a file or example to the report; the action is "skipped", "converted" or "note"."""
         self.report.append(Entry(name, action, reason))
 
     def add(
         self, images: np.ndarray, *, split: str | None = None, labels: Sequence[int] | None = None,
         names: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
-        """Append images of one size.
+        """Append images of one size, `[n, H, W, C]` uint8, with the channels of those before.
 
-        Args:
-            images: `[n, H, W, C]` uint8.
-            split: the official split they belong to, or None to let their content decide.
-            labels: n integers, for all blocks or for none.
-            names: n names, for all blocks or for none.
-
-        Raises:
-            ValueError: if the array is no stack of uint8 images, or its channels differ from those before.
+        `split` is the official one they belong to, or None to let their content decide; labels and names are
+        n each, for all blocks or for none.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
             raise ValueError(f"images must be uint8 [n, H, W, C], got {images.dtype} {list(images.shape)}")
@@ -99,14 +79,7 @@ class BankWriter:
     def commit(self, target: pathlib.Path) -> Bank:
         """Pack, sync to disk and rename to `target`; if another process was faster, use its bank.
 
-        Args:
-            target: the final folder.
-
-        Returns:
-            The opened bank.
-
-        Raises:
-            ValueError: if no image was added, or the training split would be empty.
+        A ValueError if no image was added, or the training split would be empty.
         """
         if not self._hashes:
             reasons = "".join(f"\n  {entry}" for entry in self.report[:50])
@@ -132,6 +105,7 @@ class BankWriter:
             "shape": shape,
             "names": self._names or None,
             "report": [list(entry) for entry in self.report],
+            "hashes": hashes_of(self.folder),
         }
         (self.folder / "index.json").write_text(json.dumps(index))
         for name in ("pixels.bin", "table.npz", "index.json", "."):
@@ -171,12 +145,9 @@ def _pad_rows(folder: pathlib.Path, size: np.ndarray, shape: list[int]) -> None:
 
 def _sync(path: pathlib.Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with contextlib.suppress(OSError):  # some file systems refuse it for folders
         os.fsync(descriptor)
-    except OSError:  # some file systems refuse it for folders
-        pass
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)
 
 
 def _publish(folder: pathlib.Path, target: pathlib.Path) -> Bank:
@@ -203,13 +174,7 @@ def _publish(folder: pathlib.Path, target: pathlib.Path) -> Bank:
 def bank_writer(parent: pathlib.Path, spec: str, *, progress: bool = False) -> Iterator[BankWriter]:
     """A writer in a fresh temporary folder beside the banks, removed again unless it was committed.
 
-    Args:
-        parent: the folder of the banks (created).
-        spec: the source string, for messages.
-        progress: show a bar while decoding.
-
-    Yields:
-        The writer.
+    `parent` is the folder of the banks (created).
     """
     parent.mkdir(parents=True, exist_ok=True)
     for old in parent.glob(".tmp-*"):  # left by processes that were killed

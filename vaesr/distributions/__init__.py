@@ -7,7 +7,7 @@ from vaesr.distributions.bernoulli import Bernoulli
 from vaesr.distributions.discretised import DiscretisedLogistic, DiscretisedNormal
 from vaesr.distributions.estimators import MovingAverage, pathwise, score_function
 from vaesr.distributions.importance import doubly_reparameterised_bound, importance_weighted
-from vaesr.distributions.keys import example_keys, example_normal, example_uniform
+from vaesr.distributions.keys import example_bernoulli, example_keys, example_normal, example_uniform
 from vaesr.distributions.logistic import Logistic
 from vaesr.distributions.logistic_mixture import LogisticMixture
 from vaesr.distributions.mean_field import (
@@ -39,6 +39,7 @@ __all__ = [
     "Posterior",
     "ScaleMixturePrior",
     "doubly_reparameterised_bound",
+    "example_bernoulli",
     "example_keys",
     "example_normal",
     "example_uniform",

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from vaesr.distributions.keys import example_uniform
+from vaesr.distributions.keys import example_bernoulli
 
 
 @jax.tree_util.register_dataclass
@@ -40,8 +40,7 @@ class Bernoulli:
         Raises:
             ValueError: if the shapes differ.
 
-        Source:
-            `x·l - softplus(l)`, written as `x·l - max(l, 0) - log1p(exp(-|l|))`.
+        Source: `x·l - softplus(l)`, written as `x·l - max(l, 0) - log1p(exp(-|l|))`.
         """
         logits = jnp.asarray(self.logits, jnp.float32)
         if jnp.shape(value) != logits.shape:
@@ -76,7 +75,7 @@ class Bernoulli:
         shape = jnp.shape(self.logits)
         if len(shape) < 1 or shape[0] != keys.shape[0]:
             raise ValueError(f"keys {keys.shape} must hold one key per example of logits {shape}.")
-        return (example_uniform(keys, shape[1:]) < self.mean).astype(jnp.float32)
+        return example_bernoulli(keys, self.mean)
 
 
 @jax.custom_jvp

@@ -66,8 +66,7 @@ def pathwise(f: Function, q: Any, key: jax.Array, *, samples: int = 1) -> jax.Ar
     Raises:
         ValueError: if `q` can't be reparameterised, `samples` is below 1, or `f`'s result doesn't fit `q`.
 
-    Source:
-        Kingma and Welling 2014, section 2.3; Mohamed et al. 2020, section 5.
+    Source: Kingma and Welling 2014, section 2.3; Mohamed et al. 2020, section 5.
     """
     if not q.reparameterised:
         raise ValueError(
@@ -102,9 +101,8 @@ def score_function(
     Raises:
         ValueError: if `baseline` is unknown, `samples` is too small, or `f`'s result doesn't fit `q`.
 
-    Source:
-        Williams 1992; Mohamed et al. 2020, section 4 (equation 13) and 7.4.1 (optimal baseline); Mnih and
-        Rezende 2016 and Kool et al. 2019 (leave-one-out).
+    Source: Williams 1992; Mohamed et al. 2020, section 4 (equation 13) and 7.4.1 (optimal baseline); Mnih and
+      Rezende 2016 and Kool et al. 2019 (leave-one-out).
     """
     _check_baseline(baseline, samples)
     z = jax.lax.stop_gradient(draw_samples(q, key, samples))
@@ -129,19 +127,11 @@ def score_function(
 
 
 def draw_samples(q: Any, key: jax.Array, samples: int) -> jax.Array:
-    """Draw samples whose values don't depend on how many are drawn.
+    """Draw `[S, ...]` float32 samples whose values don't depend on how many are drawn.
 
-    Args:
-        q: a distribution with `sample` and `sample_examples`.
-        key: one random key, or `[B]` keys, one per element of the leading axis of `q`.
-        samples: S, at least 1.
-
-    Returns:
-        `[S, ...]` float32, sample s drawn with `fold_in(key, s)`; differentiable where `q` is
-        reparameterised.
-
-    Raises:
-        ValueError: if `samples` is below 1, or `q` needs one key per example.
+    `q` has `sample` and `sample_examples`; `key` is one random key, or `[B]` keys, one per element of the
+    leading axis of `q`. Sample s is drawn with `fold_in(key, s)`, differentiable where `q` is
+    reparameterised. A ValueError if `samples` is below 1, or `q` needs one key per example.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}.")
@@ -160,30 +150,14 @@ def draw_samples(q: Any, key: jax.Array, samples: int) -> jax.Array:
 
 
 def with_gradient(values: jax.Array, surrogate: jax.Array) -> jax.Array:
-    """Give values the additional gradient of a surrogate.
-
-    Args:
-        values: any shape.
-        surrogate: the same shape; only its gradient counts.
-
-    Returns:
-        `values`, unchanged where the surrogate is finite, with the gradients of both.
-    """
+    """Give values, unchanged where a surrogate of their shape is finite, the additional gradient of it."""
     return values + (surrogate - jax.lax.stop_gradient(surrogate))
 
 
 def evaluate_samples(f: Function, z: jax.Array) -> jax.Array:
-    """Compute `f` of each sample and check the shape of what comes back.
+    """Compute `f`, as the estimators take it, of samples `[S, ..., event...]`: `[S, ...]` float32.
 
-    Args:
-        f: as for the estimators.
-        z: `[S, ..., event...]`.
-
-    Returns:
-        `[S, ...]` float32.
-
-    Raises:
-        ValueError: if `f` gives anything but one number per element of leading axes of `z[0]`.
+    A ValueError if it gives anything but one number per element of leading axes of `z[0]`.
     """
     values = jax.vmap(f)(z).astype(jnp.float32)
     if values.shape != z.shape[: values.ndim]:

@@ -41,9 +41,8 @@ def importance_weighted(
         ValueError: if `gradient` is unknown, `q` can't be reparameterised, a number is below 1, or `f`'s
             result doesn't fit `q`.
 
-    Source:
-        Burda et al. 2016, equation 8; Roeder et al. 2017 (stl); Tucker et al. 2019, equation 8 (dreg);
-        Rainforth et al. 2018 (signal-to-noise ratio).
+    Source: Burda et al. 2016, equation 8; Roeder et al. 2017 (stl); Tucker et al. 2019, equation 8 (dreg);
+      Rainforth et al. 2018 (signal-to-noise ratio).
     """
     if gradient not in _GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(_GRADIENTS)}, got {gradient!r}.")
@@ -82,8 +81,7 @@ def doubly_reparameterised_bound(
         The bound `[...]`, `logsumexp over K - log K`, and the log-weights `[K, ...]`, which carry no
         gradient; both float32.
 
-    Source:
-        Tucker, Lawson, Gu and Maddison 2019 (doubly reparameterised gradient estimators), equation 8.
+    Source: Tucker, Lawson, Gu and Maddison 2019 (doubly reparameterised gradient estimators), equation 8.
     """
     function, held = jax.closure_convert(log_weight, z)
 

@@ -32,14 +32,7 @@ def example_keys(key: jax.Array, position: jax.Array) -> jax.Array:
 
 
 def keys_shape(keys: jax.Array) -> tuple[int, ...]:
-    """Tell one random key from an array of them.
-
-    Args:
-        keys: a random key or keys, typed or raw uint32 ones.
-
-    Returns:
-        `()` for one key, `(B,)` for keys `[B]`.
-    """
+    """Give `()` for one random key, `(B,)` for keys `[B]`, typed or raw uint32 ones."""
     return keys.shape if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys.shape[:-1]
 
 
@@ -69,3 +62,16 @@ def example_uniform(keys: jax.Array, shape: Sequence[int]) -> jax.Array:
     """
     shape = tuple(shape)
     return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
+
+
+def example_bernoulli(keys: jax.Array, mean: jax.Array) -> jax.Array:
+    """Draw zeros and ones for each example from its own key; no gradient flows.
+
+    Args:
+        keys: random keys `[B]`, from `example_keys`.
+        mean: `[B, ...]`, the probability of a one, in [0, 1].
+
+    Returns:
+        The shape of `mean`, float32.
+    """
+    return (example_uniform(keys, mean.shape[1:]) < mean).astype(jnp.float32)

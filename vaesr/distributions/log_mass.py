@@ -17,15 +17,7 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
 def check_bins(bits: int, edges: str = "exact") -> None:
-    """Refuse unknown bins.
-
-    Args:
-        bits: bits per channel, 1 to 16.
-        edges: one of `EDGES`.
-
-    Raises:
-        ValueError: if a knob is out of range.
-    """
+    """Refuse, with a ValueError, bits per channel outside 1 to 16, and edges that are none of `EDGES`."""
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
         raise ValueError(f"bits must be an integer from 1 to 16, got {bits!r}.")
     if edges not in EDGES:
@@ -33,15 +25,7 @@ def check_bins(bits: int, edges: str = "exact") -> None:
 
 
 def to_level(value: jax.Array, bits: int) -> jax.Array:
-    """Round values to the nearest grey level.
-
-    Args:
-        value: any shape, in [0, 1] (clipped).
-        bits: bits per channel.
-
-    Returns:
-        Whole numbers from 0 to 2^bits - 1, same shape, float32.
-    """
+    """Round values in [0, 1] (clipped) to the nearest grey level, a whole number to 2^bits - 1, float32."""
     top = 2**bits - 1
     return jnp.floor(jnp.clip(jnp.asarray(value, jnp.float32), 0.0, 1.0) * top + 0.5)
 
@@ -49,22 +33,13 @@ def to_level(value: jax.Array, bits: int) -> jax.Array:
 def logistic_log_mass(
     mean: jax.Array, log_scale: jax.Array, level: jax.Array, *, bits: int, edges: str
 ) -> jax.Array:
-    """Give the log-probability of grey levels under discretised logistics.
+    """Give the log-probability of grey levels under discretised logistics, nats, float32; all of one shape.
 
-    The first and the last bin reach to infinity.
+    `level` is of `to_level`; `mean` and `log_scale` (a natural logarithm) are on the scale on which the
+    levels span [-1, 1]. The first and the last bin reach to infinity; with `edges` "nvae" so does every level
+    above 0.99.
 
-    Args:
-        mean: any shape; the grey levels span [-1, 1].
-        log_scale: same shape, in the same unit.
-        level: same shape, from `to_level`.
-        bits: bits per channel.
-        edges: one of `EDGES`; "nvae" lets every level above 0.99 reach to infinity.
-
-    Returns:
-        Nats, same shape, float32.
-
-    Source:
-        Kingma et al. 2016, appendix; Salimans et al. 2017 (PixelCNN++), equation 2.
+    Source: Kingma et al. 2016, appendix; Salimans et al. 2017 (PixelCNN++), equation 2.
     """
     centre, inverse, log_inverse = _in_levels(mean, log_scale, level, bits)
     upper, lower = (centre + 0.5) * inverse, (centre - 0.5) * inverse
@@ -75,21 +50,9 @@ def logistic_log_mass(
 
 
 def normal_log_mass(mean: jax.Array, log_scale: jax.Array, level: jax.Array, *, bits: int) -> jax.Array:
-    """Give the log-probability of grey levels under discretised normals.
+    """As `logistic_log_mass`, under discretised normals; the scales are standard deviations.
 
-    The first and the last bin reach to infinity.
-
-    Args:
-        mean: any shape; the grey levels span [-1, 1].
-        log_scale: natural logarithms of the standard deviations, same shape and unit.
-        level: same shape, from `to_level`.
-        bits: bits per channel.
-
-    Returns:
-        Nats, same shape, float32.
-
-    Source:
-        Ho et al. 2020, equation 13.
+    Source: Ho et al. 2020, equation 13.
     """
     centre, inverse, log_inverse = _in_levels(mean, log_scale, level, bits)
     first, last = level < 0.5, _is_open(level, bits, "exact")

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from vaesr.distributions.discretised import to_grid, to_unit
 from vaesr.distributions.keys import example_uniform
+from vaesr.distributions.location_scale import check_keys
 from vaesr.distributions.log_mass import check_bins, logistic_log_mass, to_level
-from vaesr.distributions.logistic import check_keys, logistic_noise
+from vaesr.distributions.logistic import logistic_noise
 
 
 class _Components(NamedTuple):
@@ -83,8 +84,7 @@ class LogisticMixture:
         Raises:
             ValueError: if shapes or knobs don't fit.
 
-        Source:
-            Salimans et al. 2017 (PixelCNN++), equations 1 to 3.
+        Source: Salimans et al. 2017 (PixelCNN++), equations 1 to 3.
         """
         parts = self._split()
         channels, mixtures, pixels = parts.means.shape
@@ -145,17 +145,9 @@ class LogisticMixture:
 
 
 def mixture_channels(shape: tuple[int, ...], mixtures: int) -> int:
-    """Tell from the shape of the parameters whether they are of grey or of RGB images.
+    """Tell grey from RGB images by the parameters' shape `[B, ..., K]`: 1 if K = 3M, 3 if K = 10M.
 
-    Args:
-        shape: of the parameters, `[B, ..., K]`.
-        mixtures: the components M.
-
-    Returns:
-        1 if K = 3M, 3 if K = 10M.
-
-    Raises:
-        ValueError: for any other K.
+    M is `mixtures`; a ValueError for any other K.
     """
     if mixtures < 1:
         raise ValueError(f"mixtures must be at least 1, got {mixtures}.")

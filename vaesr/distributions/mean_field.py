@@ -42,8 +42,7 @@ def mean_field(
     Raises:
         ValueError: if a scale is not positive or doesn't fit its leaf, or a random leaf is not float.
 
-    Source:
-        Blundell et al. 2015, section 3.2 (`sigma = log(1 + exp(rho))`).
+    Source: Blundell et al. 2015, section 3.2 (`sigma = log(1 + exp(rho))`).
     """
     leaves = {path: jnp.asarray(leaf) for path, leaf in flatten_paths(params).items()}
     rho = {}
@@ -120,8 +119,7 @@ def sample_mean_field(posterior: Posterior, key: jax.Array) -> dict[str, Any]:
     Raises:
         ValueError: if "rho" has a leaf that "mean" lacks, or of another shape.
 
-    Source:
-        Blundell et al. 2015, section 3.2.
+    Source: Blundell et al. 2015, section 3.2.
     """
     noise = flatten_paths(mean_field_noise(posterior, key))
     return unflatten_paths(
@@ -145,8 +143,7 @@ def mean_field_kl(posterior: Posterior, prior: GaussianPrior) -> jax.Array:
     Raises:
         ValueError: if the prior is not Gaussian, or doesn't fit the tree.
 
-    Source:
-        Graves 2011, equation 16; Kullback-Leibler divergence of two univariate normals.
+    Source: Graves 2011, equation 16; Kullback-Leibler divergence of two univariate normals.
     """
     if not isinstance(prior, GaussianPrior):
         raise ValueError(
@@ -180,8 +177,7 @@ def mean_field_log_ratio(
     Raises:
         ValueError: if the trees don't fit together.
 
-    Source:
-        Blundell et al. 2015, equation 2.
+    Source: Blundell et al. 2015, equation 2.
     """
     means, rho = posterior_leaves(posterior)
     weights = flatten_paths(params)
@@ -211,16 +207,9 @@ def path_key(key: jax.Array, path: Path) -> jax.Array:
 
 
 def posterior_leaves(posterior: Posterior) -> tuple[dict[Path, jax.Array], dict[Path, jax.Array]]:
-    """Flatten both trees, check that they fit, and cast what is random to float32.
+    """Give means and rho by path, checked to fit, and what is random cast to float32.
 
-    Args:
-        posterior: `{"mean": tree, "rho": tree}`.
-
-    Returns:
-        Means and rho by path.
-
-    Raises:
-        ValueError: if "rho" has a leaf that "mean" lacks, or of another shape.
+    A ValueError if "rho" has a leaf that "mean" lacks, or of another shape.
     """
     if not isinstance(posterior, Mapping) or set(posterior) != {"mean", "rho"}:
         names = sorted(posterior) if isinstance(posterior, Mapping) else type(posterior).__name__

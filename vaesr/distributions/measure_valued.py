@@ -34,9 +34,8 @@ def measure_valued(
     Raises:
         ValueError: if `q` is no `Normal`, `samples` is below 1, or `f`'s result doesn't fit `q`.
 
-    Source:
-        Mohamed et al. 2020 (Monte Carlo gradient estimation), section 6 and table 1: Weibull(√2, 2) for the
-        mean; double-sided Maxwell against the Gaussian itself for the scale.
+    Source: Mohamed et al. 2020 (Monte Carlo gradient estimation), section 6 and table 1: Weibull(√2, 2) for
+      the mean; double-sided Maxwell against the Gaussian itself for the scale.
     """
     if not isinstance(q, Normal):
         raise ValueError(f"measure_valued is known for Normal only, got {type(q).__name__}.")

@@ -30,8 +30,7 @@ def gaussian_moments(
     Raises:
         ValueError: if the shapes differ, `activation` is an unknown name or `nodes` is below 1.
 
-    Source:
-        Hinton and van Camp 1993, section 5; for the ReLU, the first moments of a truncated Gaussian.
+    Source: Hinton and van Camp 1993, section 5; for the ReLU, the first moments of a truncated Gaussian.
     """
     if jnp.shape(mean) != jnp.shape(variance):
         raise ValueError(

@@ -13,8 +13,48 @@ from vaesr.distributions.normal import Normal
 from vaesr.distributions.weight_trees import Path, flatten_paths, unflatten_paths
 
 
+class _IndependentWeights:
+    """What both share: densities of all weights, from that of one leaf."""
+
+    def _log_density(self, path: Path, leaf: jax.Array) -> jax.Array:
+        """The log-density of the weights at a path, one by one."""
+        raise NotImplementedError
+
+    def log_densities(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the log-density of every weight.
+
+        Args:
+            params: nested dicts of float arrays.
+
+        Returns:
+            A tree of the same structure, nats, float32.
+
+        Raises:
+            ValueError: if the prior's mean or scale doesn't fit a leaf.
+        """
+        return unflatten_paths(
+            {path: self._log_density(path, leaf) for path, leaf in flatten_paths(params).items()}
+        )
+
+    def log_prob(self, params: Mapping[str, Any]) -> jax.Array:
+        """Give the log-density of all weights together.
+
+        Args:
+            params: nested dicts of float arrays.
+
+        Returns:
+            Nats, a float32 scalar.
+
+        Raises:
+            ValueError: as `log_densities`.
+        """
+        # Every leaf flat first, since XLA's CPU back end is slow at sums over several axes.
+        leaves = jax.tree.leaves(self.log_densities(params))
+        return sum((leaf.reshape(-1).sum() for leaf in leaves), start=jnp.zeros((), jnp.float32))
+
+
 @dataclasses.dataclass(frozen=True)
-class GaussianPrior:
+class GaussianPrior(_IndependentWeights):
     """Independent Gaussian weights.
 
     Attributes:
@@ -62,43 +102,16 @@ class GaussianPrior:
                 )
         return jnp.broadcast_to(mean, jnp.shape(leaf)), jnp.broadcast_to(jnp.log(scale), jnp.shape(leaf))
 
-    def log_densities(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the log-density of every weight.
-
-        Args:
-            params: nested dicts of float arrays.
-
-        Returns:
-            A tree of the same structure, nats, float32.
-
-        Raises:
-            ValueError: if `mean` or `scale` doesn't fit a leaf.
-        """
-
-        def one(path: Path, leaf: jax.Array) -> jax.Array:
-            mean, log_scale = self.moments(path, leaf)
-            return Normal(mean, 2.0 * log_scale).log_prob(leaf)
-
-        return unflatten_paths({path: one(path, leaf) for path, leaf in flatten_paths(params).items()})
-
-    def log_prob(self, params: Mapping[str, Any]) -> jax.Array:
-        """Give the log-density of all weights together.
-
-        Args:
-            params: nested dicts of float arrays.
-
-        Returns:
-            Nats, a float32 scalar.
-
-        Raises:
-            ValueError: if `mean` or `scale` doesn't fit a leaf.
-        """
-        return _total(self.log_densities(params))
+    def _log_density(self, path: Path, leaf: jax.Array) -> jax.Array:
+        mean, log_scale = self.moments(path, leaf)
+        return Normal(mean, 2.0 * log_scale).log_prob(leaf)
 
 
 @dataclasses.dataclass(frozen=True)
-class ScaleMixturePrior:
+class ScaleMixturePrior(_IndependentWeights):
     """Independent weights from a mixture of two zero-mean Gaussians, one wide and one narrow.
+
+    The log-densities and their gradients are finite far from 0 as well.
 
     Attributes:
         weight: share of the first Gaussian, in (0, 1).
@@ -121,41 +134,11 @@ class ScaleMixturePrior:
         if not (self.scale_1 > 0 and self.scale_2 > 0):
             raise ValueError(f"scale_1 and scale_2 must be above 0, got {self.scale_1} and {self.scale_2}.")
 
-    def log_densities(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the log-density of every weight.
-
-        Args:
-            params: nested dicts of float arrays.
-
-        Returns:
-            A tree of the same structure, nats, float32; finite, with finite gradients, far from 0 as well.
-        """
-
-        def component(leaf: jax.Array, share: float, scale: float) -> jax.Array:
+    def _log_density(self, path: Path, leaf: jax.Array) -> jax.Array:
+        def component(share: float, scale: float) -> jax.Array:
             zeros = jnp.zeros(jnp.shape(leaf), jnp.float32)
             log_var = jnp.float32(2.0 * math.log(scale))
             return math.log(share) + Normal(zeros, log_var).log_prob(leaf)
 
-        def one(leaf: jax.Array) -> jax.Array:
-            first = component(leaf, self.weight, self.scale_1)
-            return jnp.logaddexp(first, component(leaf, 1.0 - self.weight, self.scale_2))
-
-        return unflatten_paths({path: one(leaf) for path, leaf in flatten_paths(params).items()})
-
-    def log_prob(self, params: Mapping[str, Any]) -> jax.Array:
-        """Give the log-density of all weights together.
-
-        Args:
-            params: nested dicts of float arrays.
-
-        Returns:
-            Nats, a float32 scalar.
-        """
-        return _total(self.log_densities(params))
-
-
-def _total(densities: Mapping[str, Any]) -> jax.Array:
-    """Sum a tree; every leaf flat first, since XLA's CPU back end is slow at sums over several axes."""
-    return sum(
-        (leaf.reshape(-1).sum() for leaf in jax.tree.leaves(densities)), start=jnp.zeros((), jnp.float32)
-    )
+        first = component(self.weight, self.scale_1)
+        return jnp.logaddexp(first, component(1.0 - self.weight, self.scale_2))

@@ -21,8 +21,7 @@ def signal_to_noise(posterior: Posterior) -> dict[str, Any]:
     Raises:
         ValueError: if "rho" has a leaf that "mean" lacks, or of another shape.
 
-    Source:
-        Blundell et al. 2015, section 5.1.
+    Source: Blundell et al. 2015, section 5.1.
     """
 
     def ratio(mean: jax.Array, scale: jax.Array) -> jax.Array:
@@ -50,8 +49,7 @@ def prune(posterior: Posterior, *, fraction: float | jax.Array) -> Posterior:
     Raises:
         ValueError: if `fraction` is a number outside [0, 1].
 
-    Source:
-        Blundell et al. 2015, section 5.1.
+    Source: Blundell et al. 2015, section 5.1.
     """
     if isinstance(fraction, (int, float)) and not 0.0 <= fraction <= 1.0:
         raise ValueError(f"fraction must lie in [0, 1], got {fraction}.")

@@ -6,6 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from vaesr.imaging._checks import check_rank
+from vaesr.imaging.colour import JFIF_TO_RGB, RGB_TO_JFIF
 from vaesr.imaging.resize import imresize
 
 Array = jax.Array
@@ -23,10 +24,6 @@ _LUMA = np.array(
 _CHROMA = np.full((8, 8), 99, np.float32)
 _CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
-_TO_YCC = np.array(
-    [[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]], np.float32
-)
-_TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136286, -0.714136286], [1, 1.772, 0]], np.float32)
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -73,7 +70,7 @@ def jpeg(image: ArrayLike, quality: ArrayLike, *, subsample: bool = True) -> Arr
     step = 16 if subsample else 8
     up = [-height % step, -width % step]
     x = jnp.pad(x, ((0, 0), (0, up[0]), (0, up[1]), (0, 0)), mode="edge") if any(up) else x
-    ycc = _round(_colours(_round(x * 255), _TO_YCC)) - jnp.asarray([128.0, 0.0, 0.0]).reshape(1, 1, 1, 3)
+    ycc = _round(_colours(_round(x * 255), RGB_TO_JFIF)) - jnp.asarray([128.0, 0.0, 0.0]).reshape(1, 1, 1, 3)
     luma, chroma = ycc[..., :1], ycc[..., 1:]
     if subsample:
         corners = [chroma[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
@@ -81,12 +78,12 @@ def jpeg(image: ArrayLike, quality: ArrayLike, *, subsample: bool = True) -> Arr
     luma, chroma = _quantise(luma, q, _LUMA), _quantise(chroma, q, _CHROMA)
     if subsample:
         chroma = imresize(chroma, 2, method="bilinear")  # libjpeg's "fancy upsampling"
-    rgb = _colours(jnp.concatenate([luma + 128, chroma], axis=-1), _TO_RGB)
+    rgb = _colours(jnp.concatenate([luma + 128, chroma], axis=-1), JFIF_TO_RGB)
     return _round(jnp.clip(rgb, 0, 255))[:, :height, :width] / 255
 
 
-def _colours(x: Array, matrix: np.ndarray) -> Array:
-    return jnp.einsum("bhwc,dc->bhwd", x, jnp.asarray(matrix), precision=_HIGHEST)
+def _colours(x: Array, matrix: tuple[tuple[float, ...], ...]) -> Array:
+    return jnp.einsum("bhwc,dc->bhwd", x, jnp.asarray(matrix, jnp.float32), precision=_HIGHEST)
 
 
 def _tables(quality: Array, table: np.ndarray) -> Array:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vaesr.imaging._checks import check_positive_int
@@ -195,21 +196,19 @@ class _Canvas:
         self.target[rows, columns] = part
 
 
-def mirror_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
-    """Mirrors an image at the bottom and the right, up to a multiple of so many pixels a side.
+def mirror_to_multiple(image: Any, multiple: int) -> Any:
+    """Mirrors NumPy's or JAX's `[..., H, W, C]` at the bottom and the right, to a multiple of pixels a side.
 
-    Args:
-        image: `[H, W, C]`.
-        multiple: at least 1.
-
-    Returns:
-        `[H', W', C]`: without repeating the last row and column, unless there are too few to mirror.
+    The last row and column are not repeated, unless there are too few to mirror.
     """
-    missing = [-n % multiple for n in image.shape[:2]]
+    sides = image.shape[-3:-1]
+    missing = [-n % multiple for n in sides]
     if not any(missing):
         return image
-    mode: Any = "reflect" if min(image.shape[:2]) > max(missing) else "edge"
-    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode=mode)
+    mode = "reflect" if min(sides) > max(missing) else "edge"
+    pad: Any = np.pad if isinstance(image, np.ndarray) else jnp.pad
+    around = [(0, 0)] * (image.ndim - 3) + [(0, n) for n in missing] + [(0, 0)]
+    return pad(image, around, mode=mode)
 
 
 def _one_ahead(

@@ -10,9 +10,11 @@ import numpy as np
 
 from vaesr.data import smallest_integers
 from vaesr.distributions import example_keys
+from vaesr.evaluators.codes import level_names
 from vaesr.inference.autoregressive import sample_codes
-from vaesr.inference.code_study import level_names
-from vaesr.inference.runs import Run, load_run
+from vaesr.inference.batches import encode_in_batches, in_batches
+from vaesr.models import CodeAutoencoder, CodePrior
+from vaesr.runs.load import Run, load_run
 
 _LEVEL_TAG = 0x1E7E1
 
@@ -42,17 +44,23 @@ def load_priors(run: Run) -> tuple[Run, ...]:
         The priors' runs, the coarsest level's first.
 
     Raises:
-        ValueError: if the run's model has no code maps.
+        ValueError: if the run's model has no code maps, or what should be a prior is another network.
         FileNotFoundError: if a prior is missing, with what to do.
     """
-    if not hasattr(run.model, "code_shapes"):
+    if not isinstance(run.model, CodeAutoencoder):
         raise ValueError(f"{run.path} holds the network {type(run.model).__name__}, which has no code maps")
     try:
-        return tuple(load_run(path) for path in prior_folders(run.path, len(run.model.code_shapes)))
+        priors = tuple(load_run(path) for path in prior_folders(run.path, len(run.model.code_shapes)))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{run.path} has no finished prior to sample from ({error}); --resume of its experiment trains it"
         ) from None
+    for prior in priors:
+        if not isinstance(prior.model, CodePrior):
+            raise ValueError(
+                f"{prior.path} holds the network {type(prior.model).__name__}, which is no prior of codes"
+            )
+    return priors
 
 
 def sample_code_maps(
@@ -86,25 +94,21 @@ def sample_code_maps(
         raise ValueError(f"count and batch_size must be at least 1, got {count} and {batch_size}")
     if labels is not None and len(labels) != count:
         raise ValueError(f"labels must be [{count}], one per sample, got {np.shape(labels)}")
-    parts: list[list[np.ndarray]] = [[] for _ in priors]
-    size = min(batch_size, count)
-    for first in range(0, count, size):
-        index = np.minimum(first + np.arange(size), count - 1)
-        held = min(size, count - first)
+
+    def draw(index: np.ndarray) -> tuple[jax.Array, ...]:
         maps: tuple[jax.Array, ...] = ()
         for number, prior in enumerate(priors):
-            keys = example_keys(
-                jax.random.fold_in(jax.random.key(seed), _LEVEL_TAG + number), jnp.asarray(index)
-            )
-            label = jnp.asarray(labels[index], jnp.int32) if labels is not None else None
-            label = label if getattr(prior.model, "classes", None) else None
+            key = jax.random.fold_in(jax.random.key(seed), _LEVEL_TAG + number)
+            given = None if labels is None or not prior.model.classes else labels[index]
             drawn = sample_codes(
-                prior.model, prior.params[prior.player], keys,
-                label=label, condition=maps, temperature=temperature, top_k=top_k,
+                prior.model, prior.params[prior.player], example_keys(key, jnp.asarray(index)),
+                label=None if given is None else jnp.asarray(given, jnp.int32),
+                condition=maps, temperature=temperature, top_k=top_k,
             )  # fmt: skip
             maps = (*maps, drawn)
-            parts[number].append(np.asarray(drawn)[:held])
-    return tuple(np.concatenate(level) for level in parts)
+        return maps
+
+    return tuple(in_batches(draw, [np.arange(count)], batch_size))
 
 
 def decode_maps(run: Run, codes: Sequence[np.ndarray], *, keep: int | None = None) -> np.ndarray:
@@ -128,10 +132,12 @@ def decode_maps(run: Run, codes: Sequence[np.ndarray], *, keep: int | None = Non
     count = run.model.code_count
     if any(level.min() < 0 or level.max() >= count for level in codes):
         raise ValueError(f"codes must lie in [0, {count}) for this model")
-    return _in_batches(
-        lambda *maps: run.apply(tuple(jnp.asarray(m, jnp.int32) for m in maps), method="decode", keep=keep),
-        codes,
-    )
+
+    def decode(*maps: np.ndarray) -> list[Any]:
+        return [run.apply(tuple(jnp.asarray(m, jnp.int32) for m in maps), method="decode", keep=keep)]
+
+    (images,) = in_batches(decode, codes, 256)
+    return np.clip(images.astype(np.float32), 0.0, 1.0)
 
 
 def encode_maps(run: Run, images: np.ndarray, *, batch_size: int = 256) -> tuple[np.ndarray, ...]:
@@ -149,20 +155,8 @@ def encode_maps(run: Run, images: np.ndarray, *, batch_size: int = 256) -> tuple
     Raises:
         ValueError: if the images don't fit the model.
     """
-    shape = tuple(run.model.image_shape)
-    if np.ndim(images) != 4 or tuple(images.shape[1:]) != shape or not len(images):
-        raise ValueError(
-            f"images must be [N, {', '.join(map(str, shape))}] for this model, got {np.shape(images)}"
-        )
-    kind = smallest_integers(run.model.code_count)
-    size = min(batch_size, len(images))
-    parts = []
-    for first in range(0, len(images), size):
-        batch = images[np.minimum(first + np.arange(size), len(images) - 1)]
-        unit = batch.astype(np.float32) / np.float32(255 if batch.dtype == np.uint8 else 1)
-        codes = run.apply(unit, method="encode")
-        parts.append([np.asarray(level)[: len(images) - first].astype(kind) for level in codes])
-    return tuple(np.concatenate(levels) for levels in zip(*parts, strict=True))
+    codes = encode_in_batches(run, images, batch_size)
+    return tuple(level.astype(smallest_integers(run.model.code_count)) for level in codes)
 
 
 def sample_images(
@@ -253,15 +247,3 @@ def reject_samples(
         best = members[np.argsort(-scores[members], kind="stable")]
         chosen.append(best[: int(np.ceil(keep * len(members)))])
     return np.sort(np.concatenate(chosen))
-
-
-def _in_batches(decode: Callable[..., Any], codes: Sequence[np.ndarray], size: int = 256) -> np.ndarray:
-    """Decode pieces of one shape (the last is filled up), so that it compiles once."""
-    total = len(codes[0])
-    size = min(size, total)
-    parts = []
-    for first in range(0, total, size):
-        index = np.minimum(first + np.arange(size), total - 1)
-        images = np.asarray(decode(*(level[index] for level in codes)), np.float32)
-        parts.append(images[: min(size, total - first)])
-    return np.clip(np.concatenate(parts), 0.0, 1.0)

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib
 import json
 import logging
 import os
@@ -14,8 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaesr.inference.networks import network_of
-from vaesr.inference.runs import Run
+from vaesr import forms
+from vaesr.files.atomic import write_atomically
+from vaesr.files.extras import extra
+from vaesr.inference.tiling import bind_upscaler
+from vaesr.models import Convolutional, MultiScaleUpscaler
+from vaesr.runs.load import Run
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 LAYOUTS = ("nhwc", "nchw")
@@ -34,7 +37,7 @@ def export_stablehlo(
     """Turns an upscaler into StableHLO, its weights within, that `load_exported` or any JAX runs.
 
     JAX promises to read such files for six months after they were written, and on devices of the platforms
-    named. `conv2d`'s own forms for CPUs are left out: they depend on the size.
+    named. Each platform gets its own forms of operations, of a fixed size also those of `conv2d`.
 
     Args:
         run: of a super-resolution network.
@@ -57,7 +60,7 @@ def export_stablehlo(
             f"platforms must be some of {', '.join(PLATFORMS)}, got {', '.join(unknown) or '()'}"
         )
     _need("flatbuffers")
-    apply, multiple = _portable(run, scale, layout)
+    apply, multiple = _portable(run, scale, layout, direct=size is None)
     text = _dimensions(size, multiple, layout)
     shape = jax.export.symbolic_shape(text, constraints=["h >= 1", "w >= 1"] if size is None else [])
     try:
@@ -113,7 +116,7 @@ def export_onnx(
     converter = _need("jax2onnx")
     import onnx
 
-    apply, multiple = _portable(run, scale, layout)
+    apply, multiple = _portable(run, scale, layout, direct=True)
     if size is None and multiple > 1:
         raise ValueError(
             f"{run.path.name} takes {multiple}x{multiple} pixels at a time: ONNX needs --size for it"
@@ -122,14 +125,14 @@ def export_onnx(
     dimensions = tuple(int(side) if side.isdigit() else side.upper() for side in shape)
     try:
         # jax2onnx traces with operations of its own, which must not stay in the caches of jitted functions.
-        with _hushed("onnx_ir", "jax2onnx"), jax.disable_jit():
+        with _hushed("onnx_ir", "jax2onnx"), jax.disable_jit(), forms.only("cpu"):
             model = converter.to_onnx(
                 apply, [dimensions], model_name="upscaler", input_names=["input"], output_names=["output"]
             )
     except Exception as error:  # it raises nearly anything where it cannot
         raise _needs_size(run, size, error) from error
     facts = {
-        "scale": str(network_of(run, scale).scale),
+        "scale": str(bind_upscaler(run, scale).scale),
         "layout": layout.upper(),
         "colours": "RGB in [0, 1]",
         "origin": json.dumps(run.config.get("origin", {"run": run.path.name, "step": run.step})),
@@ -173,7 +176,7 @@ def largest_difference(
     else:
         found = np.asarray(jax.jit(jax.export.deserialize(bytearray(data)).call)(given))
     found = found.transpose(0, 2, 3, 1) if layout == "nchw" else found
-    wanted = np.asarray(network_of(run.precise(), scale).apply(x))
+    wanted = np.asarray(bind_upscaler(run.precise(), scale).apply(x))
     return float(np.abs(found - wanted).max() / max(1e-6, np.abs(wanted).max()))
 
 
@@ -205,8 +208,6 @@ def write_export(
         RuntimeError: where the exported network's results are others; nothing is written.
         OSError: if the file cannot be written.
     """
-    from vaesr.reports.canvas import write_atomically
-
     path = pathlib.Path(path)
     kind = path.suffix.lower()[1:]
     if kind not in ("onnx", "stablehlo"):
@@ -229,14 +230,15 @@ def write_export(
     return difference
 
 
-def _portable(run: Run, scale: int | None, layout: str) -> tuple[Callable[[Any], Any], int]:
-    """The network in operations that do not depend on the size, and what its sizes must be multiples of."""
+def _portable(run: Run, scale: int | None, layout: str, *, direct: bool) -> tuple[Callable[[Any], Any], int]:
+    """The network and what its sizes must be multiples of; `direct` convolutions take any size."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be nhwc or nchw, got {layout!r}")
-    net = network_of(run, scale)
-    static: dict[str, Any] = {"scale": net.scale} if getattr(run.model, "scales", ()) else {}
-    forms: Any = {name: "direct" for name in ("conv_form", "form") if hasattr(run.model, name)}
-    model: Any = run.model.clone(**forms)
+    net = bind_upscaler(run, scale)
+    static: dict[str, Any] = {"scale": net.scale} if isinstance(run.model, MultiScaleUpscaler) else {}
+    model: Any = run.model
+    if direct and isinstance(model, Convolutional):
+        model = run.model.clone(conv_form="direct")
     collections = run.collections
 
     def apply(x: Any) -> Any:
@@ -277,8 +279,5 @@ def _hushed(*names: str) -> Iterator[None]:
 
 def _need(package: str) -> Any:
     """Imports what only exporting needs."""
-    try:
-        with _hushed("jax2onnx"):
-            return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(f'exporting needs {package}: pip install "vaesr[export]"') from error
+    with _hushed("jax2onnx"):
+        return extra(package, f"exporting needs {package}", "export")

@@ -1,14 +1,13 @@
 """What one does with a trained VAE: draw samples, encode images, decode codes."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vaesr.distributions import example_keys, example_normal
-from vaesr.inference.runs import Run
+from vaesr.inference.batches import encode_in_batches, in_batches
+from vaesr.models import Autoencoder, LatentVariableModel
+from vaesr.runs.load import Run
 
 
 def sample(
@@ -35,7 +34,7 @@ def sample(
     if not temperature >= 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     keys = example_keys(jax.random.key(seed), jnp.arange(count))
-    codes = np.asarray(temperature * example_normal(keys, (_field(run, "latent"),)))
+    codes = np.asarray(temperature * example_normal(keys, (run.model.latent,)))
     return decode(run, codes, batch_size=batch_size)
 
 
@@ -55,10 +54,10 @@ def decode(run: Run, codes: np.ndarray | jax.Array, *, batch_size: int = 256) ->
     """
     _check_vae(run)
     codes = np.asarray(codes, np.float32)
-    latent = _field(run, "latent")
+    latent = run.model.latent
     if codes.ndim != 2 or codes.shape[1] != latent or not len(codes):
         raise ValueError(f"codes must be [N, {latent}] with N at least 1 for this model, got {codes.shape}")
-    (images,) = _in_batches(lambda z: (run.apply(z, method="mean_image"),), codes, batch_size)
+    (images,) = in_batches(lambda z: (run.apply(z, method="mean_image"),), [codes], batch_size)
     return np.clip(images.astype(np.float32), 0.0, 1.0)
 
 
@@ -80,47 +79,14 @@ def encode(
         ValueError: where the run's model is no VAE, has several latent layers, or the images do not fit it.
     """
     _check_vae(run)
-    if hasattr(run.model, "latents"):
+    if isinstance(run.model, LatentVariableModel):
         raise ValueError(
             f"{run.path} holds a VAE of several latent layers, whose codes are no single q(z | x)"
         )
-    shape = tuple(_field(run, "image_shape"))
-    if np.ndim(images) != 4 or tuple(images.shape[1:]) != shape or not len(images):
-        raise ValueError(
-            f"images must be [N, {', '.join(map(str, shape))}] for this model, got {np.shape(images)}"
-        )
-
-    def one_batch(batch: np.ndarray) -> Any:
-        unit = batch.astype(np.float32) / (255.0 if batch.dtype == np.uint8 else 1.0)
-        return run.apply(unit.astype(np.float32), method="encode")
-
-    mean_q, log_var_q = _in_batches(one_batch, np.asarray(images), batch_size)
+    mean_q, log_var_q = encode_in_batches(run, images, batch_size)
     return mean_q.astype(np.float32), log_var_q.astype(np.float32)
 
 
 def _check_vae(run: Run) -> None:
-    missing = [
-        name for name in ("encode", "mean_image", "latent", "image_shape") if not hasattr(run.model, name)
-    ]
-    if missing:
+    if not isinstance(run.model, Autoencoder):
         raise ValueError(f"{run.path} holds the network {type(run.model).__name__}; this needs a VAE")
-
-
-def _field(run: Run, name: str) -> Any:
-    return getattr(run.model, name)
-
-
-def _in_batches(
-    fn: Callable[[np.ndarray], tuple[Any, ...]], inputs: np.ndarray, batch_size: int
-) -> list[np.ndarray]:
-    """Calls `fn` on pieces of one shape (the last is filled up), so that it compiles once."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    batch_size = min(batch_size, len(inputs))
-    pieces = []
-    for begin in range(0, len(inputs), batch_size):
-        batch = inputs[begin : begin + batch_size]
-        missing = batch_size - len(batch)
-        filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
-        pieces.append([np.asarray(out)[: len(batch)] for out in fn(filled)])
-    return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]

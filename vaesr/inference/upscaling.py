@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaesr.imaging import imresize, tiled_apply
-from vaesr.inference.networks import Apply, Network, auto_tile, network_of, with_margin
-from vaesr.inference.runs import Run
+from vaesr.imaging.colour import BT601_LUMA
+from vaesr.inference.tiling import Apply, BoundUpscaler, auto_tile, bind_upscaler, with_margin
 from vaesr.models.self_ensemble import self_ensemble as ensemble_of_turns
+from vaesr.runs.load import Run
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.array(BT601_LUMA, np.float32)
 
 
 def upscale(
-    run_or_apply: Run | Network | Apply,
+    run_or_apply: Run | BoundUpscaler | Apply,
     image: np.ndarray | jax.Array,
     *,
     tile: int | None = None,
@@ -49,11 +50,11 @@ def upscale(
             at once; None chooses by the memory that the network takes, and retries smaller where it runs out.
         self_ensemble: average over the eight flips and quarter turns: 8 times the work, about 0.1 dB better.
         scale: factor of the result; another than the network's is reached by bicubic resizing after it. Of a
-            run with several scales (MDSR) it must be one of them, and None is the largest.
+            run with several scales it must be one of them, and None is the largest.
         halo: receptive radius in input pixels of a plain function; a run's model knows its own.
         alpha: "bicubic" or "network", which upscales the alpha channel.
         tile_pad: margin around a tile, in input pixels, in place of the receptive radius. Where it is smaller
-            than that, or the network sees the whole image (RCAN), tiles are blended over half of it.
+            than that, or the network sees the whole image, tiles are blended over half of it.
         several_sizes: whether images of many sizes follow; then windows of few shapes are used, so that the
             number of compilations stays bounded.
         progress: called as `progress(done, total)` with numbers of tiles.
@@ -95,17 +96,19 @@ def upscale(
     return result[..., 0] if flat else result
 
 
-def _network(run_or_apply: Run | Network | Apply, outscale: float | None, halo: int | None) -> Network:
-    if isinstance(run_or_apply, Network):
+def _network(
+    run_or_apply: Run | BoundUpscaler | Apply, outscale: float | None, halo: int | None
+) -> BoundUpscaler:
+    if isinstance(run_or_apply, BoundUpscaler):
         return run_or_apply
     if isinstance(run_or_apply, Run):
-        return network_of(run_or_apply, outscale)
+        return bind_upscaler(run_or_apply, outscale)
     out = jax.eval_shape(run_or_apply, jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32))
     if len(out.shape) != 4 or out.shape[1] % 16 or out.shape[1] != out.shape[2] or out.shape[3] != 3:
         raise ValueError(
             f"the function must map [N, h, w, 3] to [N, h * s, w * s, 3], 16 x 16 gave {out.shape}"
         )
-    return Network(jax.jit(run_or_apply), out.shape[1] // 16, halo)
+    return BoundUpscaler(jax.jit(run_or_apply), out.shape[1] // 16, halo)
 
 
 def _check_finite(values: np.ndarray) -> np.ndarray:
@@ -188,7 +191,7 @@ def spread_colour(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def _retrying(
-    net: Network,
+    net: BoundUpscaler,
     rgb: np.ndarray,
     tile: int | None,
     self_ensemble: bool,
@@ -219,7 +222,7 @@ def _retrying(
 
 
 def _run(
-    net: Network,
+    net: BoundUpscaler,
     rgb: np.ndarray,
     tile: tuple[int, int] | None,
     self_ensemble: bool,
@@ -259,7 +262,9 @@ def _waiting(apply: Apply) -> Apply:
     return lambda batch: jax.block_until_ready(apply(batch))
 
 
-def _on_devices(net: Network, height: int, width: int, tile: tuple[int, int] | None) -> tuple[Apply, int]:
+def _on_devices(
+    net: BoundUpscaler, height: int, width: int, tile: tuple[int, int] | None
+) -> tuple[Apply, int]:
     """What runs the network, and how many tiles it takes at once: on one device, or on all of them."""
     devices = jax.local_device_count()
     if net.spread is None:

@@ -1,11 +1,21 @@
 """Flax Linen modules that two or more models use."""
 
-from vaesr.layers.activations import ACTIVATIONS, PReLU
+from vaesr.layers.activations import ACTIVATIONS, Activation, PReLU
 from vaesr.layers.attention import SelfAttention
 from vaesr.layers.bayesian import BayesianForward, bayesian_apply
 from vaesr.layers.causal import CausalAttention, CausalConv
-from vaesr.layers.conv import FORMS, PRECISIONS, Conv, conv2d, strided_conv2d, torch_uniform
-from vaesr.layers.mean_shift import DIV2K_MEAN, add_mean, subtract_mean
+from vaesr.layers.choices import check_choices
+from vaesr.layers.conv import (
+    FORMS,
+    PRECISIONS,
+    Conv,
+    ConvForm,
+    Precision,
+    conv2d,
+    strided_conv2d,
+    torch_uniform,
+)
+from vaesr.layers.mean_shift import add_mean, subtract_mean
 from vaesr.layers.members import dropout_apply, ensemble_apply
 from vaesr.layers.norm import BatchNorm, global_mean
 from vaesr.layers.quantisers import (
@@ -17,22 +27,24 @@ from vaesr.layers.quantisers import (
 from vaesr.layers.resampling import ConvTranspose, DownConv, conv_transpose2d
 from vaesr.layers.residual import ResBlock, Trunk, stack_blocks, unstack_blocks
 from vaesr.layers.spectral import SpectralNorm, spectral_normalise
-from vaesr.layers.upsampler import Upsampler, upsampler_factors
+from vaesr.layers.upsampler import Upsampler, check_rgb, upsampler_factors
 
 __all__ = [
     "ACTIVATIONS",
-    "DIV2K_MEAN",
     "FORMS",
     "PRECISIONS",
+    "Activation",
     "BatchNorm",
     "BayesianForward",
     "CausalAttention",
     "CausalConv",
     "Conv",
+    "ConvForm",
     "ConvTranspose",
     "DownConv",
     "FiniteScalarQuantiser",
     "PReLU",
+    "Precision",
     "Quantised",
     "ResBlock",
     "ResidualQuantiser",
@@ -43,6 +55,8 @@ __all__ = [
     "VectorQuantiser",
     "add_mean",
     "bayesian_apply",
+    "check_choices",
+    "check_rgb",
     "conv2d",
     "conv_transpose2d",
     "dropout_apply",

@@ -1,11 +1,13 @@
 """Activations by name, as models' fields give them, and the one with a parameter."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+Activation = Literal["tanh", "relu", "silu", "gelu"]
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
     "relu": nn.relu,

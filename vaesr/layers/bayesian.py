@@ -82,9 +82,8 @@ def bayesian_apply(module: nn.Module, *, how: str = "local") -> BayesianForward:
     Raises:
         ValueError: if `how` is unknown; when called, if shapes don't fit, or `local` meets a layer twice.
 
-    Source:
-        Kingma, Salimans and Welling 2015, equation 6 (local); Molchanov et al. 2017 (convolutions);
-        Wen et al. 2018, equation 3 (flipout); Blundell et al. 2015, section 3.2 (weights).
+    Source: Kingma, Salimans and Welling 2015, equation 6 (local); Molchanov et al. 2017 (convolutions); Wen
+      et al. 2018, equation 3 (flipout); Blundell et al. 2015, section 3.2 (weights).
     """
     if how not in _HOW:
         raise ValueError(f"how must be one of {', '.join(_HOW)}, got {how!r}.")

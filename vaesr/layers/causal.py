@@ -15,10 +15,9 @@ from flax import linen as nn
 from jax import lax
 
 from vaesr.distributions import path_key
-from vaesr.layers.conv import torch_uniform
+from vaesr.layers.conv import lax_conv, torch_uniform
 
 CACHE = "cache"
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Sites of a map that attend at once: at least so many, and at most so many pieces of a map.
 _PIECE, _PIECES = 64, 8
 
@@ -117,10 +116,7 @@ class CausalConv(nn.Module):
         return kernels, bias.reshape(1, 1, 1, -1)
 
     def _conv(self, x: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
-        precision = None if self.precision == "default" else lax.Precision[self.precision.upper()]
-        return lax.conv_general_dilated(
-            x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS, precision=precision
-        )
+        return lax_conv(x, kernel, (1, 1), padding, self.precision)
 
     def _whole(self, x: jax.Array, kernels: dict[str, jax.Array]) -> jax.Array:
         half = self.kernel // 2
@@ -256,14 +252,8 @@ class CausalAttention(nn.Module):
 def remember_row(module: nn.Module, name: str, compute: Callable[[], jax.Array], site: Site) -> jax.Array:
     """Compute a whole map or row, or look up one pixel of the row that was computed when it began.
 
-    Args:
-        module: whose cache it lives in, bound.
-        name: of the cached row.
-        compute: gives `[B, H, W, F]`, at a `Row` `[B, 1, W, F]`; not called at a `Pixel`.
-        site: see the module.
-
-    Returns:
-        What `compute` gives, or `[B, 1, 1, F]` of it.
+    `compute` gives `[B, H, W, F]`, at a `Row` `[B, 1, W, F]`; at a `Pixel` it is not called, and
+    `[B, 1, 1, F]` of the row comes from the bound `module`'s cache, where it is called `name`.
     """
     if site is None:
         return compute()
@@ -277,40 +267,20 @@ def remember_row(module: nn.Module, name: str, compute: Callable[[], jax.Array],
 
 
 def shift_down(x: jax.Array) -> jax.Array:
-    """Move every row one down: zeros come in above.
-
-    Args:
-        x: `[B, H, W, C]`.
-
-    Returns:
-        Same shape.
-    """
+    """Move every row of `[B, H, W, C]` one down: zeros come in above."""
     return jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
 
 
 def shift_right(x: jax.Array) -> jax.Array:
-    """Move every column one to the right: zeros come in at the left.
-
-    Args:
-        x: `[B, H, W, C]`.
-
-    Returns:
-        Same shape.
-    """
+    """Move every column of `[B, H, W, C]` one to the right: zeros come in at the left."""
     return jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
 
 
 def example_dropout(x: jax.Array, keys: jax.Array | None, rate: float, path: tuple[str, ...]) -> jax.Array:
     """Drop features, each example by its own key, so that the masks don't depend on how a batch is cut up.
 
-    Args:
-        x: `[B, ...]`.
-        keys: random keys `[B]`; None drops nothing.
-        rate: share of features to drop, in [0, 1).
-        path: of the layer, which makes its masks differ from others'.
-
-    Returns:
-        Same shape; what is kept is scaled up.
+    `rate` is the share of `[B, ...]` that is dropped, in [0, 1); what is kept is scaled up. Without keys
+    `[B]` nothing is dropped. The layer's `path` makes its masks differ from others'.
     """
     if keys is None or rate == 0:
         return x

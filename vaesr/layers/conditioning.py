@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vaesr.layers.conv import Conv
+from vaesr.layers.causal import Pixel, Site
+from vaesr.layers.conv import Conv, Precision
 
 
 class MapConditioner(nn.Module):
@@ -32,18 +33,10 @@ class MapConditioner(nn.Module):
 
     @nn.compact
     def __call__(self, label: jax.Array | None, condition: tuple[jax.Array, ...]) -> jax.Array | None:
-        """Give the features.
+        """Map classes `[B]` and integers `[B, h, w]` per map to features `[B, H, W, features]` in `dtype`.
 
-        Args:
-            label: `[B]` integers, or None.
-            condition: `[B, h, w]` integers per map.
-
-        Returns:
-            `[B, H, W, features]` in `dtype` (`[B, 1, 1, features]` of a class alone), or None where there is
-            nothing to tell.
-
-        Raises:
-            ValueError: if a class or map is missing, is not asked for, or doesn't fit.
+        They are `[B, 1, 1, features]` of a class alone, and None where there is nothing to tell. A ValueError
+        if a class or map is missing, is not asked for, or doesn't fit.
         """
         self._check(label, condition)
         found = None
@@ -78,17 +71,85 @@ class MapConditioner(nn.Module):
                 )
 
 
-def at_site(features: jax.Array | None, site: Any) -> jax.Array | None:
+def at_site(features: jax.Array | None, site: Site) -> jax.Array | None:
     """The part of conditioning features that a site of `layers.causal` needs.
 
-    Args:
-        features: `[B, H, W, C]`, `[B, 1, 1, C]` or None.
-        site: None, `Row` or `Pixel`.
-
-    Returns:
-        All of it, the row `[B, 1, W, C]` or the pixel `[B, 1, 1, C]`.
+    Of `[B, H, W, C]` all, the row `[B, 1, W, C]` or the pixel `[B, 1, 1, C]`; `[B, 1, 1, C]` and None stay.
     """
     if features is None or site is None or features.shape[1:3] == (1, 1):
         return features
     row = jax.lax.dynamic_slice_in_dim(features, site.row, 1, axis=1)
-    return row if not hasattr(site, "column") else jax.lax.dynamic_slice_in_dim(row, site.column, 1, axis=2)
+    return jax.lax.dynamic_slice_in_dim(row, site.column, 1, axis=2) if isinstance(site, Pixel) else row
+
+
+class RasterPrior(nn.Module):
+    """A model of code maps in raster order, as it is called in training.
+
+    Attributes:
+        shape: (H, W) of the maps.
+        codes: K, the number of codes.
+        channels: of the features, or of each stack.
+        dropout: share of features dropped in training, in [0, 1).
+        classes: number of classes, or None.
+        condition: (h, w, K) of each coarser map that is given.
+        condition_blocks: residual blocks over those maps.
+        remat: compute the layers or blocks anew in the backward pass, for memory.
+        dtype: compute type; the logits are float32.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
+    """
+
+    shape: tuple[int, int] = (8, 8)
+    codes: int = 512
+    channels: int = 128
+    dropout: float = 0.0
+    classes: int | None = None
+    condition: tuple[tuple[int, int, int], ...] = ()
+    condition_blocks: int = 2
+    remat: bool = False
+    dtype: Any = jnp.float32
+    precision: Precision = "default"
+
+    def all_logits(self, codes: jax.Array, given: jax.Array | None, keys: jax.Array | None) -> jax.Array:
+        """Give the logits of all codes; `given` is what `conditioning` makes of label and coarser maps."""
+        raise NotImplementedError
+
+    def conditioning(
+        self, label: jax.Array | None = None, condition: tuple[jax.Array, ...] = ()
+    ) -> jax.Array | None:
+        """What `begin_row` and `next_pixel` take as `given`: computed once for a whole sample."""
+        return self.conditioner(label, condition)
+
+    @nn.nowrap
+    def new_conditioner(self) -> MapConditioner:
+        """What tells a model's layers of label and coarser maps; `setup` keeps it as `conditioner`."""
+        maps = tuple((h, w, k) for h, w, k in self.condition)
+        return MapConditioner(
+            (self.shape[0], self.shape[1]), self.channels, self.classes, maps, self.condition_blocks,
+            dtype=self.dtype, precision=self.precision,
+        )  # fmt: skip
+
+    def __call__(
+        self,
+        codes: jax.Array,
+        *,
+        label: jax.Array | None = None,
+        condition: tuple[jax.Array, ...] = (),
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Give the distribution of every code given those before it in raster order.
+
+        Args:
+            codes: int32 `[B, H, W]`.
+            label: `[B]`, if there are classes.
+            condition: int32 `[B, h, w]` per coarser map.
+            keys: random keys `[B]` for dropout in training; None drops nothing.
+
+        Returns:
+            Logits `[B, H, W, K]`, float32.
+
+        Raises:
+            ValueError: if the shapes don't fit.
+        """
+        if codes.ndim != 3 or codes.shape[1:] != tuple(self.shape):
+            raise ValueError(f"codes must be [B, {self.shape}], got {codes.shape}.")
+        return self.all_logits(codes, self.conditioning(label, condition), keys)

@@ -2,18 +2,21 @@
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from vaesr.forms import with_own_gradients
 from vaesr.layers.spectral import SpectralNorm
 from vaesr.layers.winograd import winograd_conv2d
 
-FORMS = ("auto", "loop", "direct", "patches", "winograd")
-PRECISIONS = ("default", "high", "highest")
+ConvForm = Literal["auto", "loop", "additive", "direct", "patches", "winograd"]
+Precision = Literal["default", "high", "highest"]
+FORMS, PRECISIONS = get_args(ConvForm), get_args(Precision)
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, *, form: str = "auto", precision: str = "default") -> jax.Array:
@@ -28,9 +31,13 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, form: str = "auto", precision: st
       few output channels, and inside loops.
     - `winograd`: F(4x4, 3x3), 4 times fewer multiplications in all three passes. For 3x3 kernels in
       float32 with 16 channels and more on both sides.
-    - `auto`: the fastest of these for the shape on the backend that JAX runs on.
+    - `auto`: the fastest of these for the shape on the platform that the program is compiled for.
     - `loop`: the same inside `lax.scan`, `lax.switch` and `lax.cond`, where on CPUs it avoids `direct`
       (MDSR's step under `lax.switch`: 0.11 s in place of 2.0 s).
+    - `additive`: `patches` on CPUs, `direct` elsewhere; never `winograd`, whose rounding errors would make
+      sums of nothing but zeros and positive products negative.
+
+    Only `direct` has derivatives in forward mode.
 
     Args:
         x: images `[B, H, W, C]`, floating point.
@@ -59,38 +66,42 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, form: str = "auto", precision: st
         raise ValueError(f"form is {form!r}; expected one of {FORMS}.")
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected one of {PRECISIONS}.")
-    if form in ("auto", "loop"):
-        form = _choose(x, kernel, form == "loop")
-    if form == "winograd":
-        return winograd_conv2d(x, kernel)
-    return (patches_conv2d if form == "patches" else _direct)(x, kernel, precision)
+    if form in _FORMS:
+        return _FORMS[form](x, kernel, precision)
+    on_cpu = _FORMS[_form_on_cpus(x, kernel, form)]
+    if on_cpu is _direct:
+        return _direct(x, kernel, precision)
+    return with_own_gradients(on_cpu, _direct, (precision,), x, kernel)
 
 
-def _choose(x: jax.Array, kernel: jax.Array, in_loop: bool) -> str:
+def _form_on_cpus(x: jax.Array, kernel: jax.Array, form: str) -> str:
     """The form measured fastest for forward and both gradients together (float32, one Zen 5 core)."""
     side, _, c, f = kernel.shape
-    if jax.default_backend() != "cpu":
-        return "direct"
+    if form == "additive":
+        return "patches"
     if side == 3 and min(c, f) >= 16 and x.dtype == jnp.float32:
         return "winograd"
     few_outputs = side > 1 and 4 * f <= c
-    return "patches" if few_outputs or in_loop else "direct"
+    return "patches" if few_outputs or form == "loop" else "direct"
 
 
-def _lax_precision(precision: str) -> lax.Precision | None:
+def lax_precision(precision: str) -> lax.Precision | None:
     """None leaves the choice to JAX's own setting; `Precision.DEFAULT` would override it."""
     return None if precision == "default" else lax.Precision[precision.upper()]
 
 
-def _direct(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
+def lax_conv(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any, precision: str, **more: Any
+) -> jax.Array:
+    """XLA's convolution of `[B, H, W, C]` with `[K, L, C, F]`, its precision one of `PRECISIONS`."""
+    numbers = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=_lax_precision(precision),
+        x, kernel, strides, padding, dimension_numbers=numbers, precision=lax_precision(precision), **more
     )
+
+
+def _direct(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
+    return lax_conv(x, kernel, (1, 1), "SAME", precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -126,7 +137,7 @@ def _patches_backward(
         wide.reshape(-1, wide.shape[-1]),
         patches,
         (((0,), (0,)), ((), ())),
-        precision=_lax_precision(precision),
+        precision=lax_precision(precision),
         preferred_element_type=jnp.float32,
     )
     taps = taps.reshape(wide.shape[-1], k, k, narrow.shape[-1])
@@ -135,6 +146,13 @@ def _patches_backward(
 
 
 patches_conv2d.defvjp(_patches_forward, _patches_backward)
+
+
+_FORMS: dict[str, Callable[[jax.Array, jax.Array, str], jax.Array]] = {
+    "direct": _direct,
+    "patches": patches_conv2d,
+    "winograd": lambda x, kernel, _: winograd_conv2d(x, kernel),
+}
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -193,19 +211,14 @@ def strided_conv2d(
         raise ValueError(
             f"x has shape {x.shape}, too small for a kernel of {kernel.shape[0]} with padding {padding}."
         )
-    in_loop = form == "loop" and jax.default_backend() == "cpu"
-    return (_strided_in_loop if in_loop else _strided)(x, kernel, stride, padding, precision)
+    static = stride, padding, precision
+    if form != "loop":
+        return _strided(x, kernel, *static)
+    return with_own_gradients(_strided_in_loop, _strided, static, x, kernel)
 
 
 def _strided(x: jax.Array, kernel: jax.Array, stride: int, padding: int, precision: str) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((padding, padding), (padding, padding)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=_lax_precision(precision),
-    )
+    return lax_conv(x, kernel, (stride, stride), ((padding, padding), (padding, padding)), precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -230,7 +243,7 @@ def _strided_backward(
     copies = [padded[:, rows, columns] for rows in reach[:side] for columns in reach[side:]]
     patches = jnp.concatenate(copies, axis=-1).reshape(-1, side**2 * channels)
     dk = lax.dot_general(
-        patches, g.reshape(-1, features), (((0,), (0,)), ((), ())), precision=_lax_precision(precision),
+        patches, g.reshape(-1, features), (((0,), (0,)), ((), ())), precision=lax_precision(precision),
         preferred_element_type=jnp.float32,
     ).reshape(kernel.shape)  # fmt: skip
     # Input stride * i + r gets output i + d times tap r + padding - stride * d: for each r in turn a
@@ -250,10 +263,8 @@ def _strided_backward(
     before, after = -reached[0], reached[-1]
     edges = ((0, 0, 0), (before, rows - height + after, 0), (before, columns - width + after, 0), (0, 0, 0))
     g = lax.pad(g, jnp.zeros((), g.dtype), edges)
-    y = lax.conv_general_dilated(
-        g, taps.reshape(len(reached), len(reached), features, stride**2 * channels), (1, 1), "VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=_lax_precision(precision),
-    )  # fmt: skip
+    taps = taps.reshape(len(reached), len(reached), features, stride**2 * channels)
+    y = lax_conv(g, taps, (1, 1), "VALID", precision)
     y = y.reshape(g.shape[0], rows, columns, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
     dx = y.reshape(g.shape[0], rows * stride, columns * stride, channels)[:, : x.shape[1], : x.shape[2]]
     return dx, dk.astype(kernel.dtype)

@@ -15,12 +15,7 @@ _LINEAR = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.ConvLocal, nn.ConvTranspose, C
 def is_linear(layer: nn.Module, x: jax.Array) -> bool:
     """Say whether every output of a layer is a sum of weights, each times one input, for a batch of inputs.
 
-    Args:
-        layer: any Linen module.
-        x: what it is called with.
-
-    Returns:
-        Whether it is a linear layer that is known, and the first axis of `x` can be the batch.
+    That is, whether it is a linear layer that is known, and the first axis of `x` can be the batch.
     """
     if type(layer) not in _LINEAR or x.ndim < _least_axes(layer):
         return False
@@ -30,23 +25,14 @@ def is_linear(layer: nn.Module, x: jax.Array) -> bool:
     # inputs may meet one weight.
     products = ("dot_general", "dot_general_cls", "conv_general_dilated", "conv_general_dilated_cls")
     # A kernel that is divided by a function of itself is not linear in its parameters.
-    if getattr(layer, "spectral", False) or getattr(layer, "weight_norm", False):
+    if isinstance(layer, Conv) and (layer.spectral or layer.weight_norm):
         return False
     folds = isinstance(layer, nn.ConvTranspose) and layer.padding == "CIRCULAR"
     return not folds and all(getattr(layer, name, None) is None for name in products)
 
 
 def channel_axes(layer: nn.Module, ndim_in: int, ndim_out: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Give the axes that a linear layer's weights connect.
-
-    Args:
-        layer: a linear layer.
-        ndim_in: number of axes of its input.
-        ndim_out: number of axes of its output.
-
-    Returns:
-        The input's and the output's channel axes.
-    """
+    """Give the channel axes of a linear layer's input and of its output: those that its weights connect."""
     if isinstance(layer, nn.DenseGeneral):
         features = len(layer.features) if isinstance(layer.features, tuple | list) else 1
         return _general_axes(layer, ndim_in), tuple(range(ndim_out - features, ndim_out))
@@ -54,22 +40,15 @@ def channel_axes(layer: nn.Module, ndim_in: int, ndim_out: int) -> tuple[tuple[i
 
 
 def variance_layer(layer: Any) -> nn.Module:
-    """Give the layer that maps squared inputs, by squared scales of the weights, to variances.
-
-    Args:
-        layer: a linear layer.
-
-    Returns:
-        An unbound layer of the same shape.
-    """
+    """Give the unbound layer that maps squared inputs, by squared scales of the weights, to variances."""
     fields: dict[str, Any] = {}
     if layer.dtype is not None and jnp.dtype(layer.dtype) == jnp.float16:
         fields["dtype"] = jnp.float32  # squares of small scales would be 0
-    if getattr(layer, "mask", None) is not None:
+    if isinstance(layer, nn.Conv | nn.ConvLocal | nn.ConvTranspose) and layer.mask is not None:
         fields["mask"] = jnp.square(layer.mask)
     if isinstance(layer, Conv):
         # Winograd's rounding errors would make variances of 0 positive or negative.
-        fields["form"] = "patches" if jax.default_backend() == "cpu" else "direct"
+        fields["form"] = "additive"
     return layer.clone(parent=None, name=None, **fields)
 
 

@@ -1,11 +1,9 @@
-"""The colour shift at both ends of EDSR, MDSR and RCAN."""
+"""The colour shift at both ends of networks that work on pixels from 0 to 255 around zero."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-# DIV2K's mean colour in [0, 1].
-DIV2K_MEAN = np.array([0.4488, 0.4371, 0.4040], np.float32)
+from vaesr.imaging.colour import DIV2K_MEAN
 
 
 def subtract_mean(image: jax.Array) -> jax.Array:
@@ -22,8 +20,7 @@ def subtract_mean(image: jax.Array) -> jax.Array:
 
     Source: Lim et al. 2017 (EDSR), MeanShift.
     """
-    _check_rgb(image)
-    mean = jnp.asarray(DIV2K_MEAN).reshape((1,) * (image.ndim - 1) + (3,))
+    mean = _mean_of(image)
     return (image.astype(jnp.float32) - mean) * 255.0
 
 
@@ -41,11 +38,12 @@ def add_mean(x: jax.Array) -> jax.Array:
 
     Source: Lim et al. 2017 (EDSR), MeanShift.
     """
-    _check_rgb(x)
-    mean = jnp.asarray(DIV2K_MEAN).reshape((1,) * (x.ndim - 1) + (3,))
+    mean = _mean_of(x)
     return x.astype(jnp.float32) * (1.0 / 255.0) + mean
 
 
-def _check_rgb(image: jax.Array) -> None:
+def _mean_of(image: jax.Array) -> jax.Array:
+    """DIV2K's mean colour in as many axes as the image has."""
     if image.ndim < 1 or image.shape[-1] != 3:
         raise ValueError(f"image has shape {image.shape}; expected RGB with 3 channels in the last axis.")
+    return jnp.asarray(DIV2K_MEAN, jnp.float32).reshape((1,) * (image.ndim - 1) + (3,))

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vaesr.forms import by_platform
+
 
 class BatchNorm(nn.Module):
     """Batch normalisation with PyTorch's settings: epsilon 1e-5, running averages that keep 0.9.
@@ -32,6 +34,8 @@ class BatchNorm(nn.Module):
         )(x)  # fmt: skip
 
 
+# Compiled as a function of its own, so that layers of one shape are traced once.
+@jax.jit
 def global_mean(x: jax.Array) -> jax.Array:
     """The mean of each channel over the whole image.
 
@@ -43,12 +47,16 @@ def global_mean(x: jax.Array) -> jax.Array:
     """
     batch, height, width, channels = x.shape
     flat = x.reshape(batch, height * width, channels)
-    if jax.default_backend() != "cpu":
-        return flat.mean(axis=1, dtype=jnp.float32).astype(x.dtype).reshape(batch, 1, 1, channels)
-    # XLA's CPU back end sums over an axis before the last some 10 times slower than it multiplies.
-    ones = jnp.full((batch, 1, height * width), 1 / (height * width), x.dtype)
+    mean = by_platform(flat, cpu=_mean_by_matmul, default=lambda flat: flat.mean(axis=1, dtype=jnp.float32))
+    return mean.astype(x.dtype).reshape(batch, 1, 1, channels)
+
+
+def _mean_by_matmul(flat: jax.Array) -> jax.Array:
+    """XLA's CPU back end sums over an axis before the last some 10 times slower than it multiplies."""
+    batch, pixels, channels = flat.shape
+    ones = jnp.full((batch, 1, pixels), 1 / pixels, flat.dtype)
     mean = jax.lax.dot_general(
         ones, flat, (((2,), (1,)), ((0,), (0,))), precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )  # fmt: skip
-    return mean.astype(x.dtype).reshape(batch, 1, 1, channels)
+    return mean.reshape(batch, channels)

@@ -1,6 +1,6 @@
 """Quantisers as Linen layers of one signature: a learned codebook, finite scalars, residual codebooks."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ from jax import lax
 from vaesr import quantisation as q
 
 COLLECTION = "codebook"
+CodebookUpdate = Literal["ema", "loss"]
+InitialCodes = Literal["uniform", "normal", "kmeans"]
 
 
 class Quantised(NamedTuple):
@@ -55,25 +57,21 @@ class VectorQuantiser(nn.Module):
     """
 
     codes: int = 512
-    update: str = "ema"
+    update: CodebookUpdate = "ema"
     decay: float = 0.99
     epsilon: float = 1e-5
-    initial: str = "uniform"
+    initial: InitialCodes = "uniform"
     revive_below: float = 0.0
     cosine: bool = False
     code_dim: int | None = None
     axis_name: str | None = None
     gradient: str = "straight_through"
+    code_axes: ClassVar[int] = 0  # axes of the codes beyond those of the vectors
 
     @property
     def code_count(self) -> int:
         """K, the number of codes."""
         return self.codes
-
-    @property
-    def code_axes(self) -> int:
-        """Axes of the codes beyond those of the vectors: none."""
-        return 0
 
     @nn.compact
     def __call__(self, z: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> Quantised:
@@ -220,16 +218,12 @@ class FiniteScalarQuantiser(nn.Module):
 
     levels: tuple[int, ...] = (8, 5, 5, 5)
     axis_name: str | None = None
+    code_axes: ClassVar[int] = 0
 
     @property
     def code_count(self) -> int:
         """The number of grid points."""
         return q.code_count(self.levels)
-
-    @property
-    def code_axes(self) -> int:
-        """Axes of the codes beyond those of the vectors: none."""
-        return 0
 
     @nn.compact
     def __call__(self, z: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> Quantised:
@@ -266,21 +260,17 @@ class ResidualQuantiser(nn.Module):
 
     depth: int = 4
     codes: int = 512
-    update: str = "ema"
+    update: CodebookUpdate = "ema"
     decay: float = 0.99
-    initial: str = "uniform"
+    initial: InitialCodes = "uniform"
     revive_below: float = 0.0
     axis_name: str | None = None
+    code_axes: ClassVar[int] = 1  # the one over the codebooks
 
     @property
     def code_count(self) -> int:
         """K, the number of codes in each codebook."""
         return self.codes
-
-    @property
-    def code_axes(self) -> int:
-        """Axes of the codes beyond those of the vectors: one, over the codebooks."""
-        return 1
 
     def setup(self) -> None:
         if self.depth < 1:
@@ -320,14 +310,7 @@ class ResidualQuantiser(nn.Module):
 
 
 def normalise(x: jax.Array) -> jax.Array:
-    """Scale vectors to length 1.
-
-    Args:
-        x: `[..., D]`.
-
-    Returns:
-        Same shape; a vector of zeros stays.
-    """
+    """Scale vectors `[..., D]` to length 1; a vector of zeros stays."""
     return x / jnp.sqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
 
 

@@ -6,12 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
-from vaesr.layers.conv import PRECISIONS, torch_uniform
+from vaesr.forms import with_own_gradients
+from vaesr.layers.conv import PRECISIONS, lax_conv, torch_uniform
 
 FORMS = ("auto", "direct", "vjp", "subpixel")
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def conv_transpose2d(
@@ -26,7 +25,7 @@ def conv_transpose2d(
     - `vjp`: the same forward pass; as gradients, the halving convolution and its own kernel's gradient.
     - `subpixel`: one 3x3 convolution with four times the outputs, whose pixels are interleaved. More
       multiplications (9 for 4), none of them dilated.
-    - `auto`: `vjp` on CPUs, `direct` elsewhere.
+    - `auto`: `vjp` on CPUs, `direct` elsewhere, of the platform that the program is compiled for.
 
     Args:
         x: `[B, H, W, C]`, floating point.
@@ -52,34 +51,24 @@ def conv_transpose2d(
             f"form must be one of {FORMS} and precision of {PRECISIONS}, got {form!r} and {precision!r}."
         )
     if form == "auto":
-        form = "vjp" if jax.default_backend() == "cpu" else "direct"
-    forms: dict[str, Any] = {"direct": _direct, "vjp": _with_own_gradients, "subpixel": _subpixel}
+        return with_own_gradients(_with_halving_gradients, _direct, (precision,), x, kernel)
+    forms: dict[str, Any] = {"direct": _direct, "vjp": _with_halving_gradients, "subpixel": _subpixel}
     return forms[form](x, kernel, precision)
-
-
-def _precision(precision: str) -> lax.Precision | None:
-    return None if precision == "default" else lax.Precision[precision.upper()]
 
 
 def _direct(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
     # Output o takes input i with kernel element a = o + 1 - 2i: a convolution of the input, spread by zeros,
     # with the turned kernel.
-    return lax.conv_general_dilated(
-        x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2),
-        dimension_numbers=_DIMENSIONS, precision=_precision(precision),
-    )  # fmt: skip
+    return lax_conv(x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), precision, lhs_dilation=(2, 2))
 
 
 def _halve(y: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
     """The convolution that this one is the transpose of, `[B, 2H, 2W, F]` to `[B, H, W, C]`."""
-    return lax.conv_general_dilated(
-        y, kernel.swapaxes(2, 3), (2, 2), ((1, 1), (1, 1)),
-        dimension_numbers=_DIMENSIONS, precision=_precision(precision),
-    )  # fmt: skip
+    return lax_conv(y, kernel.swapaxes(2, 3), (2, 2), ((1, 1), (1, 1)), precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _with_own_gradients(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
+def _with_halving_gradients(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
     return _direct(x, kernel, precision)
 
 
@@ -96,7 +85,7 @@ def _backward(precision: str, kept: tuple[jax.Array, jax.Array], g: jax.Array) -
     return dx, of_kernel(x)[0]
 
 
-_with_own_gradients.defvjp(_forward, _backward)
+_with_halving_gradients.defvjp(_forward, _backward)
 
 
 def _subpixel(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
@@ -109,9 +98,7 @@ def _subpixel(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
     both = jnp.stack([jnp.stack([rows[:, :, s + 4 - 2 * e] for e in range(3)], axis=2) for s in range(2)])
     # [s, r, d, e, C, F] -> [d, e, C, (r, s, F)]
     weights = both.transpose(2, 3, 4, 1, 0, 5).reshape(3, 3, channels, 4 * features)
-    y = lax.conv_general_dilated(
-        x, weights, (1, 1), "SAME", dimension_numbers=_DIMENSIONS, precision=_precision(precision)
-    )
+    y = lax_conv(x, weights, (1, 1), "SAME", precision)
     y = y.reshape(batch, height, width, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(batch, 2 * height, 2 * width, features)
 
@@ -163,8 +150,6 @@ class DownConv(nn.Module):
         init = torch_uniform(16 * x.shape[-1])
         kernel = self.param("kernel", init, (4, 4, x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,))
-        y = lax.conv_general_dilated(
-            x.astype(self.dtype), kernel.astype(self.dtype), (2, 2), ((1, 1), (1, 1)),
-            dimension_numbers=_DIMENSIONS, precision=_precision(self.precision),
-        )  # fmt: skip
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = lax_conv(x, kernel, (2, 2), ((1, 1), (1, 1)), self.precision)
         return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)

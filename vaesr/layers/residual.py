@@ -1,4 +1,4 @@
-"""Residual blocks of EDSR and MDSR, and the trunk that repeats them."""
+"""Residual blocks without normalisation, and the trunk that repeats them."""
 
 from typing import Any
 
@@ -31,14 +31,9 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `[B, H, W, channels]` to the same shape."""
-        conv = {
-            "kernel_size": self.kernel_size,
-            "dtype": self.dtype,
-            "form": self.form,
-            "precision": self.precision,
-        }
-        y = nn.relu(Conv(self.channels, name="conv_0", **conv)(x))
-        y = Conv(self.channels, name="conv_1", **conv)(y)
+        conv = {"dtype": self.dtype, "form": self.form, "precision": self.precision}
+        y = nn.relu(Conv(self.channels, self.kernel_size, name="conv_0", **conv)(x))
+        y = Conv(self.channels, self.kernel_size, name="conv_1", **conv)(y)
         return x + (y if self.residual_scale == 1.0 else y * self.residual_scale)
 
 
@@ -77,15 +72,11 @@ class Trunk(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `[B, H, W, channels]` to the same shape."""
-        fields = {
-            "channels": self.channels,
-            "residual_scale": self.residual_scale,
-            "dtype": self.dtype,
-            "form": "loop" if self.scan and self.form == "auto" else self.form,
-            "precision": self.precision,
-        }
+        conv = {"dtype": self.dtype, "form": self.form, "precision": self.precision}
+        fields = {"channels": self.channels, "residual_scale": self.residual_scale, **conv}
         y = x
         if self.scan:
+            fields["form"] = "loop" if self.form == "auto" else self.form
             block: Any = nn.remat(_ScanBlock, prevent_cse=False) if self.remat else _ScanBlock
             scanned = nn.scan(
                 block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.blocks
@@ -95,7 +86,6 @@ class Trunk(nn.Module):
             block = nn.remat(ResBlock) if self.remat else ResBlock
             for i in range(self.blocks):
                 y = block(name=f"body_{i}", **fields)(y)
-        conv = {"dtype": self.dtype, "form": self.form, "precision": self.precision}
         return x + Conv(self.channels, name="body_out", **conv)(y)
 
 

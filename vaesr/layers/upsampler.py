@@ -1,4 +1,4 @@
-"""The sub-pixel upsampler of EDSR, MDSR, RCAN and SRResNet."""
+"""The sub-pixel upsampler: convolutions and pixel shuffles."""
 
 from typing import Any
 
@@ -8,6 +8,19 @@ from flax import linen as nn
 
 from vaesr.imaging import pixel_shuffle
 from vaesr.layers.conv import Conv
+
+
+def check_rgb(x_lr: jax.Array) -> None:
+    """Refuse what is no batch of RGB images.
+
+    Args:
+        x_lr: should be `[B, h, w, 3]`.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
+        raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
 
 
 def upsampler_factors(scale: int) -> tuple[int, ...]:

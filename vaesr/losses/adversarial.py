@@ -188,27 +188,19 @@ def relativistic_average_discriminator_loss(
     return (_mean(jax.nn.softplus(of_fake - real)) + _mean(jax.nn.softplus(fake - of_real))) / 2
 
 
-def _without_axis(loss: Callable[[Array, Array], Array]) -> Callable[..., Array]:
-    """A loss that sees each image alone, called like those that see the batch."""
-    return lambda real, fake, axis_name=None: loss(real, fake)
+def _of_images(generator: Callable[..., Array], discriminator: Callable[..., Array]) -> AdversarialLoss:
+    """Losses that see each image alone, called like those that see the batch."""
+    return AdversarialLoss(
+        lambda real, fake, axis_name=None: generator(fake),
+        lambda real, fake, axis_name=None: discriminator(real, fake),
+        relativistic=False,
+    )
 
 
 ADVERSARIAL: dict[str, AdversarialLoss] = {
-    "standard": AdversarialLoss(
-        _without_axis(lambda real, fake: standard_generator_loss(fake)),
-        _without_axis(standard_discriminator_loss),
-        False,
-    ),
-    "least_squares": AdversarialLoss(
-        _without_axis(lambda real, fake: least_squares_generator_loss(fake)),
-        _without_axis(least_squares_discriminator_loss),
-        False,
-    ),
-    "hinge": AdversarialLoss(
-        _without_axis(lambda real, fake: hinge_generator_loss(fake)),
-        _without_axis(hinge_discriminator_loss),
-        False,
-    ),
+    "standard": _of_images(standard_generator_loss, standard_discriminator_loss),
+    "least_squares": _of_images(least_squares_generator_loss, least_squares_discriminator_loss),
+    "hinge": _of_images(hinge_generator_loss, hinge_discriminator_loss),
     "relativistic_average": AdversarialLoss(
         relativistic_average_generator_loss, relativistic_average_discriminator_loss, True
     ),

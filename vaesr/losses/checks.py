@@ -22,6 +22,20 @@ def float_targets(targets: jax.Array) -> None:
         raise ValueError(f"targets must be float or bool, got {dtype}; divide 8-bit images by 255.")
 
 
+def flat_location_scale(
+    mean: jax.Array, log_scale: jax.Array | float, targets: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Check that a mean, a scalar or equal log-scale and targets fit, and flatten each example."""
+    same_shape("mean", mean, "targets", targets)
+    float_targets(targets)
+    log_scale = jnp.asarray(log_scale, jnp.float32)
+    if log_scale.shape not in ((), jnp.shape(mean)):
+        raise ValueError(
+            f"log_scale must be a scalar or have the shape of mean {jnp.shape(mean)}, got {log_scale.shape}."
+        )
+    return flat(mean), flat(log_scale) if log_scale.ndim else log_scale, flat(targets)
+
+
 def flat(array: jax.Array) -> jax.Array:
     """Give `[B, ...]` as `[B, n]`.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.distributions import DiscretisedLogistic, DiscretisedNormal, LogisticMixture
-from vaesr.losses.checks import flat, float_targets, same_shape
+from vaesr.losses.checks import flat_location_scale, float_targets
 
 
 def discretised_logistic_nll(
@@ -37,10 +37,9 @@ def discretised_logistic_nll(
         ValueError: if the shapes differ, there is no batch axis, the targets are integers or a knob is out
             of range.
 
-    Source:
-        Kingma et al. 2016, appendix; Salimans et al. 2017, equation 2.
+    Source: Kingma et al. 2016, appendix; Salimans et al. 2017, equation 2.
     """
-    mean, log_scale, targets = _checked(mean, log_scale, targets)
+    mean, log_scale, targets = flat_location_scale(mean, log_scale, targets)
     distribution = DiscretisedLogistic(mean, log_scale, bits, edges, min_log_scale)
     return -distribution.log_prob(targets).sum(axis=1)
 
@@ -70,10 +69,9 @@ def discretised_gaussian_nll(
         ValueError: if the shapes differ, there is no batch axis, the targets are integers or a knob is out
             of range.
 
-    Source:
-        Ho et al. 2020, equation 13.
+    Source: Ho et al. 2020, equation 13.
     """
-    mean, log_scale, targets = _checked(mean, log_scale, targets)
+    mean, log_scale, targets = flat_location_scale(mean, log_scale, targets)
     return -DiscretisedNormal(mean, log_scale, bits, min_log_scale).log_prob(targets).sum(axis=1)
 
 
@@ -103,8 +101,7 @@ def logistic_mixture_nll(
     Raises:
         ValueError: if the shapes don't fit together, the targets are integers or a knob is out of range.
 
-    Source:
-        Salimans et al. 2017 (PixelCNN++), equations 1 to 3.
+    Source: Salimans et al. 2017 (PixelCNN++), equations 1 to 3.
     """
     float_targets(targets)
     parameters, targets = jnp.asarray(parameters), jnp.asarray(targets)
@@ -117,17 +114,3 @@ def logistic_mixture_nll(
     parameters = parameters.reshape(parameters.shape[0], pixels, parameters.shape[-1])
     distribution = LogisticMixture(parameters, mixtures, bits, edges, min_log_scale)
     return -distribution.log_prob(targets.reshape(targets.shape[0], pixels, -1)).sum(axis=1)
-
-
-def _checked(
-    mean: jax.Array, log_scale: jax.Array | float, targets: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Check the shapes and flatten each example."""
-    same_shape("mean", mean, "targets", targets)
-    float_targets(targets)
-    log_scale = jnp.asarray(log_scale, jnp.float32)
-    if log_scale.shape not in ((), jnp.shape(mean)):
-        raise ValueError(
-            f"log_scale must be a scalar or have the shape of mean {jnp.shape(mean)}, got {log_scale.shape}."
-        )
-    return flat(mean), flat(log_scale) if log_scale.ndim else log_scale, flat(targets)

@@ -43,8 +43,7 @@ def expected_squared_error(
     Raises:
         ValueError: if the shapes don't fit or a layer is missing.
 
-    Source:
-        Hinton and van Camp 1993, section 5.
+    Source: Hinton and van Camp 1993, section 5.
     """
     if jnp.ndim(inputs) != 2 or jnp.ndim(targets) != 2 or inputs.shape[0] != targets.shape[0]:
         raise ValueError(

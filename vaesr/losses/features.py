@@ -4,6 +4,8 @@
 targets once and stop their gradient: they are constants of the training.
 """
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -72,16 +74,9 @@ def style_loss(
 
 
 def gram_matrix(features: Array) -> Array:
-    """The mean product of every two channels over the image, divided by the number of channels.
+    """The mean product of every two channels of `[B, h, w, c]` over the image, divided by c: `[B, c, c]`.
 
-    Args:
-        features: `[B, h, w, c]`.
-
-    Returns:
-        float32 `[B, c, c]`, symmetric.
-
-    Raises:
-        ValueError: if the shape is another.
+    float32 and symmetric; a ValueError if the shape is another.
 
     Source: Johnson et al. 2016, equation 3: the sum over places by h w c.
     """
@@ -101,11 +96,6 @@ def _weighted(
             f"there are {len(features)} features, {len(targets)} targets and {len(weights)} weights; "
             "expected one of each a layer."
         )
-    parts = [
-        weight * distance(ours, theirs)
-        for ours, theirs, weight in zip(features, targets, weights, strict=True)
-    ]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+    layers = zip(features, targets, weights, strict=True)
+    parts = [weight * distance(ours, theirs) for ours, theirs, weight in layers]
+    return functools.reduce(operator.add, parts)

@@ -21,8 +21,7 @@ def codebook_loss(z: jax.Array, quantised: jax.Array) -> jax.Array:
     Raises:
         ValueError: if the shapes differ or there is no batch axis.
 
-    Source:
-        van den Oord et al. 2017, equation 3, second term.
+    Source: van den Oord et al. 2017, equation 3, second term.
     """
     same_shape("z", z, "quantised", quantised)
     return _mean_square(lax.stop_gradient(z), quantised)
@@ -41,8 +40,7 @@ def commitment_loss(z: jax.Array, quantised: jax.Array) -> jax.Array:
     Raises:
         ValueError: if the shapes differ or there is no batch axis.
 
-    Source:
-        van den Oord et al. 2017, equation 3, third term.
+    Source: van den Oord et al. 2017, equation 3, third term.
     """
     same_shape("z", z, "quantised", quantised)
     return _mean_square(z, lax.stop_gradient(quantised))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.distributions import Bernoulli, Normal, kl_normal, kl_standard_normal
-from vaesr.losses.checks import flat, float_targets, same_shape
+from vaesr.losses.checks import flat, flat_location_scale, float_targets, same_shape
 
 
 def gaussian_kl_standard(mean_q: jax.Array, log_var_q: jax.Array) -> jax.Array:
@@ -22,8 +22,7 @@ def gaussian_kl_standard(mean_q: jax.Array, log_var_q: jax.Array) -> jax.Array:
     Raises:
         ValueError: if the shapes differ or there is no batch axis.
 
-    Source:
-        Kingma and Welling 2014, appendix B.
+    Source: Kingma and Welling 2014, appendix B.
     """
     same_shape("mean_q", mean_q, "log_var_q", log_var_q)
     return kl_standard_normal(Normal(flat(mean_q), flat(log_var_q))).sum(axis=1)
@@ -46,8 +45,7 @@ def gaussian_kl(
     Raises:
         ValueError: if the shapes differ or there is no batch axis.
 
-    Source:
-        Kullback-Leibler divergence of two univariate normals, e.g. Bishop 2006, exercise 1.30.
+    Source: Kullback-Leibler divergence of two univariate normals, e.g. Bishop 2006, exercise 1.30.
     """
     same_shape("mean_q", mean_q, "log_var_q", log_var_q)
     same_shape("mean_q", mean_q, "mean_p", mean_p)
@@ -70,8 +68,7 @@ def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Raises:
         ValueError: if the shapes differ, there is no batch axis or the targets are integers.
 
-    Source:
-        Kingma and Welling 2014, appendix C.1, in the form `softplus(l) - x·l`.
+    Source: Kingma and Welling 2014, appendix C.1, in the form `softplus(l) - x·l`.
     """
     same_shape("logits", logits, "targets", targets)
     float_targets(targets)
@@ -94,18 +91,10 @@ def gaussian_nll(mean: jax.Array, targets: jax.Array, *, log_scale: jax.Array | 
     Raises:
         ValueError: if the shapes differ, there is no batch axis or the targets are integers.
 
-    Source:
-        Kingma and Welling 2014, appendix C.2.
+    Source: Kingma and Welling 2014, appendix C.2.
     """
-    same_shape("mean", mean, "targets", targets)
-    float_targets(targets)
-    log_scale = jnp.asarray(log_scale, jnp.float32)
-    if log_scale.shape not in ((), jnp.shape(mean)):
-        raise ValueError(
-            f"log_scale must be a scalar or have the shape of mean {jnp.shape(mean)}, got {log_scale.shape}."
-        )
-    log_var = 2.0 * (flat(log_scale) if log_scale.ndim else log_scale)
-    return -Normal(flat(mean), log_var).log_prob(flat(targets)).sum(axis=1)
+    mean, log_scale, targets = flat_location_scale(mean, log_scale, targets)
+    return -Normal(mean, 2.0 * log_scale).log_prob(targets).sum(axis=1)
 
 
 def free_bits(kl: jax.Array, *, nats: float, over: str = "example") -> jax.Array:
@@ -126,8 +115,7 @@ def free_bits(kl: jax.Array, *, nats: float, over: str = "example") -> jax.Array
     Raises:
         ValueError: if `kl` is not `[B, G]`, the floor is negative or `over` is unknown.
 
-    Source:
-        Kingma et al. 2016 (inverse autoregressive flow), equation 15.
+    Source: Kingma et al. 2016 (inverse autoregressive flow), equation 15.
     """
     if jnp.ndim(kl) != 2:
         raise ValueError(f"kl must be [B, G] (example, latent group), got shape {jnp.shape(kl)}.")
@@ -154,8 +142,7 @@ def negative_elbo(reconstruction: jax.Array, kl: jax.Array, *, beta: jax.Array |
     Raises:
         ValueError: if the shapes differ or are not `[B]`, or `beta` is not a scalar or negative.
 
-    Source:
-        Kingma and Welling 2014, equation 3; Higgins et al. 2017 (beta-VAE), equation 4.
+    Source: Kingma and Welling 2014, equation 3; Higgins et al. 2017 (beta-VAE), equation 4.
     """
     same_shape("reconstruction", reconstruction, "kl", kl)
     if jnp.ndim(kl) != 1:
@@ -178,8 +165,7 @@ def iwae_bound(log_weights: jax.Array) -> jax.Array:
     Raises:
         ValueError: if `log_weights` is not `[B, K]` with K at least 1.
 
-    Source:
-        Burda, Grosse and Salakhutdinov 2016, equation 8.
+    Source: Burda, Grosse and Salakhutdinov 2016, equation 8.
     """
     if jnp.ndim(log_weights) != 2 or log_weights.shape[1] < 1:
         raise ValueError(f"log_weights must be [B, K] with K at least 1, got shape {jnp.shape(log_weights)}.")
@@ -203,8 +189,7 @@ def importance_weighted_bound(
     Raises:
         ValueError: if the shapes differ or are not `[B, K]`.
 
-    Source:
-        Burda, Grosse and Salakhutdinov 2016, equation 8.
+    Source: Burda, Grosse and Salakhutdinov 2016, equation 8.
     """
     same_shape("log_likelihood", log_likelihood, "log_prior", log_prior)
     same_shape("log_likelihood", log_likelihood, "log_posterior", log_posterior)

@@ -37,7 +37,7 @@ from vaesr.metrics.naturalness import (
 from vaesr.metrics.perceptual import DistsNetwork, LpipsNetwork, dists, lpips
 from vaesr.metrics.phase import fsim, fsimc
 from vaesr.metrics.protocol import DIV2K_VALIDATION, GREY, MATLAB_GREY, RGB, SR_BENCHMARK, Protocol
-from vaesr.metrics.quality import ms_ssim, psnr, ssim
+from vaesr.metrics.quality import SsimComponents, ms_ssim, psnr, ssim, ssim_components
 from vaesr.metrics.ranking import borda_fusion, isotonic_calibration, rank, reciprocal_rank_fusion
 from vaesr.metrics.saliency import vsi
 from vaesr.metrics.sparse import fit_sff_detector, load_sff_detector, sff
@@ -58,6 +58,7 @@ __all__ = [
     "NiqeModel",
     "Protocol",
     "ReliabilityBins",
+    "SsimComponents",
     "active_units",
     "agreement",
     "auroc",
@@ -94,5 +95,6 @@ __all__ = [
     "reliability_bins",
     "sff",
     "ssim",
+    "ssim_components",
     "vsi",
 ]

@@ -79,10 +79,7 @@ def pad_maps(x: Array, before: int, after: int, mode: str = "constant") -> Array
 def gradient_magnitude(x: Array, smooth: Sequence[float], scale: float) -> Array:
     """The length of the gradient by 3x3 operators: `smooth` across, (1, 0, -1) along; zeros beyond the edge.
 
-    Args:
-        x: maps.
-        smooth: three taps, as (3, 10, 3) of Scharr's operator.
-        scale: factor of the result.
+    `smooth` has three taps, as (3, 10, 3) of Scharr's operator; the result is multiplied by `scale`.
     """
     padded = pad_maps(x, 1, 1)
     smooth, difference = tuple(scale * tap for tap in smooth), (1.0, 0.0, -1.0)
@@ -93,14 +90,8 @@ def gradient_magnitude(x: Array, smooth: Sequence[float], scale: float) -> Array
 def box_downsample(x: Array, factor: int, *, mode: str) -> Array:
     """Average squares of `factor` pixels a side and keep one value of each, aligned as MATLAB does.
 
-    Args:
-        x: maps.
-        factor: at least 1.
-        mode: what lies beyond the edge: "constant" (zeros: `conv2(..., 'same')`) or "symmetric"
-            (`imfilter(..., 'symmetric')`).
-
-    Returns:
-        Maps `[..., ceil(H / factor), ceil(W / factor)]`.
+    The result is `[..., ceil(H / factor), ceil(W / factor)]`. `mode` says what lies beyond the edge:
+    "constant" (zeros: `conv2(..., 'same')`) or "symmetric" (`imfilter(..., 'symmetric')`).
     """
     if factor == 1:
         return x
@@ -182,16 +173,10 @@ def weighted_mean(x: Array, weight: Array) -> Array:
 
 
 def kth_smallest(x: Array, k: Array | int) -> Array:
-    """The k-th smallest (from 0) of the values at least 0 along the last axis, exactly, without sorting.
+    """The k-th smallest (from 0) of float32 values of at least 0 along the last axis; no gradient flows.
 
-    Bisection on the bit pattern, which orders as the values do: a sort takes thirty times as long on CPUs.
-
-    Args:
-        x: `[..., N]` float32, at least 0.
-        k: integer in [0, N).
-
-    Returns:
-        `[...]`; no gradient flows.
+    Exact, without sorting: bisection on the bit pattern, which orders as the values do. A sort takes thirty
+    times as long on CPUs.
     """
     bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x) + 0.0, jnp.int32)
     # The largest pattern with at most k values below it is the value itself.
@@ -207,16 +192,10 @@ def kth_smallest(x: Array, k: Array | int) -> Array:
 
 
 def median(x: Array) -> Array:
-    """The median of values at least 0 along the last axis.
+    """The median of float32 values of at least 0 along the last axis.
 
     Its gradient is the mean over all values within 5 % of it, an estimate of how the median of so many moves;
     the exact derivative, that of the one or two values in the middle, is mostly chance.
-
-    Args:
-        x: `[..., N]` float32, at least 0.
-
-    Returns:
-        `[...]`.
     """
     count = x.shape[-1]
     low = kth_smallest(x, (count - 1) // 2)

@@ -34,8 +34,7 @@ def gmsd(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = GRE
     Source: Xue et al., "Gradient Magnitude Similarity Deviation: A Highly Efficient Perceptual Image Quality
       Index", 2014, equations 4 and 6.
     """
-    x, y = prepare_maps(reference, distorted, protocol, function="gmsd", minimum=4)
-    return _gmsd(x, y)
+    return _gmsd(*prepare_maps(reference, distorted, protocol, function="gmsd", minimum=4))
 
 
 @jax.jit

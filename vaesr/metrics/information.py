@@ -47,8 +47,7 @@ def iw_ssim(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = 
     Source: Wang and Li, "Information Content Weighting for Perceptual Image Quality Assessment", 2011,
       equations 19 and 28.
     """
-    x, y = prepare_maps(reference, distorted, protocol, function="iw_ssim", minimum=176)
-    return _iw_ssim(x, y)
+    return _iw_ssim(*prepare_maps(reference, distorted, protocol, function="iw_ssim", minimum=176))
 
 
 @jax.jit
@@ -127,14 +126,10 @@ def _apply_rows(x: Array, matrix: np.ndarray, axis: int) -> Array:
 
 
 def _neighbourhoods(x: Array, parent: Array | None) -> tuple[Array, Array]:
-    """What surrounds each point, as vectors of a Gaussian scale mixture.
+    """What surrounds each point of a reference's band `[..., H, W]`: vectors of a Gaussian scale mixture.
 
-    Args:
-        x: a band of the reference `[..., H, W]`.
-        parent: the reference's next coarser band, or None.
-
-    Returns:
-        Vectors `[..., K, (H - 2) (W - 2)]`, K = 9, or 10 with a parent, and their covariance `[..., K, K]`.
+    The vectors are `[..., K, (H - 2) (W - 2)]`, their covariance `[..., K, K]`; K = 9, or 10 with a `parent`,
+    the reference's next coarser band.
     """
     height, width = x.shape[-2:]
     shifts = [x[..., i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3)]
@@ -181,14 +176,9 @@ def _spectra(covariances: list[Array]) -> list[tuple[Array, Array]]:
 
 
 def _information(x: Array, y: Array, vectors: Array, inverse: Array, eigenvalues: Array) -> Array:
-    """Bits that each point carries, `[..., H - 2, W - 2]`.
+    """Bits that each point carries, `[..., H - 2, W - 2]` of a band of reference x and distorted y.
 
-    Args:
-        x: a band of the reference `[..., H, W]`.
-        y: the same band of the distorted image.
-        vectors: `[..., K, (H - 2) (W - 2)]`, from `_neighbourhoods`.
-        inverse: of their covariance.
-        eigenvalues: of their covariance.
+    The vectors are those of `_neighbourhoods`, inverse and eigenvalues those of their covariance.
     """
     gain, error = _gain(x, y)
     count = vectors.shape[-2]

@@ -19,8 +19,7 @@ def active_units(mean_q: ArrayLike, *, threshold: float = 0.01) -> jax.Array:
         ValueError: if there are not at least two examples of at least one latent, or the threshold is
             negative.
 
-    Source:
-        Burda, Grosse and Salakhutdinov 2016, section 5.2.
+    Source: Burda, Grosse and Salakhutdinov 2016, section 5.2.
     """
     mean_q = jnp.asarray(mean_q, jnp.float32)
     if mean_q.ndim < 2 or mean_q.shape[0] < 2:

@@ -107,13 +107,10 @@ def _niqe(grey: Array, mean: Array, covariance: Array) -> Array:
 
 
 def niqe_features(grey: Array) -> tuple[Array, Array]:
-    """The features of every block, and its sharpness.
+    """The features of every block, `[B, blocks, 36]`, NaN where it is flat, and its sharpness `[B, blocks]`.
 
-    Args:
-        grey: `[B, H, W]` float32 on the 8-bit scale, sides multiples of 96.
-
-    Returns:
-        `[B, blocks, 36]`, NaN where a block is flat, and `[B, blocks]`, the mean local deviation.
+    `grey` is `[B, H, W]` float32 on the 8-bit scale, sides multiples of 96; the sharpness is the mean local
+    deviation.
     """
     found = []
     sharpness = None

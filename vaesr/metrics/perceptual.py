@@ -75,10 +75,7 @@ def lpips(
     Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", 2018,
       equation 1.
     """
-    if not isinstance(network, LpipsNetwork):
-        raise TypeError(f"lpips: network must be an LpipsNetwork, but was {type(network).__name__}.")
-    x, y = _images(reference, distorted, protocol, "lpips")
-    return _lpips(x, y, network)
+    return _lpips(*_images(reference, distorted, protocol, network, LpipsNetwork, "lpips"), network)
 
 
 @jax.jit
@@ -114,8 +111,7 @@ def dists(
     with published figures.
 
     Args:
-        reference: `[B, H, W, C]` floating-point images of 1 or 3 channels in [0, `protocol.data_range`].
-        distorted: `[B, H, W, C]`, the same shape.
+        reference, distorted: `[B, H, W, C]` floating-point images of one shape, as for `lpips`.
         network: trunk and weights, for example of `vaesr.pretrained.load_dists`.
         protocol: what is compared.
 
@@ -124,16 +120,12 @@ def dists(
 
     Raises:
         TypeError: if an image is not floating point or the network is no `DistsNetwork`.
-        ValueError: if the shapes differ, are not `[B, H, W, 1 or 3]`, are too small for the trunk, or weights
-            and features don't match.
+        ValueError: as `lpips`, or if weights and features don't match.
 
     Source: Ding et al., "Image Quality Assessment: Unifying Structure and Texture Similarity", 2020,
       equations 3 to 5.
     """
-    if not isinstance(network, DistsNetwork):
-        raise TypeError(f"dists: network must be a DistsNetwork, but was {type(network).__name__}.")
-    x, y = _images(reference, distorted, protocol, "dists")
-    return _dists(x, y, network)
+    return _dists(*_images(reference, distorted, protocol, network, DistsNetwork, "dists"), network)
 
 
 @jax.jit
@@ -163,7 +155,10 @@ def _centred(feature: Array) -> tuple[Array, Array]:
 
 
 def _images(
-    reference: ArrayLike, distorted: ArrayLike, protocol: Protocol, function: str
+    reference: ArrayLike, distorted: ArrayLike, protocol: Protocol, network: Any, kind: type, function: str
 ) -> tuple[Array, Array]:
+    """Both images as trunks take them, once the network is of the right kind."""
+    if not isinstance(network, kind):
+        raise TypeError(f"{function}: network must be {kind.__name__}, but was {type(network).__name__}.")
     x, y = prepare_colours(reference, distorted, protocol, function=function)
     return jnp.moveaxis(x, 1, -1), jnp.moveaxis(y, 1, -1)

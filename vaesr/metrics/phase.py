@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from vaesr.imaging.colour import YIQ
 from vaesr.metrics import filters
 from vaesr.metrics.protocol import RGB, Protocol, prepare_colours
 
@@ -18,8 +19,6 @@ _SCALES, _ORIENTATIONS = 4, 4
 _SHORTEST_WAVE, _WAVE_FACTOR, _SIGMA_ON_F, _ANGLE_ON_SIGMA = 6.0, 2.0, 0.55, 1.2
 _NOISE_DEVIATIONS, _NOISE_DIVISOR, _EPSILON = 2.0, 1.7, 1e-4
 _T1, _T2, _T3, _T4, _LAMBDA = 0.85, 160.0, 200.0, 200.0, 0.03
-# RGB to YIQ as the authors round it.
-_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 def fsim(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = RGB) -> Array:
@@ -43,8 +42,7 @@ def fsim(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = RGB
 
     Source: Zhang et al., "FSIM: A Feature Similarity Index for Image Quality Assessment", 2011, equation 8.
     """
-    x, y = prepare_colours(reference, distorted, protocol, function="fsim", minimum=8)
-    return _fsim(x, y, False)
+    return _fsim(*prepare_colours(reference, distorted, protocol, function="fsim", minimum=8), False)
 
 
 def fsimc(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = RGB) -> Array:
@@ -64,8 +62,7 @@ def fsimc(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = RG
 
     Source: Zhang et al., "FSIM: A Feature Similarity Index for Image Quality Assessment", 2011, equation 12.
     """
-    x, y = prepare_colours(reference, distorted, protocol, function="fsimc", minimum=8)
-    return _fsim(x, y, True)
+    return _fsim(*prepare_colours(reference, distorted, protocol, function="fsimc", minimum=8), True)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -77,14 +74,14 @@ def _fsim(x: Array, y: Array, colour: bool) -> Array:
         mixed = functools.reduce(operator.add, [255.0 * weight * image[:, i] for i, weight in enumerate(row)])
         return filters.box_downsample(mixed, factor, mode="constant")
 
-    luma = plane(jnp.concatenate([x, y]), _YIQ[0])
+    luma = plane(jnp.concatenate([x, y]), YIQ[0])
     congruency, scharr = phase_congruency(luma), filters.gradient_magnitude(luma, (3.0, 10.0, 3.0), 1 / 16)
     (pc_x, pc_y), (g_x, g_y) = (jnp.split(maps, 2) for maps in (congruency, scharr))
     similar = filters.similarity(pc_x, pc_y, _T1) * filters.similarity(g_x, g_y, _T2)
     if colour:
         i, q = (
             filters.similarity(plane(x, row), plane(y, row), t)
-            for row, t in zip(_YIQ[1:], (_T3, _T4), strict=True)
+            for row, t in zip(YIQ[1:], (_T3, _T4), strict=True)
         )
         similar = similar * filters.real_power(i * q, _LAMBDA)
     return filters.weighted_mean(similar, jnp.maximum(pc_x, pc_y))
@@ -93,11 +90,7 @@ def _fsim(x: Array, y: Array, colour: bool) -> Array:
 def phase_congruency(image: Array) -> Array:
     """Kovesi's phase congruency as FSIM uses it, with the noise estimated from the smallest scale's median.
 
-    Args:
-        image: maps `[N, H, W]` on the 8-bit scale.
-
-    Returns:
-        `[N, H, W]` in [0, 1]; 0 where nothing is but flat.
+    Of maps `[N, H, W]` on the 8-bit scale, in [0, 1]; 0 where nothing is but flat.
     """
     radial, angular, noise = _bank(*image.shape[-2:])
     # The filters are 0 at frequency 0: without the mean, flat images are exactly 0.

@@ -94,21 +94,11 @@ def DIV2K_VALIDATION(scale: int) -> Protocol:
 def prepare(
     reference: ArrayLike, distorted: ArrayLike, protocol: Protocol, *, function: str, minimum: int = 1
 ) -> tuple[Array, Array]:
-    """Checks two batches and brings both to what the protocol compares, with white at 1.
+    """Checks two batches `[B, H, W, C]` and brings both to what the protocol compares, with white at 1.
 
-    Args:
-        reference: `[B, H, W, C]` floating point.
-        distorted: `[B, H, W, C]` floating point.
-        protocol: what is compared.
-        function: the name that errors begin with.
-        minimum: pixels per side that must remain.
-
-    Returns:
-        Two float32 arrays `[B, H - 2 * shave, W - 2 * shave, C or 1]`.
-
-    Raises:
-        TypeError: if either is not floating point or the protocol is no `Protocol`.
-        ValueError: if the shapes differ, are not `[B, H, W, C]`, or are too small.
+    They become float32 `[B, H - 2 * shave, W - 2 * shave, C or 1]`, of at least `minimum` pixels a side.
+    Errors begin with the name `function`: a TypeError if either is not floating point or the protocol is no
+    `Protocol`, a ValueError if the shapes differ, are not `[B, H, W, C]`, or are too small.
     """
     if not isinstance(protocol, Protocol):
         raise TypeError(f"{function}: protocol must be a vaesr.metrics.Protocol, but was {protocol!r}.")
@@ -148,8 +138,7 @@ def prepare_colours(
 ) -> tuple[Array, Array]:
     """As `prepare_maps` for metrics that see colour: grey images become three equal channels, `[B, 3, H, W]`.
 
-    Raises:
-        ValueError: also if the images have neither 1 nor 3 channels.
+    A ValueError also if the images have neither 1 nor 3 channels.
     """
     x, y = prepare_maps(reference, distorted, protocol, function=function, minimum=minimum)
     if x.shape[1] not in (1, 3):

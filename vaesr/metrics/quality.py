@@ -1,6 +1,7 @@
 """Full-reference image quality: PSNR, SSIM and MS-SSIM."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +42,7 @@ def psnr(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = RGB
 
     Source: published SR protocols; see `SR_BENCHMARK` and `DIV2K_VALIDATION`.
     """
-    x, y = prepare(reference, distorted, protocol, function="psnr")
-    return _psnr(x, y)
+    return _psnr(*prepare(reference, distorted, protocol, function="psnr"))
 
 
 @jax.jit
@@ -79,31 +79,99 @@ def ssim(
     Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", 2004,
       equation 13.
     """
-    x, y = prepare_maps(reference, distorted, protocol, function="ssim", minimum=_WINDOW)
-    return _ssim(x, y, downsample)
+    return _ssim(*prepare_maps(reference, distorted, protocol, function="ssim", minimum=_WINDOW), downsample)
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _ssim(x: Array, y: Array, downsample: bool) -> Array:
     """Mean SSIM `[B]` of maps `[B, C, H, W]` whose white is 1."""
-    if downsample:
-        factor = filters.downsampling_factor(x.shape[-2], x.shape[-1])
-        x, y = (filters.box_downsample(i, factor, mode="symmetric") for i in (x, y))
+    x, y = _smaller(x, y, downsample)
     luminance, structure = similarity_maps(x, y, _K1**2, _K2**2)
     return jnp.mean(luminance * structure, axis=(1, 2, 3))
+
+
+def _smaller(x: Array, y: Array, downsample: bool) -> tuple[Array, Array]:
+    if not downsample:
+        return x, y
+    factor = filters.downsampling_factor(x.shape[-2], x.shape[-1])
+    x, y = (filters.box_downsample(i, factor, mode="symmetric") for i in (x, y))
+    return x, y
+
+
+class SsimComponents(NamedTuple):
+    """What SSIM is the product of, at every position of the window: float32 maps `[B, H - 10, W - 10, C]`.
+
+    Attributes:
+        luminance: likeness of the means, in [0, 1] for images that are nowhere negative.
+        contrast: likeness of the standard deviations, in (0, 1].
+        structure: correlation, in [-1, 1].
+    """
+
+    luminance: Array
+    contrast: Array
+    structure: Array
+
+
+def ssim_components(
+    reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = RGB, downsample: bool = False
+) -> SsimComponents:
+    """Returns SSIM's three comparisons: luminance, contrast and structure.
+
+    Their product, averaged over positions and channels, is `ssim` of the same arguments; the product of their
+    means is not. Each tells what a distortion changes: another brightness only the first, blur the second and
+    third, noise mostly the third.
+
+    Args:
+        reference: `[B, H, W, C]` floating-point images in [0, `protocol.data_range`].
+        distorted: `[B, H, W, C]`, the same shape.
+        protocol: what is compared, as in `ssim`.
+        downsample: as in `ssim`; the maps are as much smaller.
+
+    Returns:
+        Three maps; of identical images all are 1.
+
+    Raises:
+        TypeError: if an image is not floating point.
+        ValueError: if the shapes differ, are not `[B, H, W, C]`, or fewer than 11 pixels per side remain.
+
+    Source: Wang et al. 2004, equations 6, 9 and 10, with C3 = C2 / 2.
+    """
+    maps = prepare_maps(reference, distorted, protocol, function="ssim_components", minimum=_WINDOW)
+    return _ssim_components(*maps, downsample)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _ssim_components(x: Array, y: Array, downsample: bool) -> SsimComponents:
+    x, y = _smaller(x, y, downsample)
+    (mean_x, mean_y), (variance_x, variance_y), covariance = _moments(x, y)
+    c1, c2 = _K1**2, _K2**2
+    # Where one image is flat the deviations' product is 0, and so is its slope.
+    square = jnp.maximum(variance_x, 0.0) * jnp.maximum(variance_y, 0.0)
+    flat = square == 0.0
+    product = jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, square)))
+    found = (
+        filters.similarity(mean_x, mean_y, c1),  # equation 6
+        (2 * product + c2) / (variance_x + variance_y + c2),  # equation 9
+        (covariance + c2 / 2) / (product + c2 / 2),  # equation 10
+    )
+    return SsimComponents(*(jnp.moveaxis(i, 1, -1) for i in found))
+
+
+def _moments(x: Array, y: Array) -> tuple[tuple[Array, Array], tuple[Array, Array], Array]:
+    """Means, variances and covariance under the window, of maps `[..., H, W]`."""
+    mean_x, mean_y = (jax.lax.stop_gradient(jnp.mean(i, axis=(-2, -1), keepdims=True)) for i in (x, y))
+    u, v = x - mean_x, y - mean_y
+    maps = jnp.stack([u, v, u * u, v * v, u * v])
+    mean_u, mean_v, square_u, square_v, product = filters.separable(maps, _GAUSSIAN, _GAUSSIAN)
+    variances = square_u - mean_u * mean_u, square_v - mean_v * mean_v
+    return (mean_u + mean_x, mean_v + mean_y), variances, product - mean_u * mean_v
 
 
 def similarity_maps(x: Array, y: Array, c1: float, c2: float) -> tuple[Array, Array]:
     """SSIM's luminance term and its contrast-structure term, where the window lies inside.
 
-    Args:
-        x: maps `[..., H, W]`.
-        y: maps of the same shape.
-        c1: constant of the luminance term, (K1 L)^2.
-        c2: constant of the other.
-
-    Returns:
-        Two maps `[..., H - 10, W - 10]`.
+    Of maps `[..., H, W]`, both `[..., H - 10, W - 10]`; `c1` is the luminance term's constant, (K1 L)^2, `c2`
+    the other's.
     """
     # Variances do not depend on the origin: measuring each image from its own mean keeps float32's
     # E[x^2] - E[x]^2 from cancelling in flat areas.
@@ -142,8 +210,7 @@ def ms_ssim(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = 
       2003, equation 7.
     """
     # The coarsest scale must hold one window: ceil(161 / 16) = 11.
-    x, y = prepare_maps(reference, distorted, protocol, function="ms_ssim", minimum=161)
-    return _ms_ssim(x, y)
+    return _ms_ssim(*prepare_maps(reference, distorted, protocol, function="ms_ssim", minimum=161))
 
 
 @jax.jit

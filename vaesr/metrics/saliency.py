@@ -8,20 +8,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from vaesr.imaging import imresize
+from vaesr.imaging.colour import D50_WHITE, LMN, ROOTS_TO_LAB, SRGB_TO_XYZ
 from vaesr.metrics import filters
 from vaesr.metrics.protocol import RGB, Protocol, prepare_colours
 
 Array = jax.Array
 
 _C1, _C2, _C3, _ALPHA, _BETA = 1.27, 386.0, 130.0, 0.40, 0.02
-_LMN = ((0.06, 0.63, 0.27), (0.30, 0.04, -0.35), (0.34, -0.60, 0.17))
 _SIDE, _SIGMA_F, _OMEGA, _SIGMA_D, _SIGMA_C = 256, 1.34, 0.021, 145.0, 0.001
-_XYZ = (
-    (0.4124564, 0.3575761, 0.1804375),
-    (0.2126729, 0.7151522, 0.0721750),
-    (0.0193339, 0.1191920, 0.9503041),
-)
-_WHITE = (0.9642, 1.0, 0.8251)  # D50, as the reference code has it
 
 
 def vsi(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = RGB) -> Array:
@@ -47,8 +41,7 @@ def vsi(reference: ArrayLike, distorted: ArrayLike, *, protocol: Protocol = RGB)
     Source: Zhang, Shen and Li, "VSI: A Visual Saliency-Induced Index for Perceptual Image Quality
       Assessment", 2014, equation 9.
     """
-    x, y = prepare_colours(reference, distorted, protocol, function="vsi", minimum=8)
-    return _vsi(x, y)
+    return _vsi(*prepare_colours(reference, distorted, protocol, function="vsi", minimum=8))
 
 
 @jax.jit
@@ -56,7 +49,7 @@ def _vsi(x: Array, y: Array) -> Array:
     """VSI `[B]` of maps `[B, 3, H, W]` whose white is 1."""
     both = 255.0 * jnp.concatenate([x, y])
     factor = filters.downsampling_factor(*both.shape[-2:])
-    lmn = [sum(weight * both[:, i] for i, weight in enumerate(row)) for row in _LMN]
+    lmn = [sum(weight * both[:, i] for i, weight in enumerate(row)) for row in LMN]
     maps = jnp.stack([sdsp(both), *lmn])
     saliency, luma, m, n = filters.box_downsample(maps, factor, mode="constant")
     gradient = filters.gradient_magnitude(luma, (3.0, 10.0, 3.0), 1 / 16)
@@ -72,11 +65,7 @@ def _vsi(x: Array, y: Array) -> Array:
 def sdsp(image: Array) -> Array:
     """Saliency by simple priors: band-passed colour, nearness to the centre, warmth.
 
-    Args:
-        image: `[N, 3, H, W]` RGB on the 8-bit scale.
-
-    Returns:
-        `[N, H, W]` in [0, 1]; 0 of flat images.
+    Of RGB `[N, 3, H, W]` on the 8-bit scale, `[N, H, W]` in [0, 1]; 0 of flat images.
 
     Source: Zhang, Gu and Li, "SDSP: A Novel Saliency Detection Method by Combining Simple Priors", 2013.
     """
@@ -115,17 +104,19 @@ def _lab(image: Array) -> Array:
     power = lambda base, exponent: jnp.exp(exponent * jnp.log(base))  # noqa: E731
     linear = jnp.where(x > 0.04045, power((jnp.maximum(x, 0.04045) + 0.055) / 1.055, 2.4), x / 12.92)
     # Products of matrices: in one loop with its sums XLA would compute each power three times.
-    t = _mix(np.asarray(_XYZ) / np.asarray(_WHITE)[:, None], linear)
+    t = _mix(np.asarray(SRGB_TO_XYZ) / np.asarray(D50_WHITE)[:, None], linear)
     f = jnp.where(t > 0.008856, power(jnp.maximum(t, 0.008856), 1 / 3), (903.3 * t + 16) / 116)
     shift = np.asarray([16.0, 0.0, 0.0], np.float32).reshape(1, 3, 1, 1)
-    return _mix(np.asarray([[0, 116, 0], [500, -500, 0], [0, 200, -200]]), f) - shift
+    return _mix(np.asarray(ROOTS_TO_LAB), f) - shift
 
 
 def _mix(matrix: np.ndarray, image: Array) -> Array:
     """Channels `[N, 3, H, W]` mixed by a matrix `[3, 3]`."""
     # One small product an image: its result lies in memory as the FFT wants it.
-    # Adding zeros of the images' spreads the matrix over devices as they are.
-    weights = jnp.asarray(matrix, jnp.float32)[None] + jnp.zeros_like(image[:, :, 0, :1])
+    # Adding zeros of the images' spreads the matrix over devices as they are; `zeros_like` forgets how, where
+    # no mesh is set.
+    zeros = 0 * jax.lax.stop_gradient(image[:, :, 0, :1])
+    weights = jnp.asarray(matrix, jnp.float32)[None] + zeros
     rows = image.reshape(*image.shape[:2], -1)
     return jnp.matmul(weights, rows, precision=jax.lax.Precision.HIGHEST).reshape(image.shape)
 

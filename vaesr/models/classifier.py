@@ -1,19 +1,14 @@
 """Small classifiers of small images, for Bayesian neural networks: perceptrons and LeNet-5."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vaesr.layers import ACTIVATIONS
+from vaesr.layers import ACTIVATIONS, Activation, Precision, check_choices
 
-_CHOICES = {
-    "architecture": ("mlp", "lenet"),
-    "activation": tuple(ACTIVATIONS),
-    "precision": ("default", "high", "highest"),
-}
 # Channels of LeNet-5's two 5x5 convolutions; the second has no padding.
 _CHANNELS, _WINDOW = (6, 16), 5
 
@@ -24,27 +19,27 @@ class Classifier(nn.Module):
     Attributes:
         architecture: "mlp" (dense layers on the flattened input) or "lenet" (two 5x5 convolutions with 6 and
             16 channels, each followed by an average over 2x2 pixels, then dense layers).
-        hidden: units of the dense hidden layers.
+        hidden: units of the dense hidden layers, from the input on; at least 1 each.
         outputs: numbers an example, the number of classes as a rule.
         input_shape: the shape of one example: (height, width, channels) of an image for "lenet".
         activation: "tanh", "relu", "silu" or "gelu", after every layer but the last.
         dropout: the share of each dense hidden layer's units that is dropped when `train`, in [0, 1).
-        input_shift: subtracted from the inputs first.
-        input_scale: the inputs are multiplied by it; Bayes by Backprop divides 8-bit pixels by 126, which is
-            255 / 126 for pixels in [0, 1].
-        precision: matmul precision: "default", "high" or "highest". Default is TF32 on GPUs, bf16 on TPUs.
+        input_shift: subtracted from the inputs first (pixels in [0, 1], or x of a curve).
+        input_scale: the shifted inputs are multiplied by it, above 0; Bayes by Backprop divides 8-bit pixels
+            by 126, which is 255 / 126 for pixels in [0, 1].
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
         dtype: the compute type. Parameters and outputs are float32.
     """
 
-    architecture: str = "mlp"
+    architecture: Literal["mlp", "lenet"] = "mlp"
     hidden: tuple[int, ...] = (400, 400)
     outputs: int = 10
     input_shape: tuple[int, ...] = (28, 28, 1)
-    activation: str = "relu"
+    activation: Activation = "relu"
     dropout: float = 0.0
     input_shift: float = 0.0
     input_scale: float = 1.0
-    precision: str = "default"
+    precision: Precision = "default"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -90,9 +85,7 @@ def _halve(x: jax.Array) -> jax.Array:
 
 
 def _check_fields(model: Classifier) -> None:
-    for field, choices in _CHOICES.items():
-        if getattr(model, field) not in choices:
-            raise ValueError(f"{field} must be one of {choices}, got {getattr(model, field)!r}.")
+    check_choices(model)
     if model.outputs < 1 or any(width < 1 for width in model.hidden):
         raise ValueError(f"outputs and hidden must be at least 1, got {model.outputs} and {model.hidden}.")
     if not 0.0 <= model.dropout < 1.0:

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from vaesr.layers import Conv, SelfAttention
-
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+from vaesr.imaging.colour import IMAGENET_DEVIATION, IMAGENET_MEAN
+from vaesr.layers import Conv, ConvForm, SelfAttention
 
 
 class Critic(nn.Module):
@@ -17,11 +16,11 @@ class Critic(nn.Module):
 
     Attributes:
         channels: of the first convolution; fastai 128, DeOldify 256.
-        blocks: further halvings; channels double at each.
-        dropout: share of channels dropped in training (half of it after the first convolution).
+        blocks: further halvings; channels double at each; 3 in both.
+        dropout: share of channels dropped in training, in [0, 1); half of it after the first convolution.
         dense: a dense residual block after the first convolution, as in fastai's.
         dtype: compute type; parameters and output are float32.
-        form: of the convolutions, see `vaesr.layers.conv2d`.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
 
     Source: fastai 1.0, `gan_critic`; DeOldify, `custom_gan_critic`.
     """
@@ -31,7 +30,7 @@ class Critic(nn.Module):
     dropout: float = 0.15
     dense: bool = False
     dtype: Any = jnp.float32
-    form: str = "auto"
+    conv_form: ConvForm = "auto"
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False, keys: jax.Array | None = None) -> jax.Array:
@@ -60,7 +59,7 @@ class Critic(nn.Module):
         def conv(x: jax.Array, width: int, side: int, stride: int, name: str) -> jax.Array:
             layer = Conv(
                 width, side, stride=stride, padding=1 if side == 4 else None,
-                spectral=True, dtype=self.dtype, form=self.form,
+                spectral=True, dtype=self.dtype, form=self.conv_form,
                 kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
                 bias_init=nn.initializers.zeros, name=name,
             )  # fmt: skip
@@ -70,7 +69,9 @@ class Critic(nn.Module):
             return _drop_channels(x, share, keys, number) if dropping and keys is not None else x
 
         shape = (1, 1, 1, 3)
-        mean, deviation = (np.asarray(v, np.float32).reshape(shape) for v in (_MEAN, _DEVIATION))
+        mean, deviation = (
+            np.asarray(v, np.float32).reshape(shape) for v in (IMAGENET_MEAN, IMAGENET_DEVIATION)
+        )
         width = self.channels
         x = drop(conv((image - mean) / deviation, width, 4, 2, "conv_in"), self.dropout / 2, 0)
         if self.dense:
@@ -83,8 +84,9 @@ class Critic(nn.Module):
             x = drop(x, self.dropout, i + 1)
         x = conv(x, width, 3, 1, "conv_last")
         out = Conv(
-            1, 4, padding=0, use_bias=False, spectral=True, dtype=self.dtype, form=self.form, name="conv_out"
-        )
+            1, 4, padding=0, use_bias=False, spectral=True, dtype=self.dtype, form=self.conv_form,
+            name="conv_out",
+        )  # fmt: skip
         return out(x, train).astype(jnp.float32)
 
 

@@ -6,25 +6,36 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vaesr.layers import Conv, Trunk, Upsampler, add_mean, subtract_mean, upsampler_factors
+from vaesr.layers import (
+    Conv,
+    ConvForm,
+    Precision,
+    Trunk,
+    Upsampler,
+    add_mean,
+    check_rgb,
+    subtract_mean,
+    upsampler_factors,
+)
+from vaesr.models import PlainRestorer
 
 
-class EDSR(nn.Module):
+class EDSR(PlainRestorer, nn.Module):
     """Residual blocks without batch norm at the low resolution, then a sub-pixel upsampler.
 
     The parameters are named after the layers: `head`, `trunk/body_0/conv_0`, ..., `trunk/body_out`,
     `upsampler/conv_0`, `tail`.
 
     Attributes:
-        scale: 2, 3, 4 or a higher power of two.
-        channels: width of the trunk.
-        blocks: residual blocks.
-        residual_scale: factor on each block's residual branch (0.1 in the paper's wide network).
+        scale: upscaling factor: 2, 3, 4 or a higher power of two.
+        channels: width of the residual blocks; 64 in the baseline, 256 in the paper's network.
+        blocks: residual blocks; 16 in the baseline, 32 in the paper's network.
+        residual_scale: factor on each residual branch; 0.1 steadies the wide network.
         dtype: compute type; parameters and output are float32.
-        remat: recompute each block's activations in the backward pass.
-        scan: compile one block and loop over the stacked parameters of all.
-        conv_form: see `vaesr.layers.conv2d`.
-        precision: of float32 convolutions on accelerators, see `vaesr.layers.conv2d`.
+        remat: recompute each block in the backward pass: less memory, a third more work.
+        scan: loop over the blocks, whose parameters are stacked, in place of unrolling them: smaller program.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
     """
 
     scale: int = 2
@@ -34,8 +45,8 @@ class EDSR(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     scan: bool = False
-    conv_form: str = "auto"
-    precision: str = "default"
+    conv_form: ConvForm = "auto"
+    precision: Precision = "default"
 
     @property
     def receptive_radius(self) -> int:
@@ -59,20 +70,12 @@ class EDSR(nn.Module):
         Raises:
             ValueError: if `x_lr` is no batch of RGB images or the scale has no upsampler.
         """
-        if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
-            raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
+        check_rgb(x_lr)
         upsampler_factors(self.scale)
         conv = {"dtype": self.dtype, "form": self.conv_form, "precision": self.precision}
         x = Conv(self.channels, name="head", **conv)(subtract_mean(x_lr))
-        x = Trunk(
-            self.channels,
-            self.blocks,
-            self.residual_scale,
-            remat=self.remat,
-            scan=self.scan,
-            name="trunk",
-            **conv,
-        )(x)
+        trunk = {"remat": self.remat, "scan": self.scan, **conv}
+        x = Trunk(self.channels, self.blocks, self.residual_scale, name="trunk", **trunk)(x)
         x = Upsampler(self.scale, self.channels, name="upsampler", **conv)(x)
         return add_mean(Conv(3, name="tail", **conv)(x))
 

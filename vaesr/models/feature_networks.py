@@ -3,21 +3,18 @@
 Parameters come from `vaesr.pretrained`. Everything is as torchvision has it, so that its weights fit.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaesr.layers import Conv
+from vaesr.imaging.colour import IMAGENET_DEVIATION, IMAGENET_MEAN
+from vaesr.layers import Conv, ConvForm
 
 Array = jax.Array
 
-# RGB in [0, 1] as ImageNet networks take it; LPIPS has rounded both, on a scale from -1 to 1.
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LPIPS_MEAN = tuple((shift + 1) / 2 for shift in (-0.030, -0.088, -0.188))
-LPIPS_DEVIATION = tuple(scale / 2 for scale in (0.458, 0.448, 0.450))
 _VGG_WIDTHS = (64, 128, 256, 512, 512)
 
 
@@ -47,8 +44,8 @@ class AlexNet(nn.Module):
         dtype: the compute type. Parameters and outputs are float32.
     """
 
-    mean: tuple[float, ...] = LPIPS_MEAN
-    deviation: tuple[float, ...] = LPIPS_DEVIATION
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    deviation: tuple[float, ...] = IMAGENET_DEVIATION
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -83,11 +80,11 @@ class VGG(nn.Module):
 
     depths: tuple[int, ...] = (2, 2, 3, 3, 3)
     taps: tuple[str, ...] = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
-    pool: str = "max"
-    mean: tuple[float, ...] = LPIPS_MEAN
-    deviation: tuple[float, ...] = LPIPS_DEVIATION
+    pool: Literal["max", "l2"] = "max"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    deviation: tuple[float, ...] = IMAGENET_DEVIATION
     dtype: Any = jnp.float32
-    conv_form: str = "direct"
+    conv_form: ConvForm = "direct"
 
     @nn.compact
     def __call__(self, image: Array) -> tuple[Array, ...]:
@@ -121,14 +118,7 @@ class VGG(nn.Module):
 
 
 def max_pool(x: Array) -> Array:
-    """The maximum of every 2x2 pixels; an odd row or column at the end is left out.
-
-    Args:
-        x: `[B, H, W, C]`.
-
-    Returns:
-        `[B, H // 2, W // 2, C]`.
-    """
+    """The maximum of every 2x2 pixels of `[B, H, W, C]`; an odd row or column at the end is left out."""
     height, width = (n // 2 * 2 for n in x.shape[1:3])
     # Four slices: XLA's gradient of a pooling window is slow on CPUs.
     corners = [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
@@ -138,11 +128,7 @@ def max_pool(x: Array) -> Array:
 def l2_pool(x: Array) -> Array:
     """The root of squares blurred by (1, 2, 1) / 4 both ways and halved: pooling without aliasing.
 
-    Args:
-        x: `[B, H, W, C]`.
-
-    Returns:
-        `[B, ceil(H / 2), ceil(W / 2), C]`.
+    `[B, H, W, C]` becomes `[B, ceil(H / 2), ceil(W / 2), C]`.
 
     Source: Ding et al., "Image Quality Assessment: Unifying Structure and Texture Similarity" (DISTS), 2020,
       section 3.1; Henaff and Simoncelli, "Geodesics of learned representations", 2016.
@@ -169,8 +155,8 @@ class SqueezeNet(nn.Module):
         dtype: the compute type. Parameters and outputs are float32.
     """
 
-    mean: tuple[float, ...] = LPIPS_MEAN
-    deviation: tuple[float, ...] = LPIPS_DEVIATION
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    deviation: tuple[float, ...] = IMAGENET_DEVIATION
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -206,7 +192,7 @@ PRESETS: dict[str, AlexNet | VGG | SqueezeNet] = {
     "lpips_alex": AlexNet(),
     "lpips_vgg": VGG(),
     "lpips_squeeze": SqueezeNet(),
-    "dists": VGG(pool="l2", mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION),
+    "dists": VGG(pool="l2"),
     # The features of SRGAN's and ESRGAN's perceptual losses.
-    "vgg19": VGG((2, 2, 4, 4, 4), ("conv5_4",), mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION),
+    "vgg19": VGG((2, 2, 4, 4, 4), ("conv5_4",)),
 }

@@ -1,21 +1,15 @@
 """Variational autoencoders of dense nets with several stochastic layers."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vaesr.distributions import Normal, example_normal, kl_normal
-from vaesr.layers import ACTIVATIONS
+from vaesr.layers import Activation, Precision, check_choices
+from vaesr.models.pixel_outputs import mean_of_outputs, to_outputs
 from vaesr.models.vae import MLP
-
-_CHOICES = {
-    "inference": ("bottom_up", "top_down"),
-    "likelihood": ("bernoulli", "gaussian", "gaussian_learned"),
-    "activation": tuple(ACTIVATIONS),
-    "precision": ("default", "high", "highest"),
-}
 
 
 class HierarchicalVAE(nn.Module):
@@ -34,17 +28,17 @@ class HierarchicalVAE(nn.Module):
         likelihood: "bernoulli" (logits), "gaussian" (means) or "gaussian_learned" (means and one learned
             log-scale).
         activation: "tanh", "relu", "silu" or "gelu".
-        precision: matmul precision: "default", "high" or "highest".
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
         dtype: the compute type. Parameters and outputs are float32.
     """
 
     latents: tuple[int, ...] = (100, 50)
     hidden: tuple[tuple[int, ...], ...] = ((200, 200), (100, 100))
-    inference: str = "bottom_up"
+    inference: Literal["bottom_up", "top_down"] = "bottom_up"
     image_shape: tuple[int, int, int] = (28, 28, 1)
-    likelihood: str = "bernoulli"
-    activation: str = "tanh"
-    precision: str = "default"
+    likelihood: Literal["bernoulli", "gaussian", "gaussian_learned"] = "bernoulli"
+    activation: Activation = "tanh"
+    precision: Precision = "default"
     dtype: Any = jnp.float32
 
     @property
@@ -94,8 +88,8 @@ class HierarchicalVAE(nn.Module):
 
     def draw(
         self, from_data: tuple[Normal, ...], keys: jax.Array, indices: jax.Array
-    ) -> tuple[Any, jax.Array, jax.Array]:
-        """Draw all latents from q, decode them and compare q with p.
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Draw all latents from q and compare q with p.
 
         Args:
             from_data: what `encode` returned, for B examples.
@@ -104,7 +98,7 @@ class HierarchicalVAE(nn.Module):
                 `fold_in(fold_in(keys[b], indices[s]), l)`.
 
         Returns:
-            The outputs for `S * B` examples (the sample is the slower axis), what the likelihood takes;
+            z_1 for `S * B` examples (the sample is the slower axis), what `decode` takes;
             `log p(z) - log q(z | x)` `[S, B]` in nats; and KL(q || p) per latent, `[S, B, latent]`, z_1
             first: in closed form given the layers drawn before, but for the lower layers of "bottom_up",
             which know only one draw of the layer above: `log q - log p` of the draw.
@@ -126,7 +120,7 @@ class HierarchicalVAE(nn.Module):
             kls[:-1] = [-log_ratio for log_ratio in log_ratios[:-1]]
         log_ratio = jnp.concatenate(log_ratios, axis=1).sum(axis=1).reshape(samples, batch)
         kl = jnp.concatenate(kls, axis=1).reshape(samples, batch, self.latent)
-        return self._decode(zs[0]), log_ratio, kl
+        return zs[0], log_ratio, kl
 
     def _draw_bottom_up(
         self, from_data: list[Normal], noise: list[jax.Array]
@@ -153,6 +147,24 @@ class HierarchicalVAE(nn.Module):
             ps.append(p)
             zs.append(_reparameterise(qs[-1], noise[layer]))
         return zs[::-1], qs[::-1], ps[::-1]
+
+    def decode(self, z: jax.Array) -> Any:
+        """Give the parameters of p(x | z_1).
+
+        Args:
+            z: z_1, `[B, latents[0]]`.
+
+        Returns:
+            What the likelihood takes, float32: logits or means `[B, H, W, C]`, or `(means, log_scale)`.
+
+        Raises:
+            ValueError: if `z` is not `[B, latents[0]]`.
+        """
+        if z.ndim != 2 or z.shape[1] != self.latents[0]:
+            raise ValueError(f"z must be [B, {self.latents[0]}], got {z.shape}.")
+        pixels = self.decoder(z).reshape(-1, *self.image_shape)
+        log_scale = self.log_scale if self.likelihood == "gaussian_learned" else None
+        return to_outputs(self.likelihood, pixels, log_scale=log_scale)
 
     def mean_image(self, noise: jax.Array) -> jax.Array:
         """Follow the generative path from standard normal noise to the mean of p(x | z_1).
@@ -191,26 +203,20 @@ class HierarchicalVAE(nn.Module):
         return self._mean(self._draw_top_down(list(from_data), silent)[0][0])
 
     def __call__(self, images: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        """Encode images and draw once from a fixed key; touches every parameter, so it serves `init`.
+        """Encode images, draw once from a fixed key and decode; touches every parameter, so it serves `init`.
 
         Args:
             images: `[B, H, W, C]` in [0, 1].
 
         Returns:
-            What `draw` returns for one sample.
+            The decoder's outputs of one sample, with the rest of what `draw` returns.
         """
         keys = jax.random.split(jax.random.key(0), images.shape[0])
-        return self.draw(self.encode(images), keys, jnp.arange(1))
-
-    def _decode(self, z: jax.Array) -> Any:
-        outputs = self.decoder(z).reshape(-1, *self.image_shape).astype(jnp.float32)
-        return (outputs, self.log_scale) if self.likelihood == "gaussian_learned" else outputs
+        z, log_ratio, kl = self.draw(self.encode(images), keys, jnp.arange(1))
+        return self.decode(z), log_ratio, kl
 
     def _mean(self, z: jax.Array) -> jax.Array:
-        outputs = self._decode(z)
-        if self.likelihood == "bernoulli":
-            return nn.sigmoid(outputs)
-        return outputs[0] if self.likelihood == "gaussian_learned" else outputs
+        return mean_of_outputs(self.likelihood, self.decode(z))
 
 
 class Gaussian(nn.Module):
@@ -257,10 +263,7 @@ def _log_ratio(z: jax.Array, noise: jax.Array, q: Normal, p: Normal) -> jax.Arra
 
 def _check_fields(model: HierarchicalVAE) -> None:
     """Refuse hyper-parameters that don't make a model."""
-    for field, choices in _CHOICES.items():
-        value = getattr(model, field)
-        if value not in choices:
-            raise ValueError(f"{field} must be one of {', '.join(choices)}, got {value!r}.")
+    check_choices(model)
     if not model.latents or min(model.latents) < 1:
         raise ValueError(f"latents must hold at least one layer of at least 1, got {model.latents}.")
     if len(model.hidden) != len(model.latents):

@@ -6,25 +6,36 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vaesr.layers import Conv, ResBlock, Trunk, Upsampler, add_mean, subtract_mean
+from vaesr.layers import (
+    Conv,
+    ConvForm,
+    Precision,
+    ResBlock,
+    Trunk,
+    Upsampler,
+    add_mean,
+    check_rgb,
+    subtract_mean,
+)
+from vaesr.models import PlainRestorer
 
 
-class MDSR(nn.Module):
+class MDSR(PlainRestorer, nn.Module):
     """EDSR's trunk shared by all scales, between a pre-processing and an upsampler of each scale.
 
     The parameters are named after the layers: `head`, `pre_process_x2_0`, ..., `trunk`, `upsampler_x2`,
     ..., `tail`. Initialisation makes those of all scales, whichever scale it is called with.
 
     Attributes:
-        scales: the scales the network holds.
-        channels: width of the trunk.
-        blocks: residual blocks of the shared trunk.
-        residual_scale: factor on each block's residual branch.
+        scales: upscaling factors that the network holds, of 2, 3, 4 and higher powers of two.
+        channels: width of the residual blocks; 64 in the paper.
+        blocks: residual blocks that all scales share; 16 in the baseline, 80 in the paper's network.
+        residual_scale: factor on each residual branch.
         dtype: compute type; parameters and output are float32.
-        remat: recompute each shared block's activations in the backward pass.
-        scan: compile one shared block and loop over the stacked parameters of all.
-        conv_form: see `vaesr.layers.conv2d`.
-        precision: of float32 convolutions on accelerators, see `vaesr.layers.conv2d`.
+        remat: recompute each block in the backward pass: less memory, a third more work.
+        scan: loop over the blocks, whose parameters are stacked, in place of unrolling them: smaller program.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
     """
 
     scales: tuple[int, ...] = (2, 3, 4)
@@ -34,8 +45,8 @@ class MDSR(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     scan: bool = False
-    conv_form: str = "auto"
-    precision: str = "default"
+    conv_form: ConvForm = "auto"
+    precision: Precision = "default"
 
     @property
     def receptive_radius(self) -> int:
@@ -59,8 +70,7 @@ class MDSR(nn.Module):
         Raises:
             ValueError: if `x_lr` is no batch of RGB images or the network lacks the scale.
         """
-        if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
-            raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
+        check_rgb(x_lr)
         if scale not in self.scales:
             raise ValueError(f"scale is {scale}; this network holds {self.scales}.")
         conv = {"dtype": self.dtype, "form": self.conv_form, "precision": self.precision}
@@ -77,15 +87,8 @@ class MDSR(nn.Module):
             for s in self.scales:
                 upsamplers[s](pre[s][1](pre[s][0](x)))
         x = pre[scale][1](pre[scale][0](x))
-        x = Trunk(
-            self.channels,
-            self.blocks,
-            self.residual_scale,
-            remat=self.remat,
-            scan=self.scan,
-            name="trunk",
-            **conv,
-        )(x)
+        trunk = {"remat": self.remat, "scan": self.scan, **conv}
+        x = Trunk(self.channels, self.blocks, self.residual_scale, name="trunk", **trunk)(x)
         return add_mean(Conv(3, name="tail", **conv)(upsamplers[scale](x)))
 
 

@@ -1,36 +1,29 @@
 """What the last layer of an image decoder gives for each likelihood."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from vaesr.distributions import DiscretisedLogistic, DiscretisedNormal, LogisticMixture
+from vaesr.distributions import Bernoulli, DiscretisedLogistic, DiscretisedNormal, LogisticMixture
 
-LIKELIHOODS = (
+PixelLikelihood = Literal[
     "bernoulli",
     "gaussian",
     "gaussian_learned",
     "discretised_logistic",
     "discretised_gaussian",
     "logistic_mixture",
-)
+]
+LIKELIHOODS: tuple[PixelLikelihood, ...] = get_args(PixelLikelihood)
 _PAIRS = ("discretised_logistic", "discretised_gaussian")
 
 
 def output_channels(likelihood: str, colours: int, *, mixtures: int = 10) -> int:
-    """Say how many numbers per pixel a decoder has to give.
+    """Say how many numbers per pixel a decoder has to give: its last layer's channels.
 
-    Args:
-        likelihood: one of `LIKELIHOODS`.
-        colours: channels of the images.
-        mixtures: components of "logistic_mixture".
-
-    Returns:
-        The last layer's channels.
-
-    Raises:
-        ValueError: if the mixture is asked for other than grey or RGB images, or has no component.
+    `likelihood` is one of `LIKELIHOODS`, `colours` are the images' channels, `mixtures` the components of
+    "logistic_mixture". A ValueError if that is asked for other than grey or RGB images, or has no component.
     """
     if likelihood == "logistic_mixture":
         if colours not in (1, 3) or mixtures < 1:
@@ -43,15 +36,10 @@ def output_channels(likelihood: str, colours: int, *, mixtures: int = 10) -> int
 
 
 def to_outputs(likelihood: str, pixels: jax.Array, *, log_scale: jax.Array | None = None) -> Any:
-    """Shape the last layer's result as the likelihood takes it.
+    """Shape the last layer's `[B, H, W, output_channels]` as the likelihood takes it, in float32.
 
-    Args:
-        likelihood: one of `LIKELIHOODS`.
-        pixels: `[B, H, W, output_channels]`.
-        log_scale: the learned scale of "gaussian_learned"; other likelihoods have none.
-
-    Returns:
-        Float32: logits, means or mixture parameters `[B, H, W, K]`, or `(mean, log_scale)`.
+    Logits, means or mixture parameters `[B, H, W, K]`, or `(mean, log_scale)`. Only "gaussian_learned" has a
+    learned `log_scale`.
     """
     pixels = pixels.astype(jnp.float32)
     if likelihood == "gaussian_learned":
@@ -63,18 +51,13 @@ def to_outputs(likelihood: str, pixels: jax.Array, *, log_scale: jax.Array | Non
 
 
 def mean_of_outputs(likelihood: str, outputs: Any, *, mixtures: int = 10) -> jax.Array:
-    """Give the mean image.
+    """Give the mean image `[B, H, W, C]` of what `to_outputs` gave.
 
-    Args:
-        likelihood: one of `LIKELIHOODS`.
-        outputs: of `to_outputs`.
-        mixtures: components of "logistic_mixture".
-
-    Returns:
-        `[B, H, W, C]` float32, in [0, 1] but for the two Gaussian densities.
+    float32, in [0, 1] but for the two Gaussian densities; `mixtures` are the components of
+    "logistic_mixture".
     """
     if likelihood == "bernoulli":
-        return jax.nn.sigmoid(outputs)
+        return Bernoulli(outputs).mean
     if likelihood == "discretised_logistic":
         return DiscretisedLogistic(*outputs).mean_image
     if likelihood == "discretised_gaussian":

@@ -20,7 +20,7 @@ from vaesr.layers.causal import (
     shift_down,
     shift_right,
 )
-from vaesr.layers.conditioning import MapConditioner, at_site
+from vaesr.layers.conditioning import RasterPrior, at_site
 
 
 class GatedLayer(nn.Module):
@@ -76,47 +76,23 @@ class GatedLayer(nn.Module):
         return vertical, (y if self.first else horizontal + y)
 
 
-class PixelCNN(nn.Module):
-    """The gated PixelCNN over maps of codes.
+class PixelCNN(RasterPrior):
+    """The gated PixelCNN over maps of codes: fields of `RasterPrior`, and its own.
 
     Attributes:
-        shape: (H, W) of the maps.
-        codes: K, the number of codes.
-        channels: of each stack.
         layers: gated layers.
         kernel: odd side of the kernels.
         head: channels of the last hidden layer.
-        dropout: share of features dropped in training.
-        classes: number of classes, or None.
-        condition: (h, w, K) of each coarser map that is given.
-        condition_blocks: residual blocks over those maps.
-        remat: compute the layers anew in the backward pass, for memory.
-        dtype: compute type; the logits are float32.
-        precision: of float32 multiplications on accelerators: "default", "high" or "highest".
     """
 
-    shape: tuple[int, int] = (8, 8)
-    codes: int = 512
-    channels: int = 128
     layers: int = 12
     kernel: int = 5
     head: int = 256
-    dropout: float = 0.0
-    classes: int | None = None
-    condition: tuple[tuple[int, int, int], ...] = ()
-    condition_blocks: int = 2
-    remat: bool = False
-    dtype: Any = jnp.float32
-    precision: str = "default"
 
     def setup(self) -> None:
         common = {"dtype": self.dtype, "precision": self.precision}
         self.embed = nn.Embed(self.codes, self.channels, dtype=self.dtype)
-        self.conditioner = MapConditioner(
-            (self.shape[0], self.shape[1]), self.channels, self.classes,
-            tuple((h, w, k) for h, w, k in self.condition),
-            self.condition_blocks, **common,
-        )  # fmt: skip
+        self.conditioner = self.new_conditioner()
         layer = nn.remat(GatedLayer, static_argnums=()) if self.remat else GatedLayer
         self.stack = [
             layer(self.channels, self.shape[1], self.kernel, n == 0, self.dropout, **common)
@@ -125,45 +101,15 @@ class PixelCNN(nn.Module):
         self.hidden = nn.Dense(self.head, dtype=self.dtype)
         self.out = nn.Dense(self.codes, dtype=self.dtype)
 
-    def __call__(
-        self,
-        codes: jax.Array,
-        *,
-        label: jax.Array | None = None,
-        condition: tuple[jax.Array, ...] = (),
-        keys: jax.Array | None = None,
-    ) -> jax.Array:
-        """Give the distribution of every code given those before it in raster order.
-
-        Args:
-            codes: int32 `[B, H, W]`.
-            label: `[B]`, if there are classes.
-            condition: int32 `[B, h, w]` per coarser map.
-            keys: random keys `[B]` for dropout in training; None drops nothing.
-
-        Returns:
-            Logits `[B, H, W, K]`, float32.
-
-        Raises:
-            ValueError: if the shapes don't fit.
-        """
-        if codes.ndim != 3 or codes.shape[1:] != tuple(self.shape):
-            raise ValueError(f"codes must be [B, {self.shape}], got {codes.shape}.")
+    def all_logits(self, codes: jax.Array, given: jax.Array | None, keys: jax.Array | None) -> jax.Array:
+        """See `RasterPrior`."""
         embedded = self.embed(codes)
-        given = self.conditioner(label, condition)
         return self._logits(shift_down(embedded), shift_right(embedded), given, keys, None)
-
-    def conditioning(
-        self, label: jax.Array | None = None, condition: tuple[jax.Array, ...] = ()
-    ) -> jax.Array | None:
-        """What `begin_row` and `next_pixel` take as `given`: computed once for a whole sample."""
-        return self.conditioner(label, condition)
 
     def begin_row(self, above: jax.Array, given: jax.Array | None, site: Row) -> None:
         """In sampling: take up the row of codes `[B, W]` above the one that begins."""
         embedded = jnp.where(site.row > 0, self.embed(above), 0)[:, None]
-        batch, channels = above.shape[0], self.channels
-        nothing = jnp.zeros((batch, 1, 1, channels), self.dtype)
+        nothing = jnp.zeros((above.shape[0], 1, 1, self.channels), self.dtype)
         self._stack(embedded, nothing, at_site(given, site), None, site)
 
     def next_pixel(self, before: jax.Array, given: jax.Array | None, site: Pixel) -> jax.Array:
@@ -186,13 +132,7 @@ class PixelCNN(nn.Module):
 
 
 def gate(x: jax.Array) -> jax.Array:
-    """The gated activation: tanh of one half of the channels times the sigmoid of the other.
-
-    Args:
-        x: `[..., 2C]`.
-
-    Returns:
-        `[..., C]`.
+    """The gated activation: tanh of one half of the channels `[..., 2C]` times the sigmoid of the other.
 
     Source: van den Oord et al. 2016, equation 2.
     """

@@ -17,7 +17,7 @@ from vaesr.layers.causal import (
     shift_down,
     shift_right,
 )
-from vaesr.layers.conditioning import MapConditioner, at_site
+from vaesr.layers.conditioning import RasterPrior, at_site
 
 
 class FirstLayer(nn.Module):
@@ -135,15 +135,11 @@ class PixelBlock(nn.Module):
         keys: Any,
         site: Site,
     ) -> jax.Array:
-        """Map `[B, H, W, channels]` to the same shape.
+        """Map `[B, H, W, channels]`, which depend on what comes before each site, to the same shape.
 
-        Args:
-            x: features, which depend on what comes before each site.
-            embedded: the codes' embeddings; at a `Pixel` that of the code before it.
-            place: the sites' coordinates, `[1, H, W, 2]` or `[1, 1, 1, 2]`.
-            given: conditioning features or None.
-            keys: for dropout.
-            site: see `layers.causal`.
+        `embedded` are the codes' embeddings, at a `Pixel` that of the code before it; `place` the sites'
+        coordinates, `[1, H, W, 2]` or `[1, 1, 1, 2]`; `given` conditioning features or None; `keys` are for
+        dropout; `site` as in `layers.causal`.
         """
         common = {"dtype": self.dtype, "precision": self.precision}
         res = lambda kernel, name: GatedResidual(  # noqa: E731
@@ -173,13 +169,10 @@ class PixelBlock(nn.Module):
         return before
 
 
-class PixelSNAIL(nn.Module):
-    """PixelSNAIL over maps of codes.
+class PixelSNAIL(RasterPrior):
+    """PixelSNAIL over maps of codes: fields of `RasterPrior`, and its own.
 
     Attributes:
-        shape: (H, W) of the maps.
-        codes: K, the number of codes.
-        channels: of the features.
         blocks: of residual blocks and attention.
         layers: residual blocks in each.
         hidden: channels inside the residual blocks; 0 is `channels`.
@@ -188,18 +181,12 @@ class PixelSNAIL(nn.Module):
         heads: of the attention.
         key_size: channels of a key per head.
         out_layers: 1x1 gated residual blocks before the logits.
-        dropout: share of features dropped in training.
-        classes: number of classes, or None.
-        condition: (h, w, K) of each coarser map that is given.
-        condition_blocks: residual blocks over those maps.
-        remat: compute the blocks anew in the backward pass, for memory.
-        dtype: compute type; the logits are float32.
-        precision: of float32 multiplications on accelerators: "default", "high" or "highest".
     """
 
     shape: tuple[int, int] = (32, 32)
-    codes: int = 512
     channels: int = 256
+    dropout: float = 0.1  # VQ-VAE-2's
+    condition_blocks: int = 3
     blocks: int = 4
     layers: int = 4
     hidden: int = 0
@@ -208,22 +195,12 @@ class PixelSNAIL(nn.Module):
     heads: int = 8
     key_size: int = 16
     out_layers: int = 0
-    dropout: float = 0.1
-    classes: int | None = None
-    condition: tuple[tuple[int, int, int], ...] = ()
-    condition_blocks: int = 3
-    remat: bool = False
-    dtype: Any = jnp.float32
-    precision: str = "default"
 
     def setup(self) -> None:
         common = {"dtype": self.dtype, "precision": self.precision}
         shape, hidden = (self.shape[0], self.shape[1]), self.hidden or self.channels
         self.embed = nn.Embed(self.codes, self.channels, dtype=self.dtype)
-        self.conditioner = MapConditioner(
-            shape, self.channels, self.classes, tuple((h, w, k) for h, w, k in self.condition),
-            self.condition_blocks, **common,
-        )  # fmt: skip
+        self.conditioner = self.new_conditioner()
         self.first = FirstLayer(self.channels, shape[1], self.kernel, **common)
         block = nn.remat(PixelBlock) if self.remat else PixelBlock
         self.stack = [
@@ -239,39 +216,10 @@ class PixelSNAIL(nn.Module):
         ]
         self.out = nn.Dense(self.codes, dtype=self.dtype)
 
-    def __call__(
-        self,
-        codes: jax.Array,
-        *,
-        label: jax.Array | None = None,
-        condition: tuple[jax.Array, ...] = (),
-        keys: jax.Array | None = None,
-    ) -> jax.Array:
-        """Give the distribution of every code given those before it in raster order.
-
-        Args:
-            codes: int32 `[B, H, W]`.
-            label: `[B]`, if there are classes.
-            condition: int32 `[B, h, w]` per coarser map.
-            keys: random keys `[B]` for dropout in training; None drops nothing.
-
-        Returns:
-            Logits `[B, H, W, K]`, float32.
-
-        Raises:
-            ValueError: if the shapes don't fit.
-        """
-        if codes.ndim != 3 or codes.shape[1:] != tuple(self.shape):
-            raise ValueError(f"codes must be [B, {self.shape}], got {codes.shape}.")
+    def all_logits(self, codes: jax.Array, given: jax.Array | None, keys: jax.Array | None) -> jax.Array:
+        """See `RasterPrior`."""
         embedded = self.embed(codes)
-        x = self.first(embedded, None)
-        return self._logits(x, embedded, self.conditioner(label, condition), keys, None)
-
-    def conditioning(
-        self, label: jax.Array | None = None, condition: tuple[jax.Array, ...] = ()
-    ) -> jax.Array | None:
-        """What `begin_row` and `next_pixel` take as `given`: computed once for a whole sample."""
-        return self.conditioner(label, condition)
+        return self._logits(self.first(embedded, None), embedded, given, keys, None)
 
     def begin_row(self, above: jax.Array, given: jax.Array | None, site: Row) -> None:
         """In sampling: take up the row of codes `[B, W]` above the one that begins."""

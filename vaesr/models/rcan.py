@@ -1,31 +1,41 @@
 """RCAN: very deep residual channel attention networks (Zhang et al., ECCV 2018)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vaesr.layers import Conv, Upsampler, add_mean, global_mean, subtract_mean, upsampler_factors
+from vaesr.layers import (
+    Conv,
+    ConvForm,
+    Precision,
+    Upsampler,
+    add_mean,
+    check_rgb,
+    global_mean,
+    subtract_mean,
+    upsampler_factors,
+)
+from vaesr.models import PlainRestorer
 
 
-class RCAN(nn.Module):
+class RCAN(PlainRestorer, nn.Module):
     """Groups of residual blocks whose channels are weighted by their global means.
 
     The parameters are named after the layers: `head`, `group_0/block_0/conv_0`, ..., `attend_down`,
-    `attend_up`, `group_0/out`, ..., `body_out`, `upsampler/conv_0`, `tail`. A network with global means has
-    no receptive radius: it cannot be applied in tiles without seams.
+    `attend_up`, `group_0/out`, ..., `body_out`, `upsampler/conv_0`, `tail`.
 
     Attributes:
-        scale: 2, 3, 4 or a higher power of two.
-        channels: width of the trunk.
-        groups: residual groups, each with a skip of its own.
-        blocks: attention blocks of a group.
-        reduction: channels for one hidden channel of the attention.
+        scale: upscaling factor: 2, 3, 4 or a higher power of two.
+        channels: width of the trunk; 64 in the paper.
+        groups: residual groups, each with a skip of its own; 10 in the paper.
+        blocks: attention blocks of a group; 20 in the paper.
+        reduction: channels for one hidden channel of the attention; 16 in the paper.
         dtype: compute type; parameters and output are float32.
-        remat: recompute each group's activations in the backward pass.
-        conv_form: see `vaesr.layers.conv2d`.
-        precision: of float32 convolutions on accelerators, see `vaesr.layers.conv2d`.
+        remat: recompute each group in the backward pass: less memory, a third more work.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
     """
 
     scale: int = 2
@@ -35,8 +45,9 @@ class RCAN(nn.Module):
     reduction: int = 16
     dtype: Any = jnp.float32
     remat: bool = False
-    conv_form: str = "auto"
-    precision: str = "default"
+    conv_form: ConvForm = "auto"
+    precision: Precision = "default"
+    receptive_radius: ClassVar[None] = None  # global means see the whole image: tiles would have seams
 
     @nn.compact
     def __call__(self, x_lr: jax.Array) -> jax.Array:
@@ -52,8 +63,7 @@ class RCAN(nn.Module):
             ValueError: if `x_lr` is no batch of RGB images, the scale has no upsampler, or `reduction` leaves
                 no hidden channel.
         """
-        if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
-            raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
+        check_rgb(x_lr)
         upsampler_factors(self.scale)
         if not 1 <= self.reduction <= self.channels:
             raise ValueError(f"reduction is {self.reduction}; expected 1 to channels, {self.channels}.")

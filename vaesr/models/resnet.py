@@ -1,12 +1,13 @@
 """The convolutional body of ResNet (He et al., CVPR 2016) as torchvision has it, the encoder of U-Nets."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vaesr.layers import BatchNorm, Conv
+from vaesr.layers import BatchNorm, Conv, ConvForm, Precision
 
 
 class ResNetBody(nn.Module):
@@ -18,7 +19,8 @@ class ResNetBody(nn.Module):
         channels: of the stem; doubled at every stage but the first.
         dtype: compute type; parameters are float32.
         axis_name: of the devices under `pmap`, for statistics over all of them.
-        form: of the convolutions, see `vaesr.layers.conv2d`.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -26,23 +28,22 @@ class ResNetBody(nn.Module):
     channels: int = 64
     dtype: Any = jnp.float32
     axis_name: str | None = None
-    form: str = "auto"
+    conv_form: ConvForm = "auto"
+    precision: Precision = "default"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """Map `[B, H, W, 3]`, normalised, to maps at 1/2 (stem), 1/4, 1/8, ... of the size."""
-        fields = {"dtype": self.dtype, "axis_name": self.axis_name, "form": self.form}
-        x = Conv(self.channels, 7, stride=2, use_bias=False, dtype=self.dtype, form=self.form, name="conv1")(
-            x
-        )
+        conv = {"dtype": self.dtype, "form": self.conv_form, "precision": self.precision}
+        x = Conv(self.channels, 7, stride=2, use_bias=False, name="conv1", **conv)(x)
         x = nn.relu(BatchNorm(self.dtype, self.axis_name, name="bn1")(x, train))
         found = [x]
         x = _max_pool(x)
         for stage, count in enumerate(self.blocks):
             for i in range(count):
                 x = _Block(
-                    self.channels * 2**stage, 2 if stage and not i else 1, self.bottleneck, **fields,
-                    name=f"layer{stage + 1}_{i}",
+                    self.channels * 2**stage, 2 if stage and not i else 1, self.bottleneck,
+                    axis_name=self.axis_name, name=f"layer{stage + 1}_{i}", **conv,
                 )(x, train)  # fmt: skip
             found.append(x)
         return tuple(found)
@@ -54,16 +55,18 @@ class _Block(nn.Module):
     channels: int
     stride: int
     bottleneck: bool
-    dtype: Any
     axis_name: str | None
+    dtype: Any
     form: str
+    precision: str
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         def step(x: jax.Array, width: int, side: int, stride: int, name: str) -> jax.Array:
             conv = Conv(
                 width, side, stride=stride, use_bias=False, dtype=self.dtype, form=self.form,
-                kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), name=f"conv{name}",
+                kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+                precision=self.precision, name=f"conv{name}",
             )  # fmt: skip
             return BatchNorm(self.dtype, self.axis_name, name=f"bn{name}")(conv(x), train)
 
@@ -87,7 +90,12 @@ def _max_pool(x: jax.Array) -> jax.Array:
     windows = [
         padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i in range(3) for j in range(3)
     ]
-    largest = windows[0]
-    for window in windows[1:]:
-        largest = jnp.maximum(largest, window)
-    return largest
+    return functools.reduce(jnp.maximum, windows)
+
+
+# torchvision's without the dense layer: 21,284,672, 23,508,032 and 42,500,160 parameters.
+PRESETS: dict[str, ResNetBody] = {
+    "resnet34": ResNetBody(),
+    "resnet50": ResNetBody(bottleneck=True),
+    "resnet101": ResNetBody((3, 4, 23, 3), bottleneck=True),
+}

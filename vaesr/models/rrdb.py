@@ -7,28 +7,30 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vaesr.imaging import pixel_unshuffle, upsample_nearest
-from vaesr.layers import Conv
+from vaesr.imaging.tiles import mirror_to_multiple
+from vaesr.layers import Conv, ConvForm, Precision, check_rgb
+from vaesr.models import PlainRestorer
 
 _RESIDUAL_SCALE = 0.2
 
 
-class RRDBNet(nn.Module):
+class RRDBNet(PlainRestorer, nn.Module):
     """Residual-in-residual dense blocks without batch norm, then doublings by nearest neighbour.
 
     The parameters are named as in BasicSR: `conv_first`, `body_0/rdb1/conv1`, ..., `conv_body`, `conv_up1`,
     `conv_up2`, `conv_hr`, `conv_last`.
 
     Attributes:
-        scale: 4, 2 or 1; without `unshuffle` any power of two up to 16.
+        scale: upscaling factor: 4, 2 or 1; without `unshuffle` any power of two up to 16.
+        channels: width of the trunk; 64 in the paper.
+        growth: outputs of each dense convolution; 32 in the paper.
+        blocks: residual-in-residual dense blocks; 23 in the paper.
         unshuffle: scales 2 and 1 first move 2x2 and 4x4 pixels into channels, and double twice all the same
             (BasicSR, Real-ESRGAN). Without it they double once and never, as ESRGAN's first code does.
-        channels: width of the trunk.
-        growth: outputs of each dense convolution.
-        blocks: residual-in-residual dense blocks.
         dtype: compute type; parameters and output are float32.
-        remat: recompute each block's activations in the backward pass.
-        conv_form: see `vaesr.layers.conv2d`.
-        precision: of float32 convolutions on accelerators, see `vaesr.layers.conv2d`.
+        remat: recompute each block in the backward pass: less memory, a third more work.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
     """
 
     scale: int = 4
@@ -38,8 +40,8 @@ class RRDBNet(nn.Module):
     unshuffle: bool = True
     dtype: Any = jnp.float32
     remat: bool = False
-    conv_form: str = "auto"
-    precision: str = "default"
+    conv_form: ConvForm = "auto"
+    precision: Precision = "default"
 
     @property
     def input_multiple(self) -> int:
@@ -74,16 +76,12 @@ class RRDBNet(nn.Module):
         Raises:
             ValueError: if `x_lr` is no batch of RGB images or there is no network of this scale.
         """
-        if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
-            raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
+        check_rgb(x_lr)
         if self.scale not in ((1, 2, 4) if self.unshuffle else (1, 2, 4, 8, 16)):
             raise ValueError(f"scale is {self.scale}; RRDBNet has 1, 2 or 4, and 8 and 16 without unshuffle.")
         conv = {"dtype": self.dtype, "form": self.conv_form, "precision": self.precision}
         _, height, width, _ = x_lr.shape
-        up = [-n % self.input_multiple for n in (height, width)]
-        if any(up):
-            mode = "reflect" if min(height, width) > max(up) else "edge"
-            x_lr = jnp.pad(x_lr, ((0, 0), (0, up[0]), (0, up[1]), (0, 0)), mode=mode)
+        x_lr = mirror_to_multiple(x_lr, self.input_multiple)
         block = nn.remat(_RRDB) if self.remat else _RRDB
         first = Conv(self.channels, name="conv_first", **conv)(pixel_unshuffle(x_lr, self.input_multiple))
         x = first

@@ -12,17 +12,13 @@ from vaesr.imaging import dihedral, dihedral_inverse
 def self_ensemble(upscale: Callable[[jax.Array], Any]) -> Callable[[jax.Array | np.ndarray], Any]:
     """Average an upscaler over the eight flips and rotations of its input.
 
-    Args:
-        upscale: maps images `[B, h, w, C]` to `[B, h * s, w * s, C]`, of any size. Called eight times, in
-            the order of `dihedral`'s index.
-
-    Returns:
-        A function of the same kind: the arithmetic mean, in float32, of the eight outputs, each turned
-        back. It costs eight calls, made one after another so that memory does not grow. Where `upscale`
-        gives NumPy arrays (photos too large for the device), the sum stays on the host too.
+    `upscale` maps images `[B, h, w, C]` of any size to `[B, h * s, w * s, C]`. The function of the same kind
+    that comes back calls it eight times, in the order of `dihedral`'s index, one after another so that memory
+    does not grow, and gives the arithmetic mean, in float32, of the eight outputs, each turned back. Where
+    `upscale` gives NumPy arrays (photos too large for the device), the sum stays on the host too.
 
     Source: Timofte et al. 2016, "Seven ways to improve example-based single image super resolution"; Lim
-        et al. 2017, section 3.4.
+      et al. 2017, section 3.4.
     """
 
     def turned(x_lr: jax.Array | np.ndarray, index: int) -> Any:

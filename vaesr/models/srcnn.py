@@ -7,27 +7,34 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vaesr.imaging import imresize, rgb_to_ycbcr, ycbcr_to_rgb
-from vaesr.layers import Conv
+from vaesr.layers import Conv, ConvForm, Precision, check_rgb
+from vaesr.models import PlainRestorer
 
 
-class SRCNN(nn.Module):
+class SRCNN(PlainRestorer, nn.Module):
     """Three convolutions that sharpen the luma of a bicubically enlarged image.
 
     Attributes:
-        scale: any factor from 2; the parameters don't depend on it.
-        kernels: sides of the three kernels (patch extraction, mapping, reconstruction), odd.
-        channels: outputs of the first two.
+        scale: upscaling factor, from 2; the parameters don't depend on it.
+        kernels: sides of the three kernels (patch extraction, mapping, reconstruction), odd; 9 1 5 or 9 5 5
+            in the paper.
+        widths: outputs of the first two convolutions; 64 32 in the paper.
         dtype: compute type; parameters and output are float32.
-        conv_form: see `vaesr.layers.conv2d`.
-        precision: of float32 convolutions on accelerators, see `vaesr.layers.conv2d`.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
     """
 
     scale: int = 2
     kernels: tuple[int, int, int] = (9, 1, 5)
-    channels: tuple[int, int] = (64, 32)
+    widths: tuple[int, int] = (64, 32)
     dtype: Any = jnp.float32
-    conv_form: str = "auto"
-    precision: str = "default"
+    conv_form: ConvForm = "auto"
+    precision: Precision = "default"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the widest maps."""
+        return max(self.widths)
 
     @property
     def receptive_radius(self) -> int:
@@ -52,8 +59,7 @@ class SRCNN(nn.Module):
         Raises:
             ValueError: if `x_lr` is no batch of RGB images.
         """
-        if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
-            raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
+        check_rgb(x_lr)
         ycbcr = imresize(rgb_to_ycbcr(x_lr), self.scale)
         # Kaiming or PyTorch's default would not be the paper's: N(0, 0.001) and no bias at first.
         settings = {
@@ -61,8 +67,7 @@ class SRCNN(nn.Module):
             "dtype": self.dtype, "form": self.conv_form, "precision": self.precision,
         }  # fmt: skip
         x = ycbcr[..., :1]
-        widths = (*self.channels, 1)
-        for i, (width, side) in enumerate(zip(widths, self.kernels, strict=True)):
+        for i, (width, side) in enumerate(zip((*self.widths, 1), self.kernels, strict=True)):
             x = Conv(width, side, name=f"conv_{i}", **settings)(x)
             x = nn.relu(x) if i < 2 else x
         return ycbcr_to_rgb(jnp.concatenate([x.astype(jnp.float32), ycbcr[..., 1:]], axis=-1))

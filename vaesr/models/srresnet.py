@@ -7,23 +7,33 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vaesr.imaging import imresize, pixel_shuffle
-from vaesr.layers import BatchNorm, Conv, PReLU, ResBlock, upsampler_factors
+from vaesr.layers import (
+    BatchNorm,
+    Conv,
+    ConvForm,
+    Precision,
+    PReLU,
+    ResBlock,
+    check_rgb,
+    upsampler_factors,
+)
+from vaesr.models import PlainRestorer
 
 
-class SRResNet(nn.Module):
+class SRResNet(PlainRestorer, nn.Module):
     """Residual blocks with batch norm and PReLU, then a sub-pixel upsampler: the generator of SRGAN.
 
     Batch statistics are in the collection "batch_stats": call with `train=True` and `mutable` to use and
     update them, else the running averages are used.
 
     Attributes:
-        scale: 2, 3, 4 or a higher power of two; 4 in the paper.
-        channels: width throughout.
-        blocks: residual blocks.
+        scale: upscaling factor: 2, 3, 4 or a higher power of two; 4 in the paper.
+        channels: width throughout; 64 in the paper.
+        blocks: residual blocks; 16 in the paper.
         dtype: compute type; parameters and output are float32.
         axis_name: of the devices under `pmap`, for statistics over all of them.
-        conv_form: see `vaesr.layers.conv2d`.
-        precision: of float32 convolutions on accelerators, see `vaesr.layers.conv2d`.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
     """
 
     scale: int = 4
@@ -31,8 +41,8 @@ class SRResNet(nn.Module):
     blocks: int = 16
     dtype: Any = jnp.float32
     axis_name: str | None = None
-    conv_form: str = "auto"
-    precision: str = "default"
+    conv_form: ConvForm = "auto"
+    precision: Precision = "default"
 
     @property
     def receptive_radius(self) -> int:
@@ -63,8 +73,7 @@ class SRResNet(nn.Module):
         Raises:
             ValueError: if `x_lr` is no batch of RGB images or the scale has no upsampler.
         """
-        if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
-            raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
+        check_rgb(x_lr)
         factors = upsampler_factors(self.scale)
         conv = {"dtype": self.dtype, "form": self.conv_form, "precision": self.precision}
         # A bias before batch norm does nothing, but the published count has it.
@@ -85,16 +94,16 @@ class SRResNet(nn.Module):
         return (x.astype(jnp.float32) + 1) / 2
 
 
-class MSRResNet(nn.Module):
+class MSRResNet(PlainRestorer, nn.Module):
     """BasicSR's SRResNet: no batch norm, 3x3 throughout, leaky ReLU, bilinear upscaling as a skip.
 
     Attributes:
-        scale: 2, 3, 4 or a higher power of two.
+        scale: upscaling factor: 2, 3, 4 or a higher power of two.
         channels: width throughout.
         blocks: residual blocks.
         dtype: compute type; parameters and output are float32.
-        conv_form: see `vaesr.layers.conv2d`.
-        precision: of float32 convolutions on accelerators, see `vaesr.layers.conv2d`.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
 
     Source: BasicSR, `MSRResNet`.
     """
@@ -103,8 +112,8 @@ class MSRResNet(nn.Module):
     channels: int = 64
     blocks: int = 16
     dtype: Any = jnp.float32
-    conv_form: str = "auto"
-    precision: str = "default"
+    conv_form: ConvForm = "auto"
+    precision: Precision = "default"
 
     @property
     def receptive_radius(self) -> int:
@@ -128,8 +137,7 @@ class MSRResNet(nn.Module):
         Raises:
             ValueError: if `x_lr` is no batch of RGB images or the scale has no upsampler.
         """
-        if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
-            raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
+        check_rgb(x_lr)
         conv = {"dtype": self.dtype, "form": self.conv_form, "precision": self.precision}
         x = _leaky(Conv(self.channels, name="conv_first", **conv)(x_lr))
         for i in range(self.blocks):

@@ -1,25 +1,26 @@
 """SRVGGNetCompact, the small network of Real-ESRGAN (Wang et al., 2021) for videos and general images."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from vaesr.imaging import pixel_shuffle, upsample_nearest
-from vaesr.layers import Conv, PReLU
+from vaesr.layers import Conv, ConvForm, Precision, PReLU, check_rgb
+from vaesr.models import PlainRestorer
 
 
-class SRVGGNetCompact(nn.Module):
+class SRVGGNetCompact(PlainRestorer, nn.Module):
     """A plain stack of convolutions at the low resolution, shuffled up and added to the enlarged input.
 
     Attributes:
-        scale: any factor from 1; 4 in the published weights.
-        channels: width of the stack.
-        convs: convolutions between the first and the last.
+        scale: upscaling factor, from 1; 4 in the published weights.
+        channels: width of the stack; 64 in the published weights.
+        convs: convolutions between the first and the last; 32 or 16 in the published weights.
         dtype: compute type; parameters and output are float32.
-        conv_form: see `vaesr.layers.conv2d`.
-        precision: of float32 convolutions on accelerators, see `vaesr.layers.conv2d`.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
 
     Source: Real-ESRGAN, `SRVGGNetCompact`.
     """
@@ -28,8 +29,9 @@ class SRVGGNetCompact(nn.Module):
     channels: int = 64
     convs: int = 32
     dtype: Any = jnp.float32
-    conv_form: str = "auto"
-    precision: str = "default"
+    conv_form: ConvForm = "auto"
+    precision: Precision = "default"
+    wide_at_output: ClassVar[bool] = False
 
     @property
     def receptive_radius(self) -> int:
@@ -49,8 +51,7 @@ class SRVGGNetCompact(nn.Module):
         Raises:
             ValueError: if `x_lr` is no batch of RGB images.
         """
-        if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
-            raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
+        check_rgb(x_lr)
         conv = {"dtype": self.dtype, "form": self.conv_form, "precision": self.precision}
         x = x_lr
         for i in range(self.convs + 1):

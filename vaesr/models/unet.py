@@ -1,6 +1,6 @@
 """The U-Net of decrappify and DeOldify: fastai's on a ResNet, and Antic's deep and wide ones."""
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +8,13 @@ import numpy as np
 from flax import linen as nn
 
 from vaesr.imaging import imresize, pixel_shuffle
-from vaesr.layers import BatchNorm, Conv, SelfAttention
+from vaesr.imaging.colour import BT601_LUMA, IMAGENET_DEVIATION, IMAGENET_MEAN
+from vaesr.layers import BatchNorm, Conv, ConvForm, Precision, SelfAttention, check_choices, check_rgb
+from vaesr.models import PlainRestorer
 from vaesr.models.resnet import ResNetBody
 
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-# Rows of the matrix from RGB to YUV (BT.601), as in OpenCV.
-_LUMA = (0.299, 0.587, 0.114)
-_STYLES = ("plain", "deep", "wide")
-_NORMS = ("weight", "spectral", "batch")
 
-
-class UNet(nn.Module):
+class UNet(PlainRestorer, nn.Module):
     """An encoder that shrinks the image 32-fold, and a decoder that sees each of its sizes.
 
     The decoder enlarges by sub-pixel convolutions that begin as nearest neighbour (ICNR), blurs what they
@@ -27,25 +23,27 @@ class UNet(nn.Module):
     vectors in "spectral".
 
     Attributes:
-        scale: the input is first enlarged so many times, bilinearly.
-        blocks: of the encoder, see `ResNetBody`.
-        bottleneck: see `ResNetBody`.
-        channels: of the encoder's stem; the decoder's widths follow from it.
-        style: "plain" is fastai's, two convolutions a size; "deep" DeOldify's Artistic, the same with
-            `factor` times the outputs; "wide" DeOldify's Stable, one convolution a size with
+        scale: the input is first enlarged so many times, bilinearly; at least 1.
+        blocks: residual blocks of each of the encoder's stages: 3 4 6 3 is ResNet34 and ResNet50, 3 4 23 3
+            ResNet101.
+        bottleneck: blocks of 1x1, 3x3, 1x1 convolutions with four times the outputs, from ResNet50 on.
+        channels: channels of the encoder's stem, 64 in ResNets; the decoder's widths follow from it.
+        style: the decoder: "plain" is fastai's, two convolutions a size; "deep" DeOldify's Artistic, the
+            same with `factor` times the outputs; "wide" DeOldify's Stable, one convolution a size with
             `8 * channels * factor` outputs.
-        factor: see `style`; 1.5 (Artistic) and 2 (Stable).
-        norm: of the decoder's convolutions: "weight", "spectral" (with batch norm, as in DeOldify) or
+        factor: width of the deep and wide decoders: 1.5 (Artistic) and 2 (Stable).
+        norm: norm of the decoder's convolutions: "weight", "spectral" (with batch norm, as in DeOldify) or
             "batch".
         self_attention: attend over all pixels at an eighth of the size.
         bottleneck_head: the last block has half the channels inside (`bottle` of fastai).
-        output_range: a sigmoid's range, in ImageNet's units; None is unbounded.
+        output_range: range of the sigmoid at the end, in ImageNet's units, -3 3 in fastai; None is unbounded.
         residual: what the network makes is added to the enlarged input, and begins near nothing: a short
             training from scratch need not learn to pass the image on. For the norm "weight", unbounded.
         keep_luma: outside training, the luma is the input's and only the chroma the network's.
         dtype: compute type; parameters and output are float32.
         axis_name: of the devices under `pmap`, for statistics over all of them.
-        form: of the convolutions, see `vaesr.layers.conv2d`.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
 
     Source: fastai 1.0, `DynamicUnet`; DeOldify, `DynamicUnetDeep` and `DynamicUnetWide`; Aitken et al. 2017
       (ICNR); Sugawara et al. 2018 (blur).
@@ -55,9 +53,9 @@ class UNet(nn.Module):
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     bottleneck: bool = False
     channels: int = 64
-    style: str = "plain"
+    style: Literal["plain", "deep", "wide"] = "plain"
     factor: float = 1.0
-    norm: str = "weight"
+    norm: Literal["weight", "spectral", "batch"] = "weight"
     self_attention: bool = False
     bottleneck_head: bool = False
     output_range: tuple[float, float] | None = None
@@ -65,7 +63,10 @@ class UNet(nn.Module):
     keep_luma: bool = False
     dtype: Any = jnp.float32
     axis_name: str | None = None
-    form: str = "auto"
+    conv_form: ConvForm = "auto"
+    precision: Precision = "default"
+    # At a 32nd of the size, and with attention, every pixel sees about the whole image.
+    receptive_radius: ClassVar[None] = None
 
     @nn.compact
     def __call__(self, x_lr: jax.Array, train: bool = False) -> jax.Array:
@@ -81,12 +82,8 @@ class UNet(nn.Module):
         Raises:
             ValueError: if `x_lr` is no batch of RGB images, a word is unknown or `residual` doesn't fit.
         """
-        if x_lr.ndim != 4 or x_lr.shape[-1] != 3:
-            raise ValueError(f"x_lr has shape {x_lr.shape}; expected [B, h, w, 3].")
-        if self.style not in _STYLES or self.norm not in _NORMS:
-            raise ValueError(
-                f"style must be one of {_STYLES} and norm of {_NORMS}, got {self.style!r} and {self.norm!r}."
-            )
+        check_rgb(x_lr)
+        check_choices(self)
         if self.residual and (self.norm != "weight" or self.output_range is not None):
             raise ValueError(
                 f"residual goes with norm 'weight' and output_range None, got {self.norm!r}, "
@@ -95,7 +92,9 @@ class UNet(nn.Module):
         image = x_lr if self.scale == 1 else imresize(x_lr, self.scale, method="bilinear")
         _, height, width, _ = image.shape
         shape = (1, 1, 1, 3)
-        mean, deviation = (np.asarray(v, np.float32).reshape(shape) for v in (_MEAN, _DEVIATION))
+        mean, deviation = (
+            np.asarray(v, np.float32).reshape(shape) for v in (IMAGENET_MEAN, IMAGENET_DEVIATION)
+        )
         normal = (image - mean) / deviation
         x = self._decode(_pad(normal, 2 ** (len(self.blocks) + 1)), train)
         x = x.astype(jnp.float32)[:, :height, :width]
@@ -108,10 +107,14 @@ class UNet(nn.Module):
         return transplant_chroma(image, x) if self.keep_luma and not train else x
 
     def _decode(self, image: jax.Array, train: bool) -> jax.Array:
-        fields = {"norm": self.norm, "dtype": self.dtype, "axis_name": self.axis_name, "form": self.form}
+        fields = {
+            "norm": self.norm, "dtype": self.dtype, "axis_name": self.axis_name, "form": self.conv_form,
+            "precision": self.precision,
+        }  # fmt: skip
         encoder = ResNetBody(
-            self.blocks, self.bottleneck, self.channels, self.dtype, self.axis_name, self.form, name="encoder"
-        )
+            self.blocks, self.bottleneck, self.channels, self.dtype, self.axis_name, self.conv_form,
+            self.precision, name="encoder",
+        )  # fmt: skip
         *skips, x = encoder(image, train)
         x = nn.relu(BatchNorm(self.dtype, self.axis_name, name="encoder_norm")(x, train))
         count = x.shape[-1]
@@ -144,6 +147,7 @@ class _ConvLayer(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     form: str = "auto"
+    precision: str = "default"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -152,7 +156,8 @@ class _ConvLayer(nn.Module):
         x = Conv(
             self.features, self.kernel_size, use_bias=not normed, spectral=self.norm == "spectral",
             weight_norm=self.norm == "weight", kernel_init=_icnr(init) if self.icnr else init,
-            bias_init=nn.initializers.zeros, dtype=self.dtype, form=self.form, name="conv",
+            bias_init=nn.initializers.zeros, dtype=self.dtype, form=self.form, precision=self.precision,
+            name="conv",
         )(x, train)  # fmt: skip
         x = nn.relu(x) if self.relu else x
         return BatchNorm(self.dtype, self.axis_name, name="norm")(x, train) if normed else x
@@ -176,12 +181,13 @@ class _Shuffle(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     form: str = "auto"
+    precision: str = "default"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         layer = _ConvLayer(
             4 * self.features, 1, relu=False, icnr=True, norm=self.norm, dtype=self.dtype,
-            axis_name=self.axis_name, form=self.form, name="layer",
+            axis_name=self.axis_name, form=self.form, precision=self.precision, name="layer",
         )  # fmt: skip
         x = pixel_shuffle(nn.relu(layer(x, train)), 2)
         if not self.blur:
@@ -202,10 +208,14 @@ class _Enlarge(nn.Module):
     dtype: Any
     axis_name: str | None
     form: str
+    precision: str
 
     @nn.compact
     def __call__(self, x: jax.Array, skip: jax.Array, train: bool = False) -> jax.Array:
-        fields = {"norm": self.norm, "dtype": self.dtype, "axis_name": self.axis_name, "form": self.form}
+        fields = {
+            "norm": self.norm, "dtype": self.dtype, "axis_name": self.axis_name, "form": self.form,
+            "precision": self.precision,
+        }  # fmt: skip
         wide = int(self.wide * self.factor) // (2 if self.last else 1)
         up = wide // 2 if self.style == "wide" else x.shape[-1] // 2
         x = _Shuffle(up, name="shuffle", **fields)(x, train)
@@ -218,7 +228,7 @@ class _Enlarge(nn.Module):
             count = int(count * self.factor) if self.style == "deep" else count
             x = _ConvLayer(count, name="conv_0", **fields)(x, train)
             x = _ConvLayer(count, name="conv_1", **fields)(x, train)
-        return SelfAttention(self.dtype, name="attention")(x, train) if self.attend else x
+        return SelfAttention(self.dtype, self.precision, name="attention")(x, train) if self.attend else x
 
 
 def _pad(x: jax.Array, multiple: int) -> jax.Array:
@@ -233,20 +243,14 @@ def _pad(x: jax.Array, multiple: int) -> jax.Array:
 
 
 def transplant_chroma(image: jax.Array, coloured: jax.Array) -> jax.Array:
-    """The luma of one image under the chroma of another: U and V of YUV, BT.601.
+    """The luma of one RGB image `[B, H, W, 3]` in [0, 1] under the chroma of another: U and V of YUV, BT.601.
 
     Colours that RGB does not have become paler until it has them: cutting them off would change the luma.
-
-    Args:
-        image: RGB `[B, H, W, 3]` in [0, 1], whose luma stays.
-        coloured: the same shape, whose colour differences are taken.
-
-    Returns:
-        float32 `[B, H, W, 3]` in [0, 1].
+    The result is float32 in [0, 1].
 
     Source: DeOldify, `ColorizerFilter._post_process`.
     """
-    luma = jnp.asarray(_LUMA).reshape(1, 1, 1, 3)
+    luma = jnp.asarray(BT601_LUMA).reshape(1, 1, 1, 3)
     old, new = ((x * luma).sum(axis=-1, keepdims=True) for x in (image, coloured))
     # A colour is its luma plus differences that have none.
     differences = coloured - new

@@ -1,22 +1,15 @@
 """Variational autoencoders with one Gaussian latent layer: multi-layer perceptrons, a convolutional network
 and the linear model whose maximum likelihood is known in closed form."""
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vaesr.imaging import pixel_shuffle
-from vaesr.layers import ACTIVATIONS, conv2d
-from vaesr.models.pixel_outputs import LIKELIHOODS, mean_of_outputs, output_channels, to_outputs
-
-_CHOICES = {
-    "architecture": ("mlp", "conv", "linear"),
-    "likelihood": LIKELIHOODS,
-    "activation": tuple(ACTIVATIONS),
-    "precision": ("default", "high", "highest"),
-}
+from vaesr.layers import ACTIVATIONS, Activation, Precision, check_choices, conv2d
+from vaesr.models.pixel_outputs import PixelLikelihood, mean_of_outputs, output_channels, to_outputs
 
 
 class VAE(nn.Module):
@@ -35,17 +28,17 @@ class VAE(nn.Module):
             (PixelCNN++'s parameters).
         mixtures: components of "logistic_mixture".
         activation: "tanh", "relu", "silu" or "gelu".
-        precision: matmul precision: "default", "high" or "highest". Default is TF32 on GPUs, bf16 on TPUs.
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
         dtype: the compute type. Parameters and outputs are float32.
     """
 
-    architecture: str = "mlp"
+    architecture: Literal["mlp", "conv", "linear"] = "mlp"
     latent: int = 20
     hidden: tuple[int, ...] = (500,)
     image_shape: tuple[int, int, int] = (28, 28, 1)
-    likelihood: str = "bernoulli"
-    activation: str = "tanh"
-    precision: str = "default"
+    likelihood: PixelLikelihood = "bernoulli"
+    activation: Activation = "tanh"
+    precision: Precision = "default"
     mixtures: int = 10
     dtype: Any = jnp.float32
 
@@ -122,6 +115,17 @@ class VAE(nn.Module):
             `[B, H, W, C]` float32, in [0, 1] but for the two Gaussian densities, which are not clipped.
         """
         return mean_of_outputs(self.likelihood, self.decode(z), mixtures=self.mixtures)
+
+    def reconstruct(self, images: jax.Array) -> jax.Array:
+        """Encode images and decode the posterior's mean.
+
+        Args:
+            images: `[B, H, W, C]` in [0, 1].
+
+        Returns:
+            `[B, H, W, C]` float32, as `mean_image`.
+        """
+        return self.mean_image(self.encode(images)[0])
 
     def __call__(self, images: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
         """Encode images and decode the posterior's mean; touches every parameter, so it serves `init`.
@@ -235,10 +239,7 @@ def _same_size_conv(
 
 def _check_fields(model: VAE) -> None:
     """Refuse hyper-parameters that don't make a model."""
-    for field, choices in _CHOICES.items():
-        value = getattr(model, field)
-        if value not in choices:
-            raise ValueError(f"{field} must be one of {', '.join(choices)}, got {value!r}.")
+    check_choices(model)
     if model.latent < 1 or any(width < 1 for width in model.hidden):
         raise ValueError(f"latent and hidden must be at least 1, got {model.latent} and {model.hidden}.")
     if len(model.image_shape) != 3 or any(size < 1 for size in model.image_shape):
@@ -254,6 +255,9 @@ def _check_fields(model: VAE) -> None:
             )
 
 
+_CONV_RGB: dict[str, Any] = {
+    "latent": 128, "hidden": (64, 128, 256), "image_shape": (32, 32, 3), "activation": "silu",
+}  # fmt: skip
 PRESETS: dict[str, VAE] = {
     # Kingma and Welling 2014, section 5: 500 tanh units; 784-500-20-500-784. 815,824 parameters.
     "kingma_welling": VAE(latent=20, hidden=(500,), activation="tanh"),
@@ -262,23 +266,9 @@ PRESETS: dict[str, VAE] = {
     # Burda et al. 2016, one stochastic layer: 784-200-200-50, tanh. 425,284 parameters.
     "iwae": VAE(latent=50, hidden=(200, 200), activation="tanh"),
     "conv": VAE("conv", latent=20, hidden=(32, 64), activation="silu"),
-    "conv_rgb": VAE(
-        "conv",
-        latent=128,
-        hidden=(64, 128, 256),
-        image_shape=(32, 32, 3),
-        likelihood="gaussian_learned",
-        activation="silu",
-    ),
+    "conv_rgb": VAE("conv", likelihood="gaussian_learned", **_CONV_RGB),
     # The same network with PixelCNN++'s likelihood: a bound in bits per dimension that compares.
-    "conv_rgb_mixture": VAE(
-        "conv",
-        latent=128,
-        hidden=(64, 128, 256),
-        image_shape=(32, 32, 3),
-        likelihood="logistic_mixture",
-        activation="silu",
-    ),
+    "conv_rgb_mixture": VAE("conv", likelihood="logistic_mixture", **_CONV_RGB),
     # Tipping and Bishop 1999: the linear VAE whose optimum is known in closed form.
     "linear": VAE("linear", latent=8, hidden=(), likelihood="gaussian_learned", precision="highest"),
 }

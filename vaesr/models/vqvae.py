@@ -5,16 +5,18 @@ every finer one sees it decoded, and the decoder sees them all.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from vaesr.distributions import example_keys
-from vaesr.layers.conv import Conv
+from vaesr.layers.conv import Conv, Precision
 from vaesr.layers.quantisers import (
+    CodebookUpdate,
     FiniteScalarQuantiser,
+    InitialCodes,
     Quantised,
     ResidualQuantiser,
     VectorQuantiser,
@@ -126,26 +128,28 @@ class VQVAE(nn.Module):
 
     Attributes:
         image_shape: (H, W, C); H and W are multiples of `factor * 2^(levels - 1)`.
-        levels: code maps; 1 is VQ-VAE, 2 and 3 are VQ-VAE-2.
-        factor: pixels per code of the finest map along a side, a power of 2 of at least 2.
-        channels: of the convolutions.
-        res_blocks: residual blocks of each encoder and decoder.
-        res_channels: channels inside them.
-        codes: K, codes in each codebook.
-        code_dim: D, dimensions of a code.
-        quantiser: "vector", "fsq" or "residual".
+        levels: code maps: 1 is VQ-VAE, 2 and 3 are VQ-VAE-2.
+        factor: pixels per code of the finest map along a side, a power of 2 of at least 2; every further map
+            is half as large.
+        channels: channels of the convolutions; 256 in VQ-VAE, 128 in VQ-VAE-2.
+        res_blocks: residual blocks of each encoder and decoder; 2 in the papers.
+        res_channels: channels inside the residual blocks; 256 in VQ-VAE, 64 in VQ-VAE-2.
+        codes: K, codes in each codebook; 512 in the papers.
+        code_dim: D, dimensions of a code; 64 in VQ-VAE-2.
+        quantiser: vectors from a codebook, numbers rounded to a grid ("fsq"), or several vectors added up.
         grid: "fsq": levels of each dimension.
         depth: "residual": codebooks; their codes stand side by side, so that maps are `depth` times as wide.
-        update: see `VectorQuantiser`, as for the next four.
-        decay: of the moving averages.
-        initial: first codes.
-        revive_below: replaces codes that are used less often per batch.
-        cosine: compares directions.
-        drop_finer: share of training examples that the decoder sees the coarsest map of alone, so that this
-            map says by itself what it can; needs several levels.
+        update: the codebook follows moving averages of the encoder's outputs, or a loss of its own.
+        decay: share of the moving averages that a step keeps, in [0, 1).
+        initial: first codes: random ("uniform" in ±1/K), or the k-means of the first batch.
+        revive_below: codes used less often per batch (on average) are replaced by vectors of the batch; 0
+            never does.
+        cosine: compare directions only.
+        drop_finer: share of training images that are decoded from the coarsest map alone, so that this map
+            says by itself what it can; in [0, 1), needs several levels.
         axis_name: of the axis that `pmap` maps.
         dtype: compute type; quantisers are float32 always.
-        precision: of float32 multiplications on accelerators: "default", "high" or "highest".
+        precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
     """
 
     image_shape: tuple[int, int, int] = (32, 32, 3)
@@ -156,18 +160,18 @@ class VQVAE(nn.Module):
     res_channels: int = 32
     codes: int = 512
     code_dim: int = 64
-    quantiser: str = "vector"
+    quantiser: Literal["vector", "fsq", "residual"] = "vector"
     grid: tuple[int, ...] = (8, 5, 5, 5)
     depth: int = 4
-    update: str = "ema"
+    update: CodebookUpdate = "ema"
     decay: float = 0.99
-    initial: str = "uniform"
+    initial: InitialCodes = "uniform"
     revive_below: float = 0.0
     cosine: bool = False
     drop_finer: float = 0.0
     axis_name: str | None = None
     dtype: Any = jnp.float32
-    precision: str = "default"
+    precision: Precision = "default"
 
     @property
     def code_shapes(self) -> tuple[tuple[int, int], ...]:

@@ -1,5 +1,6 @@
 """Factories that bind an apply function and losses into an `Objective`."""
 
+from vaesr.objectives.adversarial import FROZEN, TURN, critic_alone, nogan, restoration_gan, turns
 from vaesr.objectives.autoregressive import autoregressive, conditions
 from vaesr.objectives.bayesian import (
     Forward,
@@ -10,32 +11,28 @@ from vaesr.objectives.bayesian import (
     regression_nll,
 )
 from vaesr.objectives.binarisation import BINARISATIONS, binarise, binarise_batch
-from vaesr.objectives.bound import BoundEstimate, evaluate_bound, evaluate_hierarchical_bound
+from vaesr.objectives.bound import BoundEstimate, evaluate_bound
 from vaesr.objectives.estimated import Estimator, estimated_elbo
-from vaesr.objectives.hierarchical import hierarchical_elbo, hierarchical_iwae
-from vaesr.objectives.image_likelihoods import (
-    DiscretisedGaussianLikelihood,
-    DiscretisedLogisticLikelihood,
-    LogisticMixtureLikelihood,
-)
 from vaesr.objectives.likelihoods import (
     BernoulliLikelihood,
+    DiscretisedGaussianLikelihood,
+    DiscretisedLogisticLikelihood,
     GaussianLikelihood,
     LearnedGaussianLikelihood,
     Likelihood,
+    LogisticMixtureLikelihood,
 )
-from vaesr.objectives.nogan import FROZEN, TURN, critic_alone, nogan, turns
 from vaesr.objectives.objective import Aux, Batch, Objective, Params
-from vaesr.objectives.posterior import Decode, Draw, Draws, Encode, EncodeFeatures
+from vaesr.objectives.posterior import Decode, Draw, Draws, Encode
 from vaesr.objectives.predictive import PredictiveMoments, predictive, predictive_log_prob, predictive_moments
 from vaesr.objectives.restoration import (
     FEATURES,
     feature_content,
     in_training,
+    multi_scale_pixel,
+    pixel,
     restoration,
-    restoration_gan,
 )
-from vaesr.objectives.super_resolution import multi_scale_pixel, pixel
 from vaesr.objectives.supervised import supervised
 from vaesr.objectives.variational import elbo, iwae
 from vaesr.objectives.vq import vq_autoencoder
@@ -55,7 +52,6 @@ __all__ = [
     "Draw",
     "Draws",
     "Encode",
-    "EncodeFeatures",
     "Estimator",
     "Forward",
     "GaussianLikelihood",
@@ -77,10 +73,7 @@ __all__ = [
     "elbo",
     "estimated_elbo",
     "evaluate_bound",
-    "evaluate_hierarchical_bound",
     "feature_content",
-    "hierarchical_elbo",
-    "hierarchical_iwae",
     "in_training",
     "iwae",
     "multi_scale_pixel",

@@ -14,7 +14,7 @@ from vaesr.distributions import (
     sample_mean_field,
 )
 from vaesr.losses import categorical_nll, gaussian_nll
-from vaesr.objectives.objective import Aux, Batch, Objective, Params
+from vaesr.objectives.objective import Aux, Batch, Objective, Params, own_params
 
 Prior = GaussianPrior | ScaleMixturePrior
 Nll = Callable[[Any, Batch], jax.Array]
@@ -78,8 +78,7 @@ def bayesian(
     Raises:
         ValueError: if a knob is out of range; when called, if shapes don't fit.
 
-    Source:
-        Graves 2011, equation 8; Blundell et al. 2015, equations 2 and 8.
+    Source: Graves 2011, equation 8; Blundell et al. 2015, equations 2 and 8.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}.")
@@ -88,7 +87,7 @@ def bayesian(
     def objective(
         params: Params, variables: Any, batch: Batch, *, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        posterior = _posterior(params, player)
+        posterior = own_params(params, player)
         x, position = read_inputs(batch, inputs)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(samples))
         outputs = forward(posterior, x, keys=keys, position=position)
@@ -130,8 +129,7 @@ def bayesian_exact(
     Raises:
         ValueError: if a knob is out of range; when called, if shapes don't fit.
 
-    Source:
-        Hinton and van Camp 1993, section 5.
+    Source: Hinton and van Camp 1993, section 5.
     """
     _check_knobs(dataset_size, prior, "closed", kl_weight)
 
@@ -139,7 +137,7 @@ def bayesian_exact(
         params: Params, variables: Any, batch: Batch, *, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
         del key
-        posterior = _posterior(params, player)
+        posterior = own_params(params, player)
         losses = expected_nll(posterior, batch)
         if losses.ndim != 1:
             raise ValueError(f"expected_nll must give one value per example [B], got shape {losses.shape}.")
@@ -163,8 +161,7 @@ def blundell_weights(batches: int) -> Callable[[jax.Array], jax.Array]:
     Raises:
         ValueError: if `batches` is below 1.
 
-    Source:
-        Blundell et al. 2015, section 3.4.
+    Source: Blundell et al. 2015, section 3.4.
     """
     if batches < 1:
         raise ValueError(f"batches must be at least 1, got {batches}.")
@@ -251,24 +248,10 @@ def _error(outputs: Any, batch: Batch) -> dict[str, jax.Array]:
     return {"error_percent": 100.0 * (guess != label).astype(jnp.float32).mean()}
 
 
-def _posterior(params: Params, player: str) -> Mapping[str, Any]:
-    if player not in params:
-        raise ValueError(f"params has no player {player!r}; it holds {sorted(params)}.")
-    return params[player]
-
-
 def read_inputs(batch: Batch, name: str) -> tuple[jax.Array, jax.Array]:
-    """Take a network's inputs and the examples' positions from a batch.
+    """Take a network's inputs, `[B, ...]` under `name`, and the positions `[B]` from a batch.
 
-    Args:
-        batch: holds `name`, `[B, ...]`, and perhaps "position".
-        name: of the inputs.
-
-    Returns:
-        The inputs, and the positions `[B]`, `arange(B)` if absent.
-
-    Raises:
-        ValueError: if the batch has no such entry.
+    Positions are `arange(B)` if absent; a ValueError if there are no such inputs.
     """
     x = _entry(batch, name)
     return x, batch.get("position", jnp.arange(x.shape[0], dtype=jnp.int32))

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from vaesr.distributions import example_keys, example_uniform
+from vaesr.distributions import example_bernoulli, example_keys, example_uniform
 from vaesr.objectives.objective import Batch
 
 BINARISATIONS = ("none", "dynamic", "fixed", "threshold")
@@ -21,11 +21,9 @@ def binarise(images: jax.Array, keys: jax.Array) -> jax.Array:
     Returns:
         `[B, ...]` zeros and ones, float32.
 
-    Source:
-        Salakhutdinov and Murray 2008; drawn anew at every step as in Burda et al. 2016, section 5.
+    Source: Salakhutdinov and Murray 2008; drawn anew at every step as in Burda et al. 2016, section 5.
     """
-    images = jnp.asarray(images, jnp.float32)
-    return (example_uniform(keys, images.shape[1:]) < images).astype(jnp.float32)
+    return example_bernoulli(keys, jnp.asarray(images, jnp.float32))
 
 
 def binarise_batch(batch: Batch, *, binarisation: str, key: jax.Array) -> jax.Array:
@@ -46,8 +44,7 @@ def binarise_batch(batch: Batch, *, binarisation: str, key: jax.Array) -> jax.Ar
     Raises:
         ValueError: if `binarisation` is unknown or the batch lacks an index that is needed.
 
-    Source:
-        Salakhutdinov and Murray 2008 ("fixed"); Burda et al. 2016, section 5 ("dynamic").
+    Source: Salakhutdinov and Murray 2008 ("fixed"); Burda et al. 2016, section 5 ("dynamic").
     """
     if binarisation not in BINARISATIONS:
         raise ValueError(f"binarisation must be one of {', '.join(BINARISATIONS)}, got {binarisation!r}.")

@@ -12,10 +12,8 @@ from vaesr.objectives.posterior import (
     Decode,
     Draw,
     Encode,
-    EncodeFeatures,
-    draw_checked,
-    one_layer,
-    sampled_nll,
+    draw_and_decode,
+    gaussian_layer,
 )
 
 _Sums = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
@@ -48,6 +46,7 @@ def evaluate_bound(
     images: jax.Array,
     *,
     key: jax.Array,
+    draw: Draw | None = None,
     samples: int = 100,
     chunk: int = 50,
     position: jax.Array | None = None,
@@ -55,16 +54,18 @@ def evaluate_bound(
     """Estimate the importance-weighted bound and the ELBO of every example.
 
     Runs over the samples in chunks with a streaming logsumexp: memory grows with `chunk`, not with
-    `samples`, and the result doesn't depend on `chunk`. Compile it with `encode`, `decode` and `likelihood`
-    bound by `functools.partial`.
+    `samples`, and the result doesn't depend on `chunk`. Compile it with `encode`, `decode`, `likelihood` and
+    `draw` bound by `functools.partial`.
 
     Args:
-        encode: `encode(params, x) -> (mean_q, log_var_q)`.
+        encode: `encode(params, x) -> (mean_q, log_var_q)`, or features for `draw`; called once.
         decode: `decode(params, z) -> outputs`.
         likelihood: what the outputs mean.
-        params: the parameters that both take (one player's tree).
+        params: the first argument of all three (one player's tree).
         images: `[B, ...]`, float.
         key: one random key.
+        draw: `draw(params, features, keys, indices) -> Draws` of a model with several layers of latents,
+            called for `chunk` samples at a time; None is one Gaussian layer.
         samples: K, at least 1 and static; 5000 is customary in papers.
         chunk: samples decoded at a time, at least 1 and static.
         position: `[B]` int32, each example's index in the whole set, so that its noise doesn't depend on
@@ -76,51 +77,7 @@ def evaluate_bound(
     Raises:
         ValueError: if `samples` or `chunk` is below 1, or shapes don't fit.
 
-    Source:
-        Burda, Grosse and Salakhutdinov 2016, equation 8.
-    """
-    encode_features, draw = one_layer(encode, decode)
-    return evaluate_hierarchical_bound(
-        encode_features, draw, likelihood, params, images,
-        key=key, samples=samples, chunk=chunk, position=position,
-    )  # fmt: skip
-
-
-def evaluate_hierarchical_bound(
-    encode: EncodeFeatures,
-    draw: Draw,
-    likelihood: Likelihood,
-    params: Any,
-    images: jax.Array,
-    *,
-    key: jax.Array,
-    samples: int = 100,
-    chunk: int = 50,
-    position: jax.Array | None = None,
-) -> BoundEstimate:
-    """Estimate both bounds for a model with several stochastic layers.
-
-    `evaluate_bound` is this function for one layer, and says more.
-
-    Args:
-        encode: `encode(params, x) -> features`, any tree; called once.
-        draw: `draw(params, features, keys, indices) -> Draws`, called for `chunk` samples at a time.
-        likelihood: what the outputs mean.
-        params: the parameters that both take (one player's tree).
-        images: `[B, ...]`, float.
-        key: one random key.
-        samples: K, at least 1 and static.
-        chunk: samples decoded at a time, at least 1 and static.
-        position: `[B]` int32, each example's index in the whole set; `arange(B)` if absent.
-
-    Returns:
-        A `BoundEstimate` of `[B]` arrays.
-
-    Raises:
-        ValueError: if `samples` or `chunk` is below 1, or shapes don't fit.
-
-    Source:
-        Burda, Grosse and Salakhutdinov 2016, equation 8.
+    Source: Burda, Grosse and Salakhutdinov 2016, equation 8.
     """
     if samples < 1 or chunk < 1:
         raise ValueError(f"samples and chunk must be at least 1, got {samples} and {chunk}.")
@@ -130,13 +87,14 @@ def evaluate_hierarchical_bound(
         raise ValueError(f"images must be float [B, ...], got shape {images.shape} and dtype {images.dtype}.")
     images = images.astype(jnp.float32)
     keys = example_keys(key, jnp.arange(images.shape[0]) if position is None else position)
+    if draw is None:
+        encode, draw = gaussian_layer(encode)
     features = encode(params, images)
 
     def add_chunk(carry: _Sums, start: jax.Array) -> tuple[_Sums, None]:
         indices = start + jnp.arange(chunk)
         wanted = (indices < samples)[:, None]  # the last chunk may be longer than what is left
-        draws = draw_checked(draw, params, features, keys, indices)
-        nll = sampled_nll(likelihood, draws.outputs, images, samples=chunk)
+        draws, nll = draw_and_decode(draw, decode, likelihood, params, features, images, keys, indices)
         log_weights = jnp.where(wanted, draws.log_ratio - nll, -jnp.inf)
         log_sum, log_sum_squares, nll_sum, kl_mean = carry
         log_sum = jnp.logaddexp(log_sum, jax.nn.logsumexp(log_weights, axis=0))

@@ -8,7 +8,7 @@ import jax
 from vaesr.distributions import MovingAverage, Normal, kl_standard_normal
 from vaesr.objectives.likelihoods import Likelihood
 from vaesr.objectives.objective import Aux, Batch, Objective, Params
-from vaesr.objectives.posterior import Decode, Encode, encode_checked, read_batch
+from vaesr.objectives.posterior import Decode, Encode, encode_gaussian, read_batch
 
 
 class Estimator(Protocol):
@@ -57,9 +57,8 @@ def estimated_elbo(
     Raises:
         ValueError: if a knob is out of range; when called, if shapes don't fit or the baseline is missing.
 
-    Source:
-        Paisley, Blei and Jordan 2012 and Ranganath et al. 2014 (score function); Kingma and Welling 2014,
-        section 2 (pathwise); Mnih and Gregor 2014 (moving average).
+    Source: Paisley, Blei and Jordan 2012 and Ranganath et al. 2014 (score function); Kingma and Welling 2014,
+      section 2 (pathwise); Mnih and Gregor 2014 (moving average).
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}.")
@@ -70,7 +69,7 @@ def estimated_elbo(
         params: Params, variables: Any, batch: Batch, *, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
         images, keys = read_batch(batch, key, binarisation=binarisation)
-        mean_q, log_var_q = encode_checked(encode, params[player], images)
+        mean_q, log_var_q = encode_gaussian(encode, params[player], images)
         estimate: Any = estimator
         average = None
         if baseline_decay is not None:

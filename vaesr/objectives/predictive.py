@@ -58,8 +58,7 @@ def predictive(
     Raises:
         ValueError: if `samples` or `chunk` is below 1, or shapes don't fit.
 
-    Source:
-        Blundell et al. 2015, section 3.1: `P(y | x) = E_q(w)[P(y | x, w)]`.
+    Source: Blundell et al. 2015, section 3.1: `P(y | x) = E_q(w)[P(y | x, w)]`.
     """
 
     def add(total: jax.Array, logits: jax.Array, wanted: jax.Array) -> jax.Array:
@@ -149,8 +148,7 @@ def predictive_moments(
     Raises:
         ValueError: if `samples` or `chunk` is below 1, or shapes don't fit.
 
-    Source:
-        Kendall and Gal 2017, equation 9 (the law of total variance).
+    Source: Kendall and Gal 2017, equation 9 (the law of total variance).
     """
 
     def split(outputs: Any) -> tuple[jax.Array, jax.Array]:

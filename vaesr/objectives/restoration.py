@@ -1,4 +1,4 @@
-"""Objectives of networks that restore images: pixels, features, and a discriminator's opinion.
+"""Objectives of networks that restore images: super-resolution, by pixels and by features.
 
 A *network* here is `(params, variables, images) -> (output, new variables)`: its parameters, and its own
 collections that gradients don't touch (batch statistics, spectral vectors), `{}` where it has none.
@@ -11,10 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vaesr.losses.adversarial import ADVERSARIAL, AdversarialLoss
 from vaesr.losses.features import content_loss, style_loss
 from vaesr.losses.pixel import l1, mse
-from vaesr.objectives.objective import Aux, Batch, Objective, Params
+from vaesr.objectives.objective import (
+    Aux,
+    Batch,
+    Objective,
+    Params,
+    collections,
+    own_variables,
+    replace_variables,
+)
 
 Array = jax.Array
 Network = Callable[[Any, Any, Array], tuple[Array, Any]]
@@ -113,184 +120,138 @@ def restoration(
     if not pixel_weight and content is None:
         raise ValueError("nothing is left of the loss: give a pixel_weight or a content.")
 
+    measure = reconstruction(pixel_loss, pixel_weight, content, content_weight)
+
     def objective(
         params: Params, variables: Any, batch: Batch, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
         del key, step
-        x_sr, own = network(params[player], variables.get(player, {}), batch["x_lr"])
-        loss, metrics = reconstruction(
-            x_sr, batch["x_hr"], variables, pixel_loss, pixel_weight, content, content_weight
-        )
-        return loss, Aux(metrics, replace(variables, player, own))
+        x_sr, own = network(params[player], own_variables(variables, player), batch["x_lr"])
+        loss, metrics = measure(x_sr, batch["x_hr"], variables)
+        return loss, Aux(metrics, replace_variables(variables, player, own))
 
     return objective
 
 
-def restoration_gan(
-    generator: Network,
-    discriminator: Network,
-    *,
-    loss: AdversarialLoss = ADVERSARIAL["relativistic_average"],
-    adversarial_weight: float = 5e-3,
-    pixel_loss: PixelLoss = l1,
-    pixel_weight: float = 1e-2,
-    content: Content | None = None,
-    content_weight: float = 1.0,
-    players: tuple[str, str] = ("generator", "discriminator"),
-    axis_name: str | None = None,
-) -> dict[str, Objective]:
-    """Train a generator against a discriminator of its results.
-
-    Within a step the generator moves first and the discriminator next, both by what the weights of before
-    the step make of one batch: the generator runs once, and the discriminator once on the real and once on
-    the generated images, real first. The generator's loss pulls the discriminator's opinion back to the
-    image, the discriminator's pulls the same opinion back to its weights.
+def pixel(apply: Callable[..., Array], *, player: str = "edsr", loss: PixelLoss = l1) -> Objective:
+    """`restoration` by pixels alone, on the 0..255 scale of the EDSR paper, with fixed variables.
 
     Args:
-        generator: see above.
-        discriminator: see above; its outputs are logits.
-        loss: one of `vaesr.losses.ADVERSARIAL`.
-        adversarial_weight: of the generator's adversarial loss.
-        pixel_loss: per-example loss of images in [0, 1].
-        pixel_weight: its weight; at 0 it is not computed.
-        content: from `feature_content`; its network is in `variables["features"]`. None leaves it out.
-        content_weight: its weight.
-        players: the names of the two.
-        axis_name: of the devices under `pmap`, over which relativistic means are taken.
+        apply: `(variables, x_lr) -> x_sr`, a Linen module's `apply`. For one fixed scale of MDSR:
+            `functools.partial(mdsr.apply, scale=3)`.
+        player: the name of the upscaler's tree in `params`.
+        loss: per-example loss of two image batches in [0, 1], homogeneous of degree 1 (`l1`); its mean
+            is multiplied by 255, since Adam's epsilon makes the scale matter a little.
 
     Returns:
-        The two objectives under these names, in the order of their updates: give both to one training step.
-        The generator's metrics are the parts of its loss, unweighted (`pixel`, `content`, `adversarial`),
-        and `psnr_db`; the discriminator's are the mean logits `real_logit` and `fake_logit`, and `accuracy`,
-        the share of real images with a larger logit than the batch's generated ones have on average and the
-        other way round, at 0.5 when it knows nothing.
+        An objective for batches with `x_lr` `[B, h, w, 3]` and `x_hr` `[B, h * s, w * s, 3]` in [0, 1].
+        Its metrics are `l1_255` and `psnr_db` (RGB, whole patch, unclipped, mean over images). What
+        `variables` holds under the player's name is handed to `apply` beside the parameters.
 
     Raises:
-        ValueError: when called, if shapes don't fit.
+        ValueError: when called on a batch whose shapes don't fit the network's output.
 
-    Source: Ledig et al. 2017 (SRGAN), equation 3; Wang et al. 2018 (ESRGAN), equation 3 and the defaults.
+    Source: Lim et al. 2017 (EDSR), section 4.2.
     """
-    name, judge = players
 
-    def of_generator(
+    def objective(
         params: Params, variables: Any, batch: Batch, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
         del key, step
-        x_sr, own = generator(params[name], variables.get(name, {}), batch["x_lr"])
-        value, metrics = reconstruction(
-            x_sr, batch["x_hr"], variables, pixel_loss, pixel_weight, content, content_weight
-        )
-        real, pull_real, state = _judge(discriminator, params[judge], variables.get(judge, {}), batch["x_hr"])
-        fake, pull_fake, state = _judge(discriminator, params[judge], state, x_sr)
-        adversarial = loss.generator(real, fake, axis_name=axis_name).mean()
-        metrics["adversarial"] = adversarial
-        variables = replace(replace(variables, name, own), judge, state)
-        shared = {
-            "x_sr": x_sr, "real_logits": real, "fake_logits": fake,
-            "pull_real": pull_real, "pull_fake": pull_fake,
-        }  # fmt: skip
-        return value + adversarial_weight * adversarial, Aux(metrics, variables, shared)
+        x_sr = apply(collections(params, variables, player), batch["x_lr"])
+        value, metrics = _of_255(x_sr, batch["x_hr"], loss)
+        return value, Aux(metrics, variables)
 
-    def of_discriminator(
-        params: Params, variables: Any, batch: Batch, *, key: Array, step: Array
-    ) -> tuple[Array, Aux]:
-        del key, step
-        real = _replay(params[judge], batch["real_logits"], batch["pull_real"])
-        fake = _replay(params[judge], batch["fake_logits"], batch["pull_fake"])
-        value = loss.discriminator(real, fake, axis_name=axis_name).mean()
-        return value, Aux(opinion(real, fake), variables)
-
-    return {name: of_generator, judge: of_discriminator}
+    return objective
 
 
-def _judge(
-    discriminator: Network, params: Any, variables: Any, images: Array
-) -> tuple[Array, Callable[[Array], tuple[Any]], Any]:
-    """Logits, what pulls their cotangent back to the weights, and the new variables."""
-    return jax.vjp(lambda own: discriminator(own, variables, images), params, has_aux=True)
+def multi_scale_pixel(
+    apply: Callable[..., Array],
+    *,
+    scales: tuple[int, ...] = (2, 3, 4),
+    player: str = "mdsr",
+    loss: PixelLoss = l1,
+) -> Objective:
+    """Train MDSR: each step draws one scale for its whole mini-batch.
 
+    The scale comes from the step's key, so all devices and all accumulated micro-batches agree on it. The
+    compiled step holds one branch per scale (`lax.switch`) and runs one of them. The parameters of the
+    scales not drawn get gradients of zero and still move by Adam's momentum, as in the authors' code.
 
-@jax.custom_vjp
-def _replay(params: Any, logits: Array, pull: Callable[[Array], tuple[Any]]) -> Array:
-    """Logits that were computed before with `params`, as a function of them."""
-    return logits
-
-
-def _replay_forward(
-    params: Any, logits: Array, pull: Callable[[Array], tuple[Any]]
-) -> tuple[Array, Callable[[Array], tuple[Any]]]:
-    return logits, pull
-
-
-def _replay_backward(pull: Callable[[Array], tuple[Any]], g: Array) -> tuple[Any, Array, None]:
-    return pull(g)[0], jnp.zeros_like(g), None
-
-
-_replay.defvjp(_replay_forward, _replay_backward)
-
-
-def opinion(real: Array, fake: Array) -> dict[str, Array]:
-    """What a discriminator thinks of a batch.
+    On CPUs, XLA's gradients of convolutions are as slow inside `lax.switch` as inside `lax.scan`: give the
+    network `conv_form="loop"` there (a step of MDSR took 0.11 s in place of 2.0 s).
 
     Args:
-        real: logits of real images.
-        fake: logits of generated images.
+        apply: `(variables, x_lr, scale=s) -> x_sr`, MDSR's `apply`.
+        scales: the scales to draw from, each as likely.
+        player: the name of the upscaler's tree in `params`.
+        loss: see `pixel`.
 
     Returns:
-        `real_logit`, `fake_logit` and `accuracy`, see `restoration_gan`.
+        An objective for batches that hold a pair per scale: `x_lr_2` `[B, h, w, 3]` and `x_hr_2`
+        `[B, 2h, 2w, 3]`, `x_lr_3`, ... in [0, 1]. Its metrics are `l1_255`, `psnr_db` and the drawn
+        `scale`.
+
+    Raises:
+        ValueError: if there are no scales; when called, if the batch lacks a pair or shapes don't fit.
+
+    Source: Lim et al. 2017, section 3.3.
     """
-    right = jnp.concatenate([(real > fake.mean()).ravel(), (fake < real.mean()).ravel()])
-    return {
-        "real_logit": real.mean(),
-        "fake_logit": fake.mean(),
-        "accuracy": right.astype(jnp.float32).mean(),
-    }
+    if not scales:
+        raise ValueError("scales is empty; expected at least one scale, such as (2, 3, 4).")
+
+    def objective(
+        params: Params, variables: Any, batch: Batch, *, key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        del step
+        missing = [n for s in scales for n in (f"x_lr_{s}", f"x_hr_{s}") if n not in batch]
+        if missing:
+            raise ValueError(f"the batch lacks {missing}; it holds {sorted(batch)}.")
+        tree = collections(params, variables, player)
+
+        def branch(scale: int) -> Callable[[Any, Batch], tuple[Array, dict[str, Array]]]:
+            def run(tree: Any, pair: Batch) -> tuple[Array, dict[str, Array]]:
+                x_sr = apply(tree, pair[f"x_lr_{scale}"], scale=scale)
+                return _of_255(x_sr, pair[f"x_hr_{scale}"], loss)
+
+            return run
+
+        drawn = jax.random.randint(key, (), 0, len(scales))
+        value, metrics = jax.lax.switch(drawn, [branch(s) for s in scales], tree, batch)
+        metrics["scale"] = jnp.asarray(scales, jnp.float32)[drawn]
+        return value, Aux(metrics, variables)
+
+    return objective
 
 
 def reconstruction(
-    x_sr: Array,
-    x_hr: Array,
-    variables: Any,
-    pixel_loss: PixelLoss,
-    pixel_weight: float,
-    content: Content | None,
-    content_weight: float,
-) -> tuple[Array, dict[str, Array]]:
-    """The weighted sum of the pixel and the content loss, and both unweighted.
+    pixel_loss: PixelLoss, pixel_weight: float, content: Content | None, content_weight: float
+) -> Callable[[Array, Array, Any], tuple[Array, dict[str, Array]]]:
+    """The weighted sum of a pixel and a content loss.
 
-    Args:
-        x_sr: `[B, H, W, 3]`.
-        x_hr: the same shape.
-        variables: with the content's "features".
-        pixel_loss: per-example loss.
-        pixel_weight: its weight.
-        content: or None.
-        content_weight: its weight.
-
-    Returns:
-        The loss, and `pixel`, `content` and `psnr_db`.
+    The pixel loss is per example, of images in [0, 1], and not computed at weight 0; `content` is from
+    `feature_content`, or None. The function takes x_sr, x_hr `[B, H, W, 3]` and the variables, with the
+    content's "features", and gives the loss, and both parts unweighted and `psnr_db` (RGB, whole patch,
+    unclipped, mean over images).
     """
-    value, metrics = jnp.zeros((), jnp.float32), {}
-    if pixel_weight:
-        metrics["pixel"] = pixel_loss(x_sr, x_hr).mean()
-        value = value + pixel_weight * metrics["pixel"]
-    if content is not None:
-        metrics["content"] = content(variables[FEATURES], x_sr, x_hr).mean()
-        value = value + content_weight * metrics["content"]
-    # The floor keeps equal images at 100 dB in place of infinity.
-    error = jnp.maximum(mse(jax.lax.stop_gradient(x_sr), x_hr), 1e-10)
-    return value, metrics | {"psnr_db": (-10 * jnp.log10(error)).mean()}
+
+    def measure(x_sr: Array, x_hr: Array, variables: Any) -> tuple[Array, dict[str, Array]]:
+        value, metrics = jnp.zeros((), jnp.float32), {}
+        if pixel_weight:
+            metrics["pixel"] = pixel_loss(x_sr, x_hr).mean()
+            value = value + pixel_weight * metrics["pixel"]
+        if content is not None:
+            metrics["content"] = content(variables[FEATURES], x_sr, x_hr).mean()
+            value = value + content_weight * metrics["content"]
+        # The floor keeps equal images at 100 dB in place of infinity.
+        error = jnp.maximum(mse(jax.lax.stop_gradient(x_sr), x_hr), 1e-10)
+        return value, metrics | {"psnr_db": (-10 * jnp.log10(error)).mean()}
+
+    return measure
 
 
-def replace(variables: Any, name: str, own: Any) -> Any:
-    """The variables with a player's own; left as they are where it has none.
-
-    Args:
-        variables: of all players.
-        name: the player's.
-        own: its new ones.
-
-    Returns:
-        A new dictionary.
-    """
-    return {**variables, name: own} if name in variables else variables
+def _of_255(x_sr: Array, x_hr: Array, loss: PixelLoss) -> tuple[Array, dict[str, Array]]:
+    """The loss of images of 0..255, and the metrics of `pixel`."""
+    value, metrics = reconstruction(loss, 255.0, None, 0.0)(x_sr, x_hr, {})
+    absolute = 255.0 * l1(jax.lax.stop_gradient(x_sr), x_hr).mean()
+    return value, {"l1_255": absolute, "psnr_db": metrics["psnr_db"]}

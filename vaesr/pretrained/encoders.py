@@ -16,18 +16,10 @@ _PARTS = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "run
 
 
 def read_resnet(path: str | pathlib.Path, body: ResNetBody) -> tuple[dict[str, Any], str]:
-    """Reads a ResNet's convolutions and batch norms.
+    """Reads a ResNet's convolutions and batch norms from torchvision's file, such as `resnet34-b627a593.pth`.
 
-    Args:
-        path: torchvision's weight file, such as `resnet34-b627a593.pth`.
-        body: what they are for.
-
-    Returns:
-        The body's variables, `{"params": ..., "batch_stats": ...}`, and the file's sha256.
-
-    Raises:
-        ValueError: if the file is of another network.
-        OSError: if it cannot be read.
+    The body's variables, `{"params": ..., "batch_stats": ...}`, and the file's sha256. ValueError if the file
+    is of another network, OSError if it cannot be read.
     """
     path = pathlib.Path(path).expanduser()
     state = read_state(path)

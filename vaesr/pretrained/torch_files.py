@@ -1,22 +1,26 @@
 """PyTorch's checkpoint files without PyTorch, and without running anything that they name.
 
 Both formats: the zip archive (since 1.6) and the pickles in a row before it, in which ESRGAN's and EDSR's
-authors published. Only what builds arrays out of stored numbers is understood; every other name in a file is
-an error.
+authors published. Only what builds arrays out of stored numbers is understood, see `pickles`; every other
+name in a file is an error.
 """
 
-import collections
+import functools
 import io
-import pickle
+import math
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-_MAGIC = 0x1950A86A20F9469CFC6C
+from vaesr.pretrained import pickles
+from vaesr.pretrained.pickles import Budget, Function, is_count, is_shape
+
+# The pickle of 0x1950A86A20F9469CFC6C, with which every file begins.
+_BEGINNING = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _TYPES: dict[str, Any] = {
     "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
     "BFloat16Storage": jnp.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32,
@@ -33,14 +37,14 @@ _WRAPPERS = (
     "params_ema", "params-ema", "params", "model_state_dict", "state_dict", "model", "net", "generator",
 )  # fmt: skip
 _PREFIXES = ("module.", "netG.", "generator.")
-_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
+_MOST_WRAPPERS = 8
 
 
 class _Storage:
     """Numbers in a row, of which tensors are views; in the old format they come after the tensors."""
 
-    def __init__(self, kind: Any, count: int) -> None:
-        self.kind, self.count = np.dtype(kind), count
+    def __init__(self, kind: np.dtype, count: int) -> None:
+        self.kind, self.count = kind, count
         self.numbers: np.ndarray | None = None
 
     def fill(self, content: bytes) -> None:
@@ -58,19 +62,16 @@ class _View:
     ) -> None:
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
 
-    def read(self) -> np.ndarray:
+    def read(self, budget: Budget) -> np.ndarray:
         numbers = self.storage.numbers
         if numbers is None:
             raise ValueError("the file ends before the numbers of a tensor")
-        if not all(isinstance(n, int) and n >= 0 for n in (self.offset, *self.size, *self.stride)):
-            raise ValueError("a tensor has a size, stride or offset that is no count")
-        if len(self.size) != len(self.stride):
-            raise ValueError(f"a tensor has sizes {self.size} and strides {self.stride}")
-        last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         if 0 in self.size:
-            return np.zeros(self.size, numbers.dtype)
+            return np.zeros(self.size, numbers.dtype)  # a ValueError where NumPy has no such shape
+        last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         if last >= len(numbers):
             raise ValueError(f"a tensor reaches to number {last} of a storage of {len(numbers)}")
+        budget.spend(math.prod(self.size) * numbers.itemsize)
         strides = [step * numbers.itemsize for step in self.stride]
         view = np.lib.stride_tricks.as_strided(numbers[self.offset :], self.size, strides, writeable=False)
         return view.copy()
@@ -79,70 +80,62 @@ class _View:
 def _rebuild_tensor(storage: Any, offset: Any = 0, size: Any = (), stride: Any = (), *_: Any) -> _View:
     if not isinstance(storage, _Storage):
         raise ValueError("a tensor is made of something that is no storage")
-    return _View(storage, offset, tuple(size), tuple(stride))
+    if not (is_count(offset) and is_shape(size) and is_shape(stride)):
+        raise ValueError("a tensor has a size, stride or offset that is no count")
+    if len(size) != len(stride):
+        raise ValueError(f"a tensor has sizes {size} and strides {stride}")
+    return _View(storage, offset, size, stride)
 
 
-def _rebuild_parameter(data: Any, *_: Any) -> Any:
-    return data
+def _size(numbers: Any = ()) -> tuple[int, ...]:
+    if not is_shape(numbers):
+        raise ValueError("it has a size that is no tuple of counts")
+    return numbers
 
 
-def _scalar(kind: Any, content: bytes = b"") -> Any:
-    return np.frombuffer(content, np.dtype(kind))[0] if content else None
+Storages = Callable[[np.dtype, str, int], _Storage]
 
 
-class _Tensors(pickle.Unpickler):
-    """Understands tensors in dictionaries, lists and tuples; refuses every other name."""
+def _storage_of(storages: Storages, pid: Any) -> _Storage:
+    """The storage that a pickle refers to, by (type, key, device, count) after a word."""
+    if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] not in ("storage", b"storage"):
+        raise ValueError("the pickle refers to something that is no storage")
+    _, kind, key, _, count, *view = pid
+    if view and view[0] is not None:
+        raise ValueError("the file has views of storages, as PyTorch before 0.4 wrote them")
+    if not isinstance(kind, np.dtype) or not isinstance(key, str | bytes) or not is_count(count):
+        raise ValueError("a storage has a type, name or size that is none")
+    return storages(kind, key if isinstance(key, str) else key.decode("latin-1"), count)
 
-    def __init__(self, content: io.BytesIO, storages: Any) -> None:
-        super().__init__(content, encoding="utf-8")
-        self.storages = storages
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] not in ("storage", b"storage"):
-            raise ValueError(f"the pickle refers to {str(pid)[:60]}, which is no storage")
-        _, kind, key, _, count, *view = pid
-        if view and view[0] is not None:
-            raise ValueError("the file has views of storages, as PyTorch before 0.4 wrote them")
-        return self.storages(kind, str(key), int(count))
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in _TYPES:
-            return _TYPES[name]
-        if module == "torch" and name in _DTYPES:
-            return np.dtype(_DTYPES[name])
-        known: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("collections", "defaultdict"): lambda *_: {},
-            ("torch", "Size"): tuple,
-            ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-            ("numpy", "dtype"): np.dtype,
-            **{(module, "scalar"): _scalar for module in _NUMPY},
-        }
-        if (module, name) not in known:
-            raise ValueError(f"it names {module}.{name}, which tensors don't need; nothing was run")
-        return known[module, name]
+def _names(budget: Budget) -> dict[str, Any]:
+    """What tensors are made with, by dotted name."""
+    return {
+        **pickles.numpy_names(budget),
+        **{f"torch.{name}": np.dtype(kind) for name, kind in {**_TYPES, **_DTYPES}.items()},
+        "torch.Size": Function(_size),
+        "torch._utils._rebuild_tensor": Function(_rebuild_tensor),
+        "torch._utils._rebuild_tensor_v2": Function(_rebuild_tensor),
+        "torch._utils._rebuild_parameter": Function(lambda data, *_: data),
+    }
 
 
 def read_torch(content: bytes) -> Any:
-    """Reads what `torch.save` wrote.
+    """Reads what `torch.save` wrote, with a NumPy array in place of each tensor.
 
-    Args:
-        content: the file's bytes.
-
-    Returns:
-        What was saved, with a NumPy array in place of each tensor.
-
-    Raises:
-        ValueError: if it is TorchScript, is broken, or names anything but tensors; nothing of it is run.
+    ValueError if it is TorchScript, is broken, names anything but tensors (nothing of it is run), or would
+    make more than eight times its own size.
     """
-    if content[:4] == b"PK\x03\x04":
-        return _arrays(_read_zip(content))
-    return _arrays(_read_legacy(content))
+    budget = Budget(len(content))
+    tree = (_read_zip if content[:4] == b"PK\x03\x04" else _read_legacy)(content, budget)
+    return pickles.plain(tree, functools.partial(_leaf, budget))
 
 
-def _read_zip(content: bytes) -> Any:
+def _leaf(budget: Budget, value: Any) -> Any:
+    return value.read(budget) if isinstance(value, _View) else pickles.array(value)
+
+
+def _read_zip(content: bytes, budget: Budget) -> Any:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
         roots = [name[: -len("data.pkl")] for name in names if name.endswith("data.pkl")]
@@ -151,83 +144,71 @@ def _read_zip(content: bytes) -> Any:
         root = roots[0]
         if any(name.startswith(f"{root}code/") for name in names):
             raise ValueError("it is a TorchScript program, not a checkpoint; save its state_dict() instead")
-        order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
-        if order != b"little":
+
+        def read(name: str) -> bytes:
+            member = archive.getinfo(name)
+            # Checked before it is read: a small archive can claim to hold terabytes of zeros.
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(content):
+                raise ValueError(f"its member {name[:100]} is compressed, which PyTorch never does")
+            budget.spend(member.file_size)  # members may overlap
+            return archive.read(member)
+
+        if f"{root}byteorder" in names and read(f"{root}byteorder") != b"little":
             raise ValueError("it was written by a big-endian machine")
         found: dict[str, _Storage] = {}
 
-        def storage(kind: Any, key: str, count: int) -> _Storage:
+        def storage(kind: np.dtype, key: str, count: int) -> _Storage:
             if key not in found:
+                if f"{root}data/{key}" not in names:
+                    raise ValueError(f"storage {key[:100]} is missing")
                 made = _Storage(kind, count)
-                member = archive.getinfo(f"{root}data/{key}")
-                # Checked before it is read: a small archive can claim to hold terabytes of zeros.
-                if member.file_size != count * made.kind.itemsize:
-                    raise ValueError(
-                        f"storage {key} has {member.file_size} bytes, not those of {count} numbers"
-                    )
-                if member.file_size > len(content):
-                    raise ValueError(f"storage {key} is compressed, which PyTorch never does")
-                made.fill(archive.read(member))
+                size = archive.getinfo(f"{root}data/{key}").file_size
+                if size != count * kind.itemsize:
+                    raise ValueError(f"storage {key} has {size} bytes, not those of {count} numbers")
+                made.fill(read(f"{root}data/{key}"))
                 found[key] = made
             return found[key]
 
-        return _Tensors(io.BytesIO(archive.read(f"{root}data.pkl")), storage).load()
+        stream = io.BytesIO(read(f"{root}data.pkl"))
+        return pickles.load(stream, _names(budget), functools.partial(_storage_of, storage))
 
 
-def _read_legacy(content: bytes) -> Any:
-    stream = io.BytesIO(content)
+def _read_legacy(content: bytes, budget: Budget) -> Any:
+    stream, names = io.BytesIO(content), _names(budget)
     found: dict[str, _Storage] = {}
 
-    def storage(kind: Any, key: str, count: int) -> _Storage:
-        if count < 0 or count * np.dtype(kind).itemsize > len(content):
+    def storage(kind: np.dtype, key: str, count: int) -> _Storage:
+        if count * kind.itemsize > len(content):
             raise ValueError(f"storage {key} claims {count} numbers, more than the file has")
         return found.setdefault(key, _Storage(kind, count))
 
     def load() -> Any:
-        return _Tensors(stream, storage).load()
+        return pickles.load(stream, names, functools.partial(_storage_of, storage))
 
-    try:
-        magic = load()
-    except pickle.UnpicklingError:
-        magic = None
-    if magic != _MAGIC:
+    if not content.startswith(_BEGINNING):
         raise ValueError("it does not begin as a PyTorch checkpoint does")
+    load()
     version, _, tree, keys = load(), load(), load(), load()
     if version != 1001:
-        raise ValueError(f"it has the protocol {version}; known is 1001")
+        raise ValueError("it has another protocol than 1001")
+    if not isinstance(keys, list | tuple):
+        raise ValueError("it has no list of storages")
     for key in keys:
         head = stream.read(8)
         if len(head) != 8:
             raise ValueError("the file ends before all its numbers")
         (count,) = struct.unpack("<q", head)
-        kept = found.get(str(key))
-        if kept is None or count != kept.count:
-            raise ValueError(f"storage {key} has {count} numbers, the tensors expect another count")
+        kept = found.get(key) if isinstance(key, str) else None
+        if kept is None or count != kept.count or kept.numbers is not None:
+            raise ValueError(f"a storage has {count} numbers, the tensors expect another count")
         kept.fill(stream.read(count * kept.kind.itemsize))
     return tree
 
 
-def _arrays(tree: Any) -> Any:
-    if isinstance(tree, _View):
-        return tree.read()
-    if isinstance(tree, Mapping):
-        return {key: _arrays(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [_arrays(value) for value in tree]
-    return tree
-
-
 def unwrap_state(tree: Any) -> dict[str, np.ndarray]:
-    """Finds the state dict in what a checkpoint holds.
+    """Finds the state dict in the nested dictionaries of a checkpoint, see `read_torch`.
 
-    Args:
-        tree: nested dictionaries, see `read_torch`.
-
-    Returns:
-        Arrays by dotted name, without the prefixes that wrappers of modules add.
-
-    Raises:
-        ValueError: if there is none.
+    Arrays by dotted name, without the prefixes that wrappers of modules add. ValueError if there is none.
     """
     while isinstance(tree, dict):
         arrays = {k: v for k, v in tree.items() if isinstance(v, np.ndarray) and isinstance(k, str)}
@@ -244,24 +225,21 @@ def unwrap_state(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _without_prefix(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            return _without_prefix({key[len(prefix) :]: array for key, array in state.items()})
+    for _ in range(_MOST_WRAPPERS):
+        for prefix in _PREFIXES:
+            if all(key.startswith(prefix) for key in state):
+                state = {key[len(prefix) :]: array for key, array in state.items()}
+                break
+        else:
+            break
     return state
 
 
 def write_torch(state: Mapping[str, np.ndarray], *, name: str = "") -> bytes:
     """Gives a state dict as the content of a file that `torch.load(..., weights_only=True)` reads.
 
-    Args:
-        state: arrays by name.
-        name: of the dictionary around them, such as "params_ema"; none puts them at the top.
-
-    Returns:
-        The file's bytes; the same for the same arrays.
-
-    Raises:
-        ValueError: if an array's type is none that PyTorch has.
+    The bytes are the same for the same arrays. `name` is of the dictionary around them, such as "params_ema";
+    none puts them at the top. ValueError if an array's type is none that PyTorch has.
     """
     pickled = io.BytesIO()
     storages: list[bytes] = []

@@ -1,8 +1,7 @@
 """Super-resolution networks of other projects: whose a state dict is, and what its names are in ours.
 
-Known are ESRGAN's RRDBNet under all three of its namings, SRVGGNetCompact, BasicSR's MSRResNet, and EDSR,
-MDSR and RCAN as their authors and as BasicSR wrote them. Kernels turn from `[out, in, h, w]` to `[h, w, in,
-out]`; nothing else changes, so that what is written back is bit for bit what was read.
+Known are those that `families` has. Kernels turn from `[out, in, h, w]` to `[h, w, in, out]`; nothing else
+changes, so that what is written back is bit for bit what was read.
 """
 
 from collections.abc import Mapping
@@ -14,25 +13,18 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vaesr.models.edsr import EDSR
-from vaesr.models.mdsr import MDSR
-from vaesr.models.rcan import RCAN
-from vaesr.models.rrdb import RRDBNet
-from vaesr.models.srresnet import MSRResNet
-from vaesr.models.srvgg import SRVGGNetCompact
-from vaesr.pretrained.families import FAMILIES, Names, State
+from vaesr.imaging.colour import DIV2K_MEAN
+from vaesr.models import MultiScaleUpscaler, ScaledResiduals
+from vaesr.pretrained.families import FAMILIES
+from vaesr.pretrained.naming import Names, State
 
-# DIV2K's mean colour and the range of pixels, as in the authors' files.
-_MEAN, _RANGE = (0.4488, 0.4371, 0.4040), 255.0
+_RANGE = 255.0  # of pixels, in the authors' files
 
 
 class Upscaler(NamedTuple):
-    """A network of another project, in ours.
+    """A network of another project, in ours, with NumPy parameters.
 
-    Attributes:
-        model: the module.
-        params: its parameters, NumPy arrays.
-        family: how it was written down, a key of `FAMILIES`.
+    `family` is how it was written down, a key of `FAMILIES`.
     """
 
     model: nn.Module
@@ -41,19 +33,11 @@ class Upscaler(NamedTuple):
 
 
 def read_upscaler(state: State, *, residual_scale: float | None = None) -> Upscaler:
-    """Makes our network of another project's state dict.
+    """Makes our network of another project's state dict, by dotted name in PyTorch's layout.
 
-    Args:
-        state: arrays by dotted name, in PyTorch's layout.
-        residual_scale: of EDSR and MDSR, which do not store it; None is the papers': 0.1 at 256 channels,
-            else 1.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: if it is of no known network, a name is missing or left over, a shape does not fit, or a
-            value is not finite; the names are given.
+    `residual_scale` is of networks that do not store it; None is the papers': 0.1 at 256 channels, else 1.
+    ValueError if it is of no known network, a name is missing or left over, a shape does not fit, or a value
+    is not finite; the names are given.
     """
     known = _find_family(state)
     family = FAMILIES[known]
@@ -62,10 +46,10 @@ def read_upscaler(state: State, *, residual_scale: float | None = None) -> Upsca
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f"it looks like {family.name}, but {_reason(error)}") from error
     if residual_scale is not None:
-        if not hasattr(model, "residual_scale"):
+        if not isinstance(model, ScaledResiduals):
             raise ValueError(f"{family.name} has no residual_scale")
         model = model.clone(residual_scale=residual_scale)
-    static = (model.scales[0],) if isinstance(model, MDSR) else ()
+    static = (model.scales[0],) if isinstance(model, MultiScaleUpscaler) else ()
     image, seed = jnp.zeros((1, 16, 16, 3)), jax.random.key(0)
     shapes = flatten_dict(jax.eval_shape(lambda: model.init(seed, image, *static))["params"])
     names, left = family.names(model), dict(state)
@@ -96,28 +80,21 @@ def read_upscaler(state: State, *, residual_scale: float | None = None) -> Upsca
 
 
 def write_upscaler(model: nn.Module, params: Mapping[str, Any], family: str) -> dict[str, np.ndarray]:
-    """The opposite of `read_upscaler`.
+    """The opposite of `read_upscaler`: float32 arrays by dotted name, in PyTorch's layout.
 
-    Args:
-        model: the network.
-        params: its parameters.
-        family: a key of `FAMILIES`.
-
-    Returns:
-        Float32 arrays by dotted name, in PyTorch's layout.
-
-    Raises:
-        ValueError: if there is no such family, or it cannot hold the network.
+    ValueError if `FAMILIES` has no such family, or it cannot hold the network.
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
     kind = FAMILIES[family]
+    refusal = f"{kind.name} cannot hold a {type(model).__name__}"
+    if not isinstance(model, kind.network):
+        raise ValueError(refusal)
+    names = kind.names(model)
     try:
-        names = kind.names(model)
-        flat = flatten_dict(dict(params))
-        left = {_key(names, place): leaf for place, leaf in flat.items()}
-    except (AttributeError, KeyError) as error:
-        raise ValueError(f"{kind.name} cannot hold a {type(model).__name__}") from error
+        left = {_key(names, place): leaf for place, leaf in flatten_dict(dict(params)).items()}
+    except KeyError as error:
+        raise ValueError(refusal) from error
     state = _shifts() if kind.shifts else {}
     for key in (f"{name}.{part}" for name in names.values() for part in ("weight", "bias")):
         if key in left:
@@ -134,27 +111,19 @@ def _key(names: Names, place: tuple[str, ...]) -> str:
 
 
 def family_of(model: nn.Module) -> str:
-    """How a network is written down where nobody says how.
+    """How a network is written down where nobody says how: a key of `FAMILIES`, the first of its file.
 
-    Args:
-        model: the network.
-
-    Returns:
-        A key of `FAMILIES`: the authors' names, and for RRDBNet those of BasicSR and Real-ESRGAN.
-
-    Raises:
-        ValueError: if no other project has such a network.
+    ValueError if no other project has such a network.
     """
-    families = {EDSR: "edsr", MDSR: "mdsr", RCAN: "rcan", RRDBNet: "rrdb", MSRResNet: "msrresnet"}
-    found = (families | {SRVGGNetCompact: "srvgg"}).get(type(model))
-    if found is None:
-        raise ValueError(f"no project known here has names for {type(model).__name__}")
-    return found
+    for name, family in FAMILIES.items():
+        if isinstance(model, family.network):
+            return name
+    raise ValueError(f"no project known here has names for {type(model).__name__}")
 
 
 def _find_family(state: State) -> str:
     for name, family in FAMILIES.items():
-        if family.marker in state:
+        if all(marker in state for marker in family.markers):
             return name
     if any("conv1x1" in key for key in state):
         raise ValueError("it is ESRGAN+, which is not known here")
@@ -171,12 +140,12 @@ def _reason(error: Exception) -> str:
     return f"lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)
 
 
-# The mean colour, stored as convolutions by the authors' EDSR, MDSR and RCAN.
+# The mean colour, which some families store as convolutions.
 
 
 def _shifts() -> dict[str, np.ndarray]:
     eye = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
-    mean = np.float32(_RANGE) * np.asarray(_MEAN, np.float32)
+    mean = np.float32(_RANGE) * np.asarray(DIV2K_MEAN, np.float32)
     return {
         f"{name}.{part}": array
         for name, sign in (("sub_mean", -1), ("add_mean", 1))

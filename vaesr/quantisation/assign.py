@@ -1,10 +1,14 @@
 """Which code is nearest, and what it looks like: exact in float32, in bounded memory."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from vaesr.forms import by_platform
 
 # Elements of the distance matrix that are alive at once: 64 MB of float32.
 _CELLS = 1 << 24
@@ -42,28 +46,34 @@ def nearest_codes(z: jax.Array, codebook: jax.Array, *, chunk: int = 0) -> jax.A
     flat = z.reshape(-1, z.shape[-1]) - centre
     half_norms = 0.5 * jnp.square(codes).sum(axis=1)[None]
 
-    def nearest(part: jax.Array) -> jax.Array:
-        # |z|² is the same for all codes: the least |e|²/2 - z·e is the nearest.
-        scores = half_norms - jnp.matmul(part, codes.T, precision=lax.Precision.HIGHEST)
-        return _first_least(scores)
+    def search(cells: int, first_least: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+        def nearest(part: jax.Array, codes: jax.Array, half_norms: jax.Array) -> jax.Array:
+            # |z|² is the same for all codes: the least |e|²/2 - z·e is the nearest.
+            scores = half_norms - jnp.matmul(part, codes.T, precision=lax.Precision.HIGHEST)
+            return first_least(scores)
 
-    count = flat.shape[0]
-    pieces = _pieces(count, chunk or max(_cells() // codes.shape[0], 1))
-    if pieces == 1:
-        return nearest(flat).reshape(z.shape[:-1])
-    found = lax.map(nearest, _cut(flat, pieces))
-    return found.T.reshape(-1)[:count].reshape(z.shape[:-1])
+        def all_nearest(flat: jax.Array, *of_codes: jax.Array) -> jax.Array:
+            pieces = _pieces(flat.shape[0], chunk or max(cells // codes.shape[0], 1))
+            if pieces == 1:
+                return nearest(flat, *of_codes)
+            found = lax.map(lambda part: nearest(part, *of_codes), _cut(flat, pieces))
+            return found.T.reshape(-1)[: flat.shape[0]]
 
+        return all_nearest
 
-def _cells() -> int:
-    return min(_CELLS, _CPU_CELLS) if jax.default_backend() == "cpu" else _CELLS
+    found = by_platform(
+        flat, codes, half_norms,
+        cpu=search(min(_CELLS, _CPU_CELLS), _first_least),
+        default=search(_CELLS, lambda scores: jnp.argmin(scores, axis=1).astype(jnp.int32)),
+    )  # fmt: skip
+    return found.reshape(z.shape[:-1])
 
 
 def _first_least(scores: jax.Array) -> jax.Array:
-    """`argmin` over the last axis of `[N, K]`."""
-    if jax.default_backend() != "cpu":
-        return jnp.argmin(scores, axis=1).astype(jnp.int32)
-    # XLA's CPU back end takes half the time for two minima of floats, which it vectorises.
+    """`argmin` over the last axis of `[N, K]`, by two minima of floats, which XLA's CPU back end vectorises.
+
+    That takes it half the time.
+    """
     count = scores.shape[1]
     places = lax.broadcasted_iota(jnp.float32, scores.shape, 1)
     least = scores.min(axis=1, keepdims=True)
@@ -122,7 +132,8 @@ def code_statistics(
         count: K, the number of codes.
         axis_name: of a mapped axis (`pmap`) to add up over.
         form: "one_hot" is a matmul, fast on accelerators for up to some thousands of codes; "segment" sorts
-            and adds up runs; "auto" chooses by backend and K.
+            and adds up runs; "auto" chooses by K and the
+            platform that the program is compiled for.
 
     Returns:
         Counts `[K]` and sums `[K, D]`, float32.
@@ -137,21 +148,27 @@ def code_statistics(
     z, codes = lax.stop_gradient(z.astype(jnp.float32)).reshape(-1, z.shape[-1]), codes.reshape(-1)
     # A column of ones makes the count one more sum.
     vectors = jnp.concatenate([z, jnp.ones((z.shape[0], 1), jnp.float32)], axis=1)
-    if form == "auto":
-        form = "segment" if jax.default_backend() == "cpu" or count > _ONE_HOT_CODES else "one_hot"
+    segment = functools.partial(_segment_sums, count=count)
+    one_hot = functools.partial(_one_hot_sums, count=count, cells=_CELLS)
     if form == "one_hot":
-        totals = _one_hot_sums(vectors, codes, count)
+        on_cpu = functools.partial(_one_hot_sums, count=count, cells=min(_CELLS, _CPU_CELLS))
+        totals = by_platform(vectors, codes, cpu=on_cpu, default=one_hot)
+    elif form == "segment" or count > _ONE_HOT_CODES:
+        totals = segment(vectors, codes)
     else:
-        order = jnp.argsort(codes, stable=True)
-        totals = jax.ops.segment_sum(
-            vectors[order], codes[order], num_segments=count, indices_are_sorted=True
-        )
+        totals = by_platform(vectors, codes, cpu=segment, default=one_hot)
     if axis_name is not None:
         totals = lax.psum(totals, axis_name)
     return totals[:, -1], totals[:, :-1]
 
 
-def _one_hot_sums(vectors: jax.Array, codes: jax.Array, count: int) -> jax.Array:
+def _segment_sums(vectors: jax.Array, codes: jax.Array, count: int) -> jax.Array:
+    """Sums `[K, D]` of the vectors of each code, sorted into runs."""
+    order = jnp.argsort(codes, stable=True)
+    return jax.ops.segment_sum(vectors[order], codes[order], num_segments=count, indices_are_sorted=True)
+
+
+def _one_hot_sums(vectors: jax.Array, codes: jax.Array, count: int, cells: int) -> jax.Array:
     """Sums `[K, D]` of the vectors of each code as matrix products, of pieces whose one-hot codes fit."""
 
     def sums(part: jax.Array) -> jax.Array:
@@ -160,7 +177,7 @@ def _one_hot_sums(vectors: jax.Array, codes: jax.Array, count: int) -> jax.Array
 
     # One array, so that it is cut once; float32 holds the number of any code that a one-hot matrix is for.
     both = jnp.concatenate([codes[:, None].astype(jnp.float32), vectors], axis=1)
-    pieces = _pieces(both.shape[0], max(_cells() // count, 1))
+    pieces = _pieces(both.shape[0], max(cells // count, 1))
     if pieces == 1:
         return sums(both)
     start = jnp.zeros((count, vectors.shape[1]), jnp.float32)

@@ -53,8 +53,7 @@ def ema_update(
     Raises:
         ValueError: if a knob is out of range or the shapes don't fit.
 
-    Source:
-        van den Oord et al. 2017, appendix A.1; zero-debiasing and smoothing as in the authors' code.
+    Source: van den Oord et al. 2017, appendix A.1; zero-debiasing and smoothing as in the authors' code.
     """
     if not 0 <= decay < 1 or not epsilon > 0:
         raise ValueError(f"decay must lie in [0, 1) and epsilon be above 0, got {decay} and {epsilon}.")
@@ -92,8 +91,7 @@ def kmeans(
     Raises:
         ValueError: if a number is out of range.
 
-    Source:
-        Lloyd 1982; first codes as in Zeghidour et al. 2021 (SoundStream), section III-C.
+    Source: Lloyd 1982; first codes as in Zeghidour et al. 2021 (SoundStream), section III-C.
     """
     if count < 1 or iterations < 0 or z.ndim != 2:
         raise ValueError(
@@ -145,15 +143,12 @@ def revive_codes(
     vectors = gather_vectors(lax.stop_gradient(z.astype(jnp.float32)), axis_name)
     fresh = random_vectors(vectors, state.codes.shape[0], key)
     count = threshold * state.weight
-    return (
-        CodebookState(
-            codes=jnp.where(dead[:, None], fresh, state.codes),
-            counts=jnp.where(dead, count, state.counts),
-            sums=jnp.where(dead[:, None], fresh * count, state.sums),
-            weight=state.weight,
-        ),
-        dead,
+    revived = state._replace(
+        codes=jnp.where(dead[:, None], fresh, state.codes),
+        counts=jnp.where(dead, count, state.counts),
+        sums=jnp.where(dead[:, None], fresh * count, state.sums),
     )
+    return revived, dead
 
 
 def gather_vectors(z: jax.Array, axis_name: str | None) -> jax.Array:

@@ -18,8 +18,7 @@ def straight_through(z: jax.Array, quantised: jax.Array) -> jax.Array:
     Raises:
         ValueError: if the shapes differ.
 
-    Source:
-        Bengio et al. 2013; van den Oord et al. 2017, section 3.2.
+    Source: Bengio et al. 2013; van den Oord et al. 2017, section 3.2.
     """
     if z.shape != quantised.shape:
         raise ValueError(f"z and quantised must have the same shape, got {z.shape} and {quantised.shape}.")
@@ -60,8 +59,7 @@ def rotate_to(z: jax.Array, quantised: jax.Array) -> jax.Array:
     Raises:
         ValueError: if the shapes differ.
 
-    Source:
-        Fifty et al. 2024, "Restructuring vector quantization with the rotation trick", section 4.
+    Source: Fifty et al. 2024, "Restructuring vector quantization with the rotation trick", section 4.
     """
     if z.shape != quantised.shape:
         raise ValueError(f"z and quantised must have the same shape, got {z.shape} and {quantised.shape}.")

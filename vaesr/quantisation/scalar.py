@@ -24,13 +24,12 @@ def finite_scalar(z: jax.Array, levels: Sequence[int]) -> tuple[jax.Array, jax.A
     Raises:
         ValueError: if the levels are out of range or don't fit `z`.
 
-    Source:
-        Mentzer et al. 2023 (FSQ), section 3 and appendix A.1.
+    Source: Mentzer et al. 2023 (FSQ), section 3 and appendix A.1.
     """
     count = code_count(levels)
     if z.shape[-1] != len(levels):
         raise ValueError(f"z must end in the {len(levels)} dimensions of levels, got shape {z.shape}.")
-    grid = _row(levels, z.ndim)
+    grid = jnp.asarray(levels, jnp.float32).reshape((1,) * (z.ndim - 1) + (-1,))
     # Even numbers of levels lie half a step off zero: the shift makes tanh's zero a boundary.
     half = (grid - 1) * (1 + 1e-3) / 2
     offset = jnp.where(grid % 2 == 0, 0.5, 0.0)
@@ -82,7 +81,3 @@ def code_count(levels: Sequence[int]) -> int:
             f"levels must be numbers of at least 2 with a product of at most 2^31, got {tuple(levels)}."
         )
     return math.prod(levels)
-
-
-def _row(levels: Sequence[int], rank: int) -> jax.Array:
-    return jnp.asarray(levels, jnp.float32).reshape((1,) * (rank - 1) + (-1,))

@@ -1,5 +1,6 @@
 """Figures, curves and the HTML page of a run folder. Every figure is a uint8 array `[H, W, 3]`."""
 
+from vaesr.files.rows import read_metrics
 from vaesr.reports.calibration import (
     entropy_histograms,
     pruning_curve,
@@ -7,7 +8,7 @@ from vaesr.reports.calibration import (
     reliability_diagram,
 )
 from vaesr.reports.compare import RunGroup, compare_runs, group_runs
-from vaesr.reports.curves import plot_curves, read_metrics
+from vaesr.reports.curves import plot_curves
 from vaesr.reports.grids import image_grid, labelled_grid, save_grid, save_image
 from vaesr.reports.latents import (
     latent_activity,

@@ -20,25 +20,13 @@ _ALEATORIC, _EPISTEMIC = ("#d3e8d6", "#a5d0ad"), ("#b4cbe6", "#6f9bcb")  # 2 and
 def reliability_diagram(
     predictions: Mapping[str, Array], labels: Array, *, bins: int = 15, title: str | None = None
 ) -> np.ndarray:
-    """Draws accuracy against confidence for several models side by side.
+    """Draws accuracy against confidence for several models side by side, as uint8 `[H, W, 3]`.
 
-    Blue bars are the accuracy in each bin, red hatching the gap to the mean confidence (calibrated models
-    have none), the small panel below the share of examples in each bin; the title gives the expected
-    calibration error and the share of wrong answers.
-
-    Args:
-        predictions: `{name: log-probabilities [N, K]}`, at least one; drawn in this order.
-        labels: `[N]` integers.
-        bins: bins of equal width, at least 1.
-        title: one line above, or None.
-
-    Returns:
-        uint8 `[H, W, 3]`.
-
-    Raises:
-        ValueError: without predictions, or where shapes don't fit.
-
-    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017, figures 1 and 4.
+    Blue bars are the accuracy in each of the bins (at least 1) of equal width, red hatching the gap to the
+    mean confidence (calibrated models have none), the small panel below the share of examples in each bin;
+    the title gives the expected calibration error and the share of wrong answers. `predictions` are
+    `{name: log-probabilities [N, K]}`, drawn in this order; `labels` `[N]` integers. Source: Guo et al., "On
+    Calibration of Modern Neural Networks", 2017, figures 1 and 4.
     """
     if not predictions:
         raise ValueError("predictions must hold at least one model, got none")
@@ -60,10 +48,10 @@ def reliability_diagram(
         if column == 0:
             above.set_ylabel("accuracy")
             below.set_ylabel("share, %")
-    handles, words = first.get_legend_handles_labels()
-    figure.legend(handles, words, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    figure.legend(
+        *first.get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False, fontsize=8
+    )
+    canvas.heading(figure, title)
     return canvas.rasterise(figure)
 
 
@@ -74,24 +62,15 @@ def _reliability_panel(above: Any, below: Any, log_probs: Array, labels: Array, 
     middles, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
     above.bar(middles[held], accuracy[held], width, color=BARS, label="accuracy")
     above.bar(
-        middles[held],
-        (confidence - accuracy)[held],
-        width,
-        bottom=accuracy[held],
-        color=GAP,
-        alpha=0.35,
-        hatch="////",
-        edgecolor=GAP,
-        linewidth=0,
-        label="gap to confidence",
-    )
+        middles[held], (confidence - accuracy)[held], width, bottom=accuracy[held], color=GAP, alpha=0.35,
+        hatch="////", edgecolor=GAP, linewidth=0, label="gap to confidence",
+    )  # fmt: skip
     above.plot([0, 1], [0, 1], "--", color=DIAGONAL, linewidth=1.2)
     share = 100 * np.asarray(found.examples) / max(float(found.examples.sum()), 1.0)
     below.bar(middles, share, width, color=BARS)
     for axes in (above, below):
         canvas.quiet(axes)
-    above.set_xlim(0, 1)
-    above.set_ylim(0, 1)
+    above.set(xlim=(0, 1), ylim=(0, 1))
     above.tick_params(labelbottom=False)
     below.set_xlabel("confidence")
 
@@ -109,22 +88,9 @@ def regression_bands(
     """Draws a predictive mean with its error bars over a line, split by where they come from.
 
     The inner, blue bands are the epistemic part (1 and 2 standard deviations), the green ones outside of them
-    the total: the root of the summed squares of both parts.
-
-    Args:
-        x: `[N]` inputs in ascending order.
-        mean: `[N]` predictive means.
-        aleatoric: `[N]` standard deviations of the noise in the data, at least 0.
-        epistemic: `[N]` standard deviations of the mean under the posterior, at least 0.
-        data: `(x, y)` of the training points, or None.
-        truth: `[N]` the curve without noise, or None.
-        title: one line above, or None.
-
-    Returns:
-        uint8 `[H, W, 3]`.
-
-    Raises:
-        ValueError: where the arrays are not vectors of one length.
+    the total: the root of the summed squares of both parts. All are `[N]`, `x` ascending; `aleatoric` is the
+    standard deviation of the noise in the data, `epistemic` that of the mean under the posterior. `data` are
+    `(x, y)` of the training points, `truth` `[N]` the curve without noise. Returns uint8 `[H, W, 3]`.
     """
     curves = [np.asarray(curve, np.float64) for curve in (x, mean, aleatoric, epistemic)]
     if curves[0].ndim != 1 or len({curve.shape for curve in curves}) > 1:
@@ -149,9 +115,7 @@ def regression_bands(
         axes.plot(np.asarray(data[0]), np.asarray(data[1]), ".", color=_DATA, markersize=2.6, alpha=0.45,
                   label="training data")  # fmt: skip
     canvas.quiet(axes)
-    axes.set_xlim(x[0], x[-1])
-    axes.set_xlabel("x")
-    axes.set_ylabel("y")
+    axes.set(xlim=(x[0], x[-1]), xlabel="x", ylabel="y")
     if title:
         axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
@@ -163,17 +127,8 @@ def entropy_histograms(
 ) -> np.ndarray:
     """Draws histograms of a measure of uncertainty on known and on foreign data, one panel a model.
 
-    Args:
-        inside: `{name: values [N]}` on test data, at least one.
-        outside: `{name: values [M]}` on data of another distribution, the same names.
-        limit: right end of the axis, above 0; log K for entropies.
-        title: one line above, or None.
-
-    Returns:
-        uint8 `[H, W, 3]`.
-
-    Raises:
-        ValueError: without models, or where the names differ.
+    `{name: values [N]}` on test data and, under the same names, on data of another distribution; `limit`,
+    above 0, is the right end of the axis, log K for entropies. Returns uint8 `[H, W, 3]`.
     """
     if not inside or set(inside) != set(outside):
         raise ValueError(f"inside and outside must name the same models, got {[*inside]} and {[*outside]}")
@@ -196,28 +151,17 @@ def entropy_histograms(
         if column == 0:
             axes.set_ylabel("share, %")
             axes.legend(loc="upper right", frameon=False, fontsize=8)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+    canvas.heading(figure, title)
     return canvas.rasterise(figure)
 
 
 def pruning_curve(
     fractions: Sequence[float], errors: Mapping[str, Sequence[float]], *, title: str | None = None
 ) -> np.ndarray:
-    """Draws the error against the share of weights set to zero.
+    """Draws the error in % (of each model, by name) against the share of weights set to zero.
 
-    Args:
-        fractions: shares of the weights removed, in [0, 1], ascending.
-        errors: `{name: error in %, one for each fraction}`, at least one.
-        title: one line above, or None.
-
-    Returns:
-        uint8 `[H, W, 3]`.
-
-    Raises:
-        ValueError: without curves, or where lengths differ.
-
-    Source: Blundell et al., "Weight Uncertainty in Neural Networks", 2015, table 2.
+    `fractions` are the shares removed, in [0, 1], ascending. Returns uint8 `[H, W, 3]`. Source: Blundell et
+    al., "Weight Uncertainty in Neural Networks", 2015, table 2.
     """
     if not errors or any(len(values) != len(fractions) for values in errors.values()):
         lengths = {name: len(values) for name, values in errors.items()}
@@ -227,9 +171,7 @@ def pruning_curve(
     for (name, values), colour in zip(errors.items(), (BARS, _OUTSIDE, "#59a14f", "#b07aa1"), strict=False):
         axes.plot(100 * np.asarray(fractions), values, "o-", color=colour, markersize=4, label=name)
     canvas.quiet(axes)
-    axes.set_yscale("log")
-    axes.set_xlabel("weights removed, %")
-    axes.set_ylabel("test error, %")
+    axes.set(yscale="log", xlabel="weights removed, %", ylabel="test error, %")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.tick_params(axis="y", which="both", labelsize=8, colors="#5c636b", length=0)

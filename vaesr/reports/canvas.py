@@ -1,15 +1,13 @@
 """Pixels and letters: what the figures are drawn with. Pillow is imported inside the functions."""
 
-import contextlib
 import functools
-import os
 import pathlib
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+
+from vaesr.files.extras import extra, pillow
 
 INK = (28, 32, 38)
 MUTED = (104, 112, 122)
@@ -20,85 +18,11 @@ MISSING = (255, 0, 255)
 Array = np.ndarray | jax.Array
 
 
-def pillow(name: str) -> Any:
-    """Imports one module of Pillow, or says how to get it.
-
-    Args:
-        name: module inside `PIL`, for example `"Image"`.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: where Pillow is not installed.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(f"PIL.{name}")
-    except ImportError as error:
-        raise ImportError('pictures need Pillow: pip install "vaesr[experiments]"') from error
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never a part.
-
-    Args:
-        path: where to write; missing parent folders are made.
-        data: the whole content.
-
-    Returns:
-        Nothing.
-
-    Raises:
-        OSError: where the folder cannot be written; nothing is left behind.
-    """
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(data)
-
-
-@contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Lets a file be written at leisure under another name, and gives it its own once it is complete.
-
-    Args:
-        path: where it is to be; missing parent folders are made.
-
-    Yields:
-        The path to write, an empty file beside it with the same extension.
-
-    Raises:
-        OSError: where the folder cannot be written; nothing is left behind, whatever was raised.
-    """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part" + path.suffix)
-    os.close(handle)
-    temporary = pathlib.Path(name)
-    try:
-        yield temporary
-        # mkstemp makes private files; give the ones everybody else's programs would make.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def as_rgb8(image: Array) -> np.ndarray:
-    """Makes any image of ours an 8-bit RGB picture.
+    """Makes any image of ours an 8-bit RGB picture, uint8 `[H, W, 3]`.
 
-    Args:
-        image: `[H, W]`, `[H, W, 1]` or `[H, W, 3]`; floats in [0, 1] (clipped; NaN is drawn in
-            magenta so that it is seen), uint8 in 0..255, or bool.
-
-    Returns:
-        uint8 `[H, W, 3]`.
-
-    Raises:
-        ValueError: on another shape or an integer type other than uint8.
+    It is `[H, W]`, `[H, W, 1]` or `[H, W, 3]`; floats in [0, 1] (clipped; NaN is drawn in magenta so that it
+    is seen), uint8 in 0..255, or bool.
     """
     pixels = np.asarray(image)
     if pixels.ndim == 2:
@@ -118,29 +42,13 @@ def as_rgb8(image: Array) -> np.ndarray:
 
 
 def enlarge(picture: np.ndarray, zoom: int) -> np.ndarray:
-    """Repeats every pixel `zoom` times in both directions.
-
-    Args:
-        picture: `[H, W, C]`.
-        zoom: at least 1.
-
-    Returns:
-        `[H * zoom, W * zoom, C]`.
-    """
+    """Repeats every pixel of `[H, W, C]` `zoom` times, at least once, in both directions."""
     return np.repeat(np.repeat(picture, zoom, axis=0), zoom, axis=1)
 
 
 @functools.lru_cache(maxsize=32)
 def font(size: int, bold: bool = False) -> Any:
-    """Loads the sans-serif font that comes with matplotlib, else the one inside Pillow.
-
-    Args:
-        size: height in pixels.
-        bold: the heavier cut.
-
-    Returns:
-        A Pillow font.
-    """
+    """Loads the sans-serif font that comes with matplotlib, else the one inside Pillow; size in pixels."""
     fonts = pillow("ImageFont")
     try:
         import matplotlib
@@ -152,31 +60,12 @@ def font(size: int, bold: bool = False) -> Any:
 
 
 def text_width(text: str, size: int, bold: bool = False) -> int:
-    """Measures one line of text.
-
-    Args:
-        text: one line.
-        size: font height in pixels.
-        bold: the heavier cut.
-
-    Returns:
-        Its width in pixels, rounded up.
-    """
+    """Measures one line of text: its width in pixels, rounded up."""
     return int(np.ceil(font(size, bold).getlength(text)))
 
 
 def shorten(text: str, width: int, size: int, bold: bool = False) -> str:
-    """Cuts a line with an ellipsis where it would be wider than `width` pixels.
-
-    Args:
-        text: one line.
-        width: room in pixels.
-        size: font height in pixels.
-        bold: the heavier cut.
-
-    Returns:
-        The line, or its beginning followed by an ellipsis.
-    """
+    """Cuts a line with an ellipsis where it would be wider than `width` pixels."""
     if text_width(text, size, bold) <= width:
         return text
     while text and text_width(text + "…", size, bold) > width:
@@ -185,37 +74,17 @@ def shorten(text: str, width: int, size: int, bold: bool = False) -> str:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Makes a matplotlib figure of its own, with no pyplot and no global state.
+    """Makes a matplotlib figure of its own, with no pyplot and no global state; inches of 150 pixels each."""
+    plots = extra("matplotlib.figure", "plots need matplotlib", "experiments")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    Args:
-        width: in inches, 150 pixels each.
-        height: in inches.
-
-    Returns:
-        A matplotlib `Figure` with the Agg canvas.
-
-    Raises:
-        ImportError: where matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plots need matplotlib: pip install "vaesr[experiments]"') from error
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+    figure = plots.Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def quiet(axes: Any) -> None:
-    """Takes the frame off a plot and makes grid and ticks light.
-
-    Args:
-        axes: matplotlib axes.
-
-    Returns:
-        Nothing.
-    """
+    """Takes the frame off a plot and makes grid and ticks light."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -228,14 +97,13 @@ def quiet(axes: Any) -> None:
         label.set_fontsize(9)
 
 
+def heading(figure: Any, title: str | None) -> None:
+    """Writes a title, where there is one, above all plots of a figure."""
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
+
+
 def rasterise(figure: Any) -> np.ndarray:
-    """Draws a matplotlib figure.
-
-    Args:
-        figure: a figure from `new_figure`.
-
-    Returns:
-        uint8 `[H, W, 3]`.
-    """
+    """Draws a figure from `new_figure` as uint8 `[H, W, 3]`."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

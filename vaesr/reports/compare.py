@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vaesr.reports.curves import metric_names, read_metrics, series
+from vaesr.files.rows import read_metrics
+from vaesr.reports.curves import metric_names, series
 from vaesr.reports.page import format_number
 
 # Where, when and how fast a run went: differences in these don't make it another configuration.
@@ -21,12 +22,10 @@ _ABSENT = "–"
 
 
 class RunGroup(NamedTuple):
-    """Runs of one configuration.
+    """Runs of one configuration, and their seeds.
 
-    Attributes:
-        name: experiment and preset, and the fields by which it differs from the first group of that preset.
-        seeds: the runs' seeds.
-        values: `{metric: float64 [runs]}` of the final evaluation; NaN where a run lacks the metric.
+    The name is experiment and preset, and the fields by which it differs from the first group of that preset;
+    `values` are `{metric: float64 [runs]}` of the final evaluation, NaN where a run lacks the metric.
     """
 
     name: str
@@ -46,17 +45,9 @@ class RunGroup(NamedTuple):
 def group_runs(folders: Sequence[str | os.PathLike[str]], *, split: str = "test") -> list[RunGroup]:
     """Reads the final metrics of run folders and puts runs that differ in the seed alone together.
 
-    Args:
-        folders: run folders with `config.json` and `metrics.jsonl`, at least one.
-        split: "test", "validation" or "train"; the last value of each metric counts.
-
-    Returns:
-        The groups in the order in which they first appear.
-
-    Raises:
-        FileNotFoundError: where a folder holds no `config.json`.
-        ValueError: without folders, where a run has no metrics of the split (it is unfinished), or where one
-            folder is given twice.
+    The folders hold `config.json` and `metrics.jsonl`; the last value of each metric of the split ("test",
+    "validation" or "train") counts. The groups come in the order in which they first appear. A ValueError
+    where a run has no metrics of the split (it is unfinished), or where one folder is given twice.
     """
     paths = [pathlib.Path(folder) for folder in folders]
     if not paths:
@@ -86,17 +77,8 @@ def group_runs(folders: Sequence[str | os.PathLike[str]], *, split: str = "test"
 def compare_runs(folders: Sequence[str | os.PathLike[str]], *, split: str = "test") -> str:
     """Makes a table of the final metrics of several runs, mean and standard deviation over seeds.
 
-    Args:
-        folders: run folders, at least one, as for `group_runs`.
-        split: "test", "validation" or "train".
-
-    Returns:
-        Lines of text: a legend of the configurations, then a row per metric and a column per configuration,
-        `mean ± sample standard deviation` where it has several runs.
-
-    Raises:
-        FileNotFoundError: where a folder holds no `config.json`.
-        ValueError: as `group_runs`.
+    Folders and split are as for `group_runs`. The lines are a legend of the configurations, then a row per
+    metric and a column per configuration, `mean ± sample standard deviation` where it has several runs.
     """
     groups = group_runs(folders, split=split)
     metrics = dict.fromkeys(metric for group in groups for metric in group.values)

@@ -1,14 +1,13 @@
 """Training curves out of `metrics.jsonl`."""
 
-import json
 import math
 import os
-import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from vaesr.files.rows import read_metrics
 from vaesr.reports import canvas
 from vaesr.reports.grids import save_image
 
@@ -29,36 +28,10 @@ _HIDDEN = ("step", "split", "time")
 _POINTS = 400
 
 
-def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Reads the records of a run; a line cut off by a crash or still being written is passed over.
-
-    Args:
-        path: `metrics.jsonl`, or the run folder that holds it.
-
-    Returns:
-        One dict a line, in the order of the file; no file gives none.
-    """
-    path = pathlib.Path(path)
-    path = path / "metrics.jsonl" if path.is_dir() else path
-    records = []
-    for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), (int, float)):
-            records.append(record)
-    return records
-
-
 def split_unit(name: str) -> tuple[str, str]:
-    """Takes a metric's name apart for people.
+    """Takes a metric's name apart for people: `kl_nats` is `("KL", "nats")`, `psnr_db` `("PSNR", "dB")`.
 
-    Args:
-        name: for example `kl_nats` or `psnr_db`.
-
-    Returns:
-        `(title, unit)`: `("KL", "nats")`, `("PSNR", "dB")`; the unit is "" where the name has none.
+    The unit is "" where the name has none.
     """
     stem, unit = name, ""
     for suffix in sorted(_UNITS, key=len, reverse=True):
@@ -67,22 +40,16 @@ def split_unit(name: str) -> tuple[str, str]:
         if name.endswith("_" + suffix):
             stem, unit = name[: -len(suffix) - 1], _UNITS[suffix]
             break
-    words = [word.upper() if word in _CAPITALS else word for word in stem.replace("/", " ").split("_")]
-    title = " ".join(words)
+    words = stem.replace("/", " ").split("_")
+    title = " ".join(word.upper() if word in _CAPITALS else word for word in words)
     return title[:1].upper() + title[1:], unit
 
 
 def series(records: Sequence[dict[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Picks one metric of one split out of the records.
+    """Picks one metric of one split out of the records of `read_metrics`.
 
-    Args:
-        records: as from `read_metrics`.
-        split: "train", "validation" or "test".
-        name: the metric.
-
-    Returns:
-        `(steps, values)`, float64 `[N]` each, in order of steps; what is not a finite number (NaN, null,
-        infinity) is NaN. Where a step appears twice, as after a crash and resume, the later one counts.
+    Gives `(steps, values)`, float64 `[N]` each, in order of steps; what is not a finite number (NaN, null,
+    infinity) is NaN. Where a step appears twice, as after a crash and resume, the later one counts.
     """
     found: dict[float, float] = {}
     for record in records:
@@ -97,11 +64,7 @@ def series(records: Sequence[dict[str, Any]], split: str, name: str) -> tuple[np
 def metric_names(records: Sequence[dict[str, Any]]) -> list[str]:
     """Lists the metrics in the order in which they first appear, validation's first.
 
-    Args:
-        records: as from `read_metrics`.
-
-    Returns:
-        Names of everything that is a number (or null, which stands for one that was not finite).
+    That is everything that is a number (or null, which stands for one that was not finite).
     """
     order = sorted(records, key=lambda record: record.get("split") != "validation")
     names: dict[str, None] = {}
@@ -122,17 +85,9 @@ def plot_curves(
 ) -> np.ndarray:
     """Draws one small panel per metric: train in grey-blue, validation in red, test as a dot.
 
-    Args:
-        source: `metrics.jsonl`, the run folder, or records from `read_metrics`.
-        path: where to write the PNG; None writes nothing.
-        names: which metrics, in order; None for all that change.
-        columns: panels in a row, at least 1.
-
-    Returns:
-        uint8 `[H, W, 3]`.
-
-    Raises:
-        ValueError: where there is nothing to draw.
+    The source is `metrics.jsonl`, the run folder, or records from `read_metrics`; `names` say which metrics,
+    in order, None all that change; at least 1 panel stands in a row. Returns uint8 `[H, W, 3]`, and writes it
+    as PNG where a path is given; a ValueError where there is nothing to draw.
     """
     records = read_metrics(source) if isinstance(source, (str, os.PathLike)) else list(source)
     chosen = list(names) if names is not None else [n for n in metric_names(records) if _changes(records, n)]
@@ -151,18 +106,23 @@ def plot_curves(
         used |= _panel(axes, records, name)
         if index >= len(chosen) - columns:
             axes.set_xlabel("step")
-    figure.legend(
-        used.values(),
-        used.keys(),
-        loc="outside upper right",
-        ncols=5,
-        frameon=False,
-        fontsize=9,
-        labelcolor="#1c2026",
-    )
+    return with_legend(figure, used, path, loc="outside upper right", ncols=5)
+
+
+def with_legend(
+    figure: Any,
+    handles: Mapping[str, Any],
+    path: str | os.PathLike[str] | None,
+    *,
+    caption: str | None = None,
+    **place: Any,
+) -> np.ndarray:
+    """Draws a figure with one legend for all its plots, and writes it where a path is given."""
+    look = {"frameon": False, "fontsize": 9, "labelcolor": "#1c2026"}
+    figure.legend(handles.values(), handles.keys(), **look, **place)
     picture = canvas.rasterise(figure)
     if path is not None:
-        save_image(path, picture)
+        save_image(path, picture, caption=caption)
     return picture
 
 
@@ -244,15 +204,12 @@ def _zoom_past_the_start(axes: Any, records: Sequence[dict[str, Any]], name: str
 
 def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Long series as mean, least and largest value of about `_POINTS` stretches."""
-    cuts = np.array_split(np.arange(len(steps)), _POINTS)
     finite = np.where(np.isfinite(values), values, np.nan)
     rows = []
-    for cut in cuts:
+    for cut in np.array_split(np.arange(len(steps)), _POINTS):
         part = finite[cut]
         bad = np.isnan(part).all()
-        rows.append(
-            [steps[cut].mean()]
-            + ([np.nan] * 3 if bad else [np.nanmean(part), np.nanmin(part), np.nanmax(part)])
-        )
-    table = np.array(rows)
-    return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+        found = [np.nan] * 3 if bad else [np.nanmean(part), np.nanmin(part), np.nanmax(part)]
+        rows.append([steps[cut].mean(), *found])
+    means, values, low, high = np.array(rows).T
+    return means, values, low, high

@@ -1,6 +1,5 @@
 """Grids of small images, with or without labels."""
 
-import io
 import math
 import os
 import pathlib
@@ -10,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from vaesr.files.atomic import write_atomically
+from vaesr.files.extras import encoded, pillow
 from vaesr.reports import canvas
 
 Images = np.ndarray | jax.Array | Sequence[np.ndarray | jax.Array]
@@ -22,16 +23,9 @@ def save_image(
 ) -> pathlib.Path:
     """Writes one image atomically; the format follows the file name.
 
-    Args:
-        path: ends in `.png`, `.jpg`, `.jpeg` or `.webp`; missing folders are made.
-        image: `[H, W]`, `[H, W, 1]` or `[H, W, 3]`, floats in [0, 1] or uint8.
-        caption: kept inside a PNG; `write_report` prints it under the figure.
-
-    Returns:
-        The path written.
-
-    Raises:
-        ValueError: on another extension or image shape.
+    The path ends in `.png`, `.jpg`, `.jpeg` or `.webp`; missing folders are made. The image is `[H, W]`,
+    `[H, W, 1]` or `[H, W, 3]`, floats in [0, 1] or uint8. The caption is kept inside a PNG; `write_report`
+    prints it under the figure.
     """
     path = pathlib.Path(path)
     formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -42,7 +36,7 @@ def save_image(
         kind, {}
     )
     if kind == "PNG":
-        notes = canvas.pillow("PngImagePlugin").PngInfo()
+        notes = pillow("PngImagePlugin").PngInfo()
         if caption:
             notes.add_itxt("Description", caption)
         options = {"pnginfo": notes, "optimize": True}
@@ -50,16 +44,12 @@ def save_image(
     grey = np.ndim(image) == 2 or np.shape(image)[-1] == 1
     if grey and not np.issubdtype(np.asarray(image).dtype, np.floating):
         picture = picture[..., 0]  # floats stay RGB: a NaN is drawn in colour
-    buffer = io.BytesIO()
-    canvas.pillow("Image").fromarray(picture).save(buffer, format=kind, **options)
-    canvas.write_atomically(path, buffer.getvalue())
+    write_atomically(path, encoded(picture, kind, **options))
     return path
 
 
 def _stack(images: Images) -> np.ndarray:
-    pictures = [canvas.as_rgb8(image) for image in np.asarray(images)] if hasattr(images, "shape") else []
-    if not hasattr(images, "shape"):
-        pictures = [canvas.as_rgb8(image) for image in images]
+    pictures = [canvas.as_rgb8(i) for i in (np.asarray(images) if hasattr(images, "shape") else images)]
     if not pictures:
         raise ValueError("images must hold at least one image, got none")
     shapes = {picture.shape for picture in pictures}
@@ -71,19 +61,12 @@ def _stack(images: Images) -> np.ndarray:
 def image_grid(
     images: Images, *, columns: int | None = None, pad: int = 2, background: int = 255
 ) -> np.ndarray:
-    """Lays images out in rows, first to last.
+    """Lays images out in rows, first to last; `columns` None makes about a square.
 
-    Args:
-        images: `[N, H, W, C]` or a list of `[H, W, C]` of one shape; floats in [0, 1] or uint8, C 1 or 3.
-        columns: images in a row; None for about a square.
-        pad: pixels between neighbours and around the outside, at least 0.
-        background: grey level 0..255 of the padding and of the empty places in the last row.
-
-    Returns:
-        uint8 `[rows * (H + pad) + pad, columns * (W + pad) + pad, 3]`.
-
-    Raises:
-        ValueError: on no images, differing shapes, `columns` below 1 or `pad` below 0.
+    The images are `[N, H, W, C]` or a list of `[H, W, C]` of one shape; floats in [0, 1] or uint8, C 1 or 3.
+    `pad`, at least 0, is pixels between neighbours and around the outside, `background` the grey level 0..255
+    of the padding and of the empty places in the last row. Returns uint8 `[rows * (H + pad) + pad, columns *
+    (W + pad) + pad, 3]`.
     """
     pictures = _stack(images)
     count, height, width, _ = pictures.shape
@@ -110,22 +93,10 @@ def labelled_grid(
     column_labels: Sequence[str] | None = None,
     title: str | None = None,
 ) -> np.ndarray:
-    """Draws a grid with labels to the left of the rows, above the columns, and a title.
+    """Draws a grid (see `image_grid`) with labels to the left of the rows, above the columns, and a title.
 
-    Args:
-        images: `[N, H, W, C]` or a list of `[H, W, C]` of one shape; floats in [0, 1] or uint8.
-        columns: images in a row; None for about a square.
-        pad: pixels between neighbours, at least 0.
-        zoom: every pixel is repeated this often; None enlarges small images until the grid is about 900 wide.
-        row_labels: one per row, or None.
-        column_labels: one per column, or None.
-        title: one line above everything, or None.
-
-    Returns:
-        uint8 `[H', W', 3]`.
-
-    Raises:
-        ValueError: where a label list does not fit the grid.
+    Every pixel is repeated `zoom` times; None enlarges small images until the grid is about 900 wide. Returns
+    uint8 `[H', W', 3]`.
     """
     pictures = _stack(images)
     count, height, width, _ = pictures.shape
@@ -150,7 +121,7 @@ def _annotate(
     column_labels: Sequence[str] | None,
     title: str | None,
 ) -> np.ndarray:
-    image, draw_on = canvas.pillow("Image"), canvas.pillow("ImageDraw")
+    image, draw_on = pillow("Image"), pillow("ImageDraw")
     left = (
         max((canvas.text_width(label, _LABEL) for label in row_labels), default=0) + 14 if row_labels else 0
     )
@@ -187,22 +158,7 @@ def save_grid(
     title: str | None = None,
     caption: str | None = None,
 ) -> pathlib.Path:
-    """Draws a grid (see `labelled_grid`) and writes it atomically.
-
-    Args:
-        path: ends in `.png`, `.jpg`, `.jpeg` or `.webp`.
-        images: `[N, H, W, C]` or a list of `[H, W, C]` of one shape; floats in [0, 1] or uint8.
-        columns: images in a row; None for about a square.
-        pad: pixels between neighbours, at least 0.
-        zoom: every pixel is repeated this often; None chooses.
-        row_labels: one per row, or None.
-        column_labels: one per column, or None.
-        title: one line above everything, or None.
-        caption: kept inside a PNG; `write_report` prints it under the figure.
-
-    Returns:
-        The path written.
-    """
+    """Draws a grid (see `labelled_grid`) and writes it atomically (see `save_image`)."""
     grid = labelled_grid(
         images,
         columns=columns,

@@ -20,19 +20,10 @@ _PALETTE = [
 def reconstruction_figure(
     originals: Images, reconstructions: Images, *, columns: int = 10, title: str | None = None
 ) -> np.ndarray:
-    """Draws each original directly above its reconstruction.
+    """Draws each original directly above its reconstruction, `columns` pairs (at least 1) in a row.
 
-    Args:
-        originals: `[N, H, W, C]` or a list of `[H, W, C]`, floats in [0, 1] or uint8.
-        reconstructions: the same shape.
-        columns: pairs in a row, at least 1.
-        title: one line above, or None.
-
-    Returns:
-        uint8 `[H', W', 3]`; the last row may be shorter.
-
-    Raises:
-        ValueError: where the two differ in shape.
+    Both are `[N, H, W, C]` or a list of `[H, W, C]`, floats in [0, 1] or uint8. Returns uint8 `[H', W', 3]`;
+    the last row may be shorter.
     """
     above, below = _stack(originals), _stack(reconstructions)
     if above.shape != below.shape:
@@ -41,14 +32,9 @@ def reconstruction_figure(
         raise ValueError(f"columns must be at least 1, got {columns}")
     columns = min(columns, len(above))
     zoom = max(1, min(round(900 / (columns * above.shape[2])), 8))
+    between = np.full((2, above.shape[2] * zoom, 3), 255, np.uint8)
     pairs = [
-        np.concatenate(
-            [
-                canvas.enlarge(a, zoom),
-                np.full((2, a.shape[1] * zoom, 3), 255, np.uint8),
-                canvas.enlarge(b, zoom),
-            ]
-        )
+        np.concatenate([canvas.enlarge(a, zoom), between, canvas.enlarge(b, zoom)])
         for a, b in zip(above, below, strict=True)
     ]
     return labelled_grid(pairs, columns=columns, pad=6, zoom=1, title=title)
@@ -65,19 +51,10 @@ def latent_traversal(
 ) -> np.ndarray:
     """Draws what one latent dimension after the other does: a row per dimension, left to right.
 
-    Args:
-        decode: maps codes `[B, D]` float32 to images `[B, H, W, C]` in [0, 1]; called once.
-        centre: `[D]`, the code that is changed, for example zeros or one image's posterior mean.
-        dimensions: which dimensions, in the order of the rows; None for the first ten.
-        span: values run from `-span` to `span`, in standard deviations of the prior.
-        steps: images in a row, at least 2.
-        title: one line above, or None.
-
-    Returns:
-        uint8 `[H', W', 3]`.
-
-    Raises:
-        ValueError: on a centre that is no vector or a dimension it does not have.
+    `decode`, called once, maps codes `[B, D]` float32 to images `[B, H, W, C]` in [0, 1]. The code `centre`
+    `[D]` is changed, for example zeros or one image's posterior mean, in `steps` values (at least 2) from
+    `-span` to `span`, in standard deviations of the prior; `dimensions` None are the first ten. Returns uint8
+    `[H', W', 3]`.
     """
     centre = np.asarray(centre, np.float32)
     if centre.ndim != 1:
@@ -107,17 +84,9 @@ def _signed(value: float) -> str:
 def latent_manifold(decode: Decode, *, steps: int = 20) -> np.ndarray:
     """Draws the plane of a two-dimensional code: the decoder at a grid of the prior's quantiles.
 
-    Args:
-        decode: maps codes `[B, 2]` float32 to images `[B, H, W, C]` in [0, 1]; called once.
-        steps: images along each side, at least 2.
-
-    Returns:
-        uint8 `[H', W', 3]`, the first dimension to the right, the second upwards.
-
-    Raises:
-        ValueError: on fewer than two steps.
-
-    Source: Kingma and Welling 2014, figure 4.
+    `decode`, called once, maps codes `[B, 2]` float32 to images `[B, H, W, C]` in [0, 1]; there are `steps`
+    images, at least 2, along each side. Returns uint8 `[H', W', 3]`, the first dimension to the right, the
+    second upwards. Source: Kingma and Welling 2014, figure 4.
     """
     if steps < 2:
         raise ValueError(f"steps must be at least 2, got {steps}")
@@ -136,17 +105,8 @@ def latent_scatter(
 ) -> np.ndarray:
     """Draws the first two dimensions of many codes, coloured by label.
 
-    Args:
-        codes: `[N, D]` with D at least 2, usually posterior means.
-        labels: `[N]` integers, or None for one colour.
-        names: what each label is called, by its number; None prints the numbers.
-        title: one line above, or None.
-
-    Returns:
-        uint8 `[H', W', 3]`.
-
-    Raises:
-        ValueError: on other shapes.
+    The codes are `[N, D]` with D at least 2, usually posterior means; labels `[N]` integers, None for one
+    colour; `names` say what each label is called, by its number. Returns uint8 `[H', W', 3]`.
     """
     codes = np.asarray(codes, np.float32)
     if codes.ndim != 2 or codes.shape[1] < 2:
@@ -164,8 +124,7 @@ def latent_scatter(
         axes.scatter(chosen[:, 0], chosen[:, 1], s=size, color=colour, alpha=0.75, linewidths=0, label=name)
     canvas.quiet(axes)
     axes.set_aspect("equal", "datalim")
-    axes.set_xlabel("first latent dimension")
-    axes.set_ylabel("second latent dimension")
+    axes.set(xlabel="first latent dimension", ylabel="second latent dimension")
     if title:
         axes.set_title(title, loc="left", fontweight="bold")
     if labels is not None and len(np.unique(groups)) <= 40:
@@ -184,18 +143,9 @@ def latent_activity(
 ) -> np.ndarray:
     """Draws how much each latent is used: the variance of its posterior mean, and its KL.
 
-    Args:
-        variances: `[D]`, Var_x(E_q[z | x]) of every latent.
-        kl_nats: `[D]`, mean KL to the prior of every latent.
-        threshold: a line in the upper plot; latents above it count as active and are drawn darker.
-        title: one line above, or None for the number of active latents.
-
-    Returns:
-        uint8 `[H', W', 3]`; the latents in the order of their variance, most active first.
-
-    Raises:
-        ValueError: on other shapes.
-
+    `variances` `[D]` are Var_x(E_q[z | x]), `kl_nats` `[D]` the mean KL to the prior. Latents above the
+    threshold, a line in the upper plot, count as active and are drawn darker; the title None gives their
+    number. Returns uint8 `[H', W', 3]`; the latents in the order of their variance, most active first.
     Source: Burda et al. 2016, section 5.2.
     """
     variances, kl_nats = np.asarray(variances, np.float64), np.asarray(kl_nats, np.float64)
@@ -215,8 +165,7 @@ def latent_activity(
     above.axhline(threshold, color=_PALETTE[2], linewidth=1.2, linestyle="--")
     above.set_ylabel("variance of the\nposterior mean")
     below.bar(places, kl_nats[order], color=colours, width=0.8)
-    below.set_ylabel("mean KL, nats")
-    below.set_xlabel("latent, most active first")
+    below.set(xlabel="latent, most active first", ylabel="mean KL, nats")
     step = max(1, len(order) // 25)
     below.set_xticks(places[::step], [f"z{latent}" for latent in order[::step]], fontsize=8)
     for axes in (above, below):

@@ -9,12 +9,15 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from vaesr.reports import canvas
-from vaesr.reports.curves import metric_names, plot_curves, read_metrics, series, split_unit
+from vaesr.files.atomic import write_atomically
+from vaesr.files.extras import encoded, pillow
+from vaesr.files.rows import read_metrics
+from vaesr.reports.curves import metric_names, plot_curves, series, split_unit
 
 STYLE = """
 :root { color-scheme: light; }
@@ -55,19 +58,11 @@ footer { margin-top: 48px; color: #8a9099; font-size: 13px; }
 def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     """Writes `report.html` of a run folder: results, curves, figures and configuration in one file.
 
-    May be called as often as one likes, also while the run goes on: what is missing is left out, a
-    half-written last line of `metrics.jsonl` and values that are not finite are tolerated. Figures come in
-    the order of their names (`2.png` before `10.png`); captions are the ones given to `save_image`, else
-    made of the names.
-
-    Args:
-        run_dir: folder with any of `config.json`, `metrics.jsonl` and `figures/*.png`.
-
-    Returns:
-        The path of `report.html`, replaced atomically.
-
-    Raises:
-        FileNotFoundError: where the folder does not exist.
+    May be called as often as one likes, also while the run goes on: what is missing (of `config.json`,
+    `metrics.jsonl` and `figures/*.png`) is left out, a half-written last line of `metrics.jsonl` and values
+    that are not finite are tolerated. Figures come in the order of their names (`2.png` before `10.png`);
+    captions are the ones given to `save_image`, else made of the names. Returns its path, replaced
+    atomically.
     """
     run_dir = pathlib.Path(run_dir)
     if not run_dir.is_dir():
@@ -87,26 +82,29 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
         _config(config),
     ]
     written = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(name)} – vaesr</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in body if part)
-        + f"\n<footer>Written by vaesr, {html.escape(written)}.</footer>\n</main>\n</body>\n</html>\n"
-    )
-    canvas.write_atomically(run_dir / "report.html", page.encode())
+    body.append(f"<footer>Written by vaesr, {html.escape(written)}.</footer>")
+    write_atomically(run_dir / "report.html", whole_page(f"{name} – vaesr", body).encode())
     return run_dir / "report.html"
 
 
+def whole_page(title: str, parts: Iterable[str], *, style: str = "", script: str = "") -> str:
+    """Makes a page of HTML of its parts, of which empty ones are left out; `style` is added to ours."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in parts if part)
+        + f"\n</main>\n{script}</body>\n</html>\n"
+    )
+
+
+def data_address(data: bytes, kind: str) -> str:
+    """An address that holds a picture itself; the kind is "png" or "jpeg"."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
 def format_number(value: Any) -> str:
-    """Prints a metric with as many digits as one reads.
-
-    Args:
-        value: a number, or None for one that was not finite.
-
-    Returns:
-        About five significant digits; thousands are set apart.
-    """
+    """Prints a metric with about five significant digits, thousands set apart; None was not finite."""
     if value is None or not isinstance(value, (int, float)) or not math.isfinite(value):
         return "not finite"
     if float(value).is_integer() and abs(value) < 1e12:
@@ -214,17 +212,15 @@ def _curves(records: list[dict[str, Any]]) -> str:
         picture = plot_curves(records)
     except ValueError:
         return ""
-    buffer = io.BytesIO()
-    canvas.pillow("Image").fromarray(picture).save(buffer, format="PNG", optimize=True)
     text = "Light band: spread of long series. Crosses: values that were not finite."
-    return f"<h2>Curves</h2>\n{_figure(buffer.getvalue(), 'training curves', text, zoom=0.66)}"
+    png = encoded(picture, "PNG", optimize=True)
+    return f"<h2>Curves</h2>\n{_figure(png, 'training curves', text, zoom=0.66)}"
 
 
 def _figure(png: bytes, alt: str, caption: str, *, zoom: float = 1.0) -> str:
-    width = canvas.pillow("Image").open(io.BytesIO(png)).width
-    address = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    width = round(pillow("Image").open(io.BytesIO(png)).width * zoom)
     return (
-        f'<figure><img alt="{html.escape(alt)}" width="{round(width * zoom)}" src="{address}">'
+        f'<figure><img alt="{html.escape(alt)}" width="{width}" src="{data_address(png, "png")}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
@@ -239,7 +235,7 @@ def _figures(folder: pathlib.Path) -> str:
             continue
         try:
             png = path.read_bytes()
-            text = canvas.pillow("Image").open(io.BytesIO(png)).info.get("Description")
+            text = pillow("Image").open(io.BytesIO(png)).info.get("Description")
             words = re.sub(r"^\d+[_-]", "", path.stem).replace("_", " ").replace("-", " ")
             caption = str(text) if text else words[:1].upper() + words[1:]
             parts.append(_figure(png, path.stem, caption))

@@ -8,21 +8,17 @@ from typing import Any
 import numpy as np
 
 from vaesr.reports import canvas
-from vaesr.reports.grids import save_image
+from vaesr.reports.curves import with_legend
 
 _COLOURS = ("#d0472e", "#4e79a7", "#2a7f62", "#b07aa1", "#f28e2b", "#6b6f76", "#76b7b2", "#9c755f", "#1c2026")
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of a panel.
+    """One line of a panel; lines of one label have one colour in all panels.
 
-    Attributes:
-        label: its name in the legend; lines of one name have one colour in all panels.
-        x: `[N]`.
-        y: `[N]`; NaN leaves a gap.
-        error: `[N]`, half the length of error bars; None for none.
-        dashed: a dashed line without markers, for what is known rather than measured.
+    `x` and `y` are `[N]`, NaN in `y` leaves a gap; `error` `[N]` is half the length of error bars. A dashed
+    line without markers is for what is known rather than measured.
     """
 
     label: str
@@ -34,16 +30,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One plot.
-
-    Attributes:
-        title: a few words.
-        x_label: what is varied, with its unit.
-        y_label: what is measured, with its unit.
-        lines: what is drawn.
-        log_x: logarithmic axis to the right.
-        log_y: logarithmic axis upwards.
-    """
+    """One plot; its labels say what is varied (x) and what is measured (y), with their units."""
 
     title: str
     x_label: str
@@ -60,19 +47,10 @@ def plot_panels(
     columns: int = 3,
     caption: str | None = None,
 ) -> np.ndarray:
-    """Draws panels side by side, with one legend for all.
+    """Draws panels, at least one, side by side (at least 1 in a row), with one legend for all.
 
-    Args:
-        panels: at least one.
-        path: where to write the PNG; None writes nothing.
-        columns: panels in a row, at least 1.
-        caption: kept inside the PNG; `write_report` prints it under the figure.
-
-    Returns:
-        uint8 `[H, W, 3]`.
-
-    Raises:
-        ValueError: on no panels, a panel without lines, or fewer than one column.
+    Returns uint8 `[H, W, 3]`, and writes it as PNG where a path is given; the caption is kept inside, and
+    `write_report` prints it under the figure.
     """
     if not panels or not all(panel.lines for panel in panels):
         raise ValueError("panels must hold at least one panel, and every panel at least one line")
@@ -88,19 +66,7 @@ def plot_panels(
     handles: dict[str, Any] = {}
     for index, panel in enumerate(panels):
         _draw(figure.add_subplot(rows, columns, index + 1), panel, colours, handles)
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside upper left",
-        ncols=per_row,
-        frameon=False,
-        fontsize=9,
-        labelcolor="#1c2026",
-    )
-    picture = canvas.rasterise(figure)
-    if path is not None:
-        save_image(path, picture, caption=caption)
-    return picture
+    return with_legend(figure, handles, path, loc="outside upper left", ncols=per_row, caption=caption)
 
 
 def _draw(axes: Any, panel: Panel, colours: dict[str, str], handles: dict[str, Any]) -> None:
@@ -127,5 +93,4 @@ def _draw(axes: Any, panel: Panel, colours: dict[str, str], handles: dict[str, A
             handles[line.label] = handle
     canvas.quiet(axes)
     axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold", color="#1c2026")
-    axes.set_xlabel(panel.x_label)
-    axes.set_ylabel(panel.y_label)
+    axes.set(xlabel=panel.x_label, ylabel=panel.y_label)

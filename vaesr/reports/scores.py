@@ -1,16 +1,14 @@
 """The page of `vaesr evaluate`: a table that sorts itself, worst images first, and pictures of those."""
 
-import base64
 import html
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from vaesr.reports import canvas
-from vaesr.reports.page import STYLE, format_number
+from vaesr.files.extras import encoded
+from vaesr.reports.page import data_address, format_number, whole_page
 
 _SORT = """
 document.querySelectorAll("table.sortable").forEach(table => {
@@ -35,14 +33,7 @@ table.sortable th[data-order=up]::after { content: " \\2191"; }
 
 
 class Column(NamedTuple):
-    """A metric's column.
-
-    Attributes:
-        name: of the metric.
-        unit: or "".
-        higher_is_better: its direction, shown by an arrow.
-        protocol: what was compared, in words.
-    """
+    """A metric's column: its direction is shown by an arrow; `protocol` says in words what was compared."""
 
     name: str
     unit: str
@@ -51,13 +42,7 @@ class Column(NamedTuple):
 
 
 class Row(NamedTuple):
-    """An image's row.
-
-    Attributes:
-        name: of the image.
-        scores: by the metrics' names; NaN where there is none.
-        note: remarks.
-    """
+    """An image's row: scores by the metrics' names, NaN where there is none, and remarks."""
 
     name: str
     scores: Mapping[str, float]
@@ -65,13 +50,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Any other table.
-
-    Attributes:
-        title: above it.
-        head: names of the columns.
-        rows: cells; numbers are printed as such.
-    """
+    """Any other table; numbers are printed as such."""
 
     title: str
     head: Sequence[str]
@@ -88,19 +67,10 @@ def scores_page(
     pictures: Sequence[tuple[str, np.ndarray]] = (),
     problems: Sequence[str] = (),
 ) -> str:
-    """Makes a page of one file that needs nothing else.
+    """Makes a page of HTML in one file that needs nothing else.
 
-    Args:
-        title: its heading.
-        lead: the line below.
-        columns: of the metrics.
-        rows: in the order in which they are to stand.
-        tables: shown before the rows.
-        pictures: captions and uint8 `[H, W, 3]`.
-        problems: what went wrong, a line each.
-
-    Returns:
-        HTML.
+    `lead` is the line below the heading; the rows stand in their order, below the tables; `pictures` are
+    captions and uint8 `[H, W, 3]`; `problems` say what went wrong, a line each.
     """
     cards = "".join(_card(column, rows) for column in columns)
     parts = [
@@ -112,13 +82,7 @@ def scores_page(
         *(_picture(caption, picture) for caption, picture in pictures),
         _rows(columns, rows),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}{_MORE_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + f"\n</main>\n<script>{_SORT}</script>\n</body>\n</html>\n"
-    )
+    return whole_page(title, parts, style=_MORE_STYLE, script=f"<script>{_SORT}</script>\n")
 
 
 def _arrow(column: Column) -> str:
@@ -172,9 +136,7 @@ def _table(table: Table) -> str:
 
 
 def _picture(caption: str, picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    canvas.pillow("Image").fromarray(picture).save(buffer, format="JPEG", quality=92, subsampling=0)
-    address = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    address = data_address(encoded(picture, "JPEG", quality=92, subsampling=0), "jpeg")
     return (
         f'<figure><img alt="{html.escape(caption)}" loading="lazy" src="{address}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from vaesr.files.extras import pillow
+from vaesr.imaging.colour import BT601_LUMA
 from vaesr.metrics import Protocol, psnr
 from vaesr.reports import canvas
 
@@ -18,18 +20,19 @@ _FOOT = _TITLE + _CAPTION + 22
 def busiest_crop(image: np.ndarray | jax.Array, size: tuple[int, int]) -> tuple[int, int]:
     """Finds the window with the most detail (sum of absolute luma differences), first one on a tie.
 
-    Args:
-        image: `[H, W]` or `[H, W, C]`, floats in [0, 1] or uint8.
-        size: `(height, width)` of the window, at most the image's.
-
-    Returns:
-        `(top, left)` of the window.
+    The image is `[H, W]` or `[H, W, C]`, floats in [0, 1] or uint8; `size` is the window's `(height, width)`.
+    Returns its `(top, left)`.
     """
-    luma = canvas.as_rgb8(image).astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    luma = canvas.as_rgb8(image).astype(np.float64) @ np.array(BT601_LUMA)
     detail = np.zeros_like(luma)
     detail[:, 1:] += np.abs(np.diff(luma, axis=1))
     detail[1:] += np.abs(np.diff(luma, axis=0))
-    sums = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    return largest_sum(detail, size)
+
+
+def largest_sum(values: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
+    """Finds the window of `(height, width)` whose float64 `[H, W]` values sum to most: its `(top, left)`."""
+    sums = np.pad(values, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     h, w = size
     totals = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
     top, left = np.unravel_index(np.argmax(totals), totals.shape)
@@ -61,24 +64,16 @@ def comparison_strip(
     """Draws the first panel whole with a box, then the boxed detail of every panel side by side.
 
     Details are enlarged by a whole number with nearest neighbour, so that a pixel stays a pixel, and all show
-    the same place. Under each stand its title and its PSNR against the first panel over the whole image
-    (not only the detail); the best is set in bold.
+    the same place. Under each stand its title and its PSNR against the first panel over the whole image (not
+    only the detail); the best is set in bold.
 
-    Args:
-        panels: `(title, image)` pairs; images `[H, W, C]` of one shape, floats in [0, 1] or uint8. The
-            first is the reference, usually HR; then for example bicubic and ours.
-        captions: second lines instead of the PSNR values, one per panel.
-        crop: `(top, left)` of the detail in pixels; None takes the busiest place of the reference.
-        crop_size: side of the detail in pixels, at least 8; made smaller where the image is.
-        width: about how wide the strip is, in pixels (details are whole multiples of their size).
-        context: draw the whole reference to the left.
-        protocol: how PSNR is measured; None measures RGB without shaving.
-
-    Returns:
-        uint8 `[H', W', 3]`.
-
-    Raises:
-        ValueError: on fewer than two panels, differing shapes, or a crop outside the image.
+    `panels` are `(title, image)` pairs, two at least; images `[H, W, C]` of one shape, floats in [0, 1] or
+    uint8. The first is the reference, usually HR; then for example bicubic and ours. `captions` are second
+    lines instead of the PSNR values, one per panel. `crop` is the `(top, left)` of the detail in pixels, None
+    the busiest place of the reference; `crop_size` its side, at least 8, made smaller where the image is. The
+    strip is about `width` pixels wide (details are whole multiples of their size); `context` draws the whole
+    reference to the left; PSNR is measured as `protocol` says, None RGB without shaving. Returns uint8
+    `[H', W', 3]`.
     """
     images = [np.asarray(image) for _, image in panels]
     if len(images) < 2 or len({image.shape for image in images}) > 1:
@@ -113,7 +108,7 @@ def comparison_strip(
 
 def _context(picture: np.ndarray, box: tuple[int, int, int], side: int) -> np.ndarray:
     """The whole picture inside `side` x 1.3 `side`, with the detail boxed."""
-    image, draw_on = canvas.pillow("Image"), canvas.pillow("ImageDraw")
+    image, draw_on = pillow("Image"), pillow("ImageDraw")
     height, width = picture.shape[:2]
     room = round(_SHARE * side)
     ratio = min(side / height, room / width)
@@ -133,7 +128,7 @@ def _context(picture: np.ndarray, box: tuple[int, int, int], side: int) -> np.nd
 
 
 def _assemble(tiles: list[np.ndarray], labels: list[tuple[str, str, bool]]) -> np.ndarray:
-    image, draw_on = canvas.pillow("Image"), canvas.pillow("ImageDraw")
+    image, draw_on = pillow("Image"), pillow("ImageDraw")
     side = tiles[0].shape[0]
     width = sum(tile.shape[1] for tile in tiles) + _GAP * (len(tiles) + 1)
     page = image.new("RGB", (width, side + _GAP + _FOOT), canvas.PAPER)
@@ -153,17 +148,7 @@ def _assemble(tiles: list[np.ndarray], labels: list[tuple[str, str, bool]]) -> n
 
 
 def stack_strips(strips: Sequence[np.ndarray]) -> np.ndarray:
-    """Puts strips under one another, left-aligned on white.
-
-    Args:
-        strips: uint8 `[H, W, 3]`, widths may differ.
-
-    Returns:
-        uint8 `[sum of H, largest W, 3]`.
-
-    Raises:
-        ValueError: on an empty list.
-    """
+    """Puts strips, uint8 `[H, W, 3]` of any widths, under one another, left-aligned on white."""
     if not strips:
         raise ValueError("strips must hold at least one strip, got none")
     width = max(strip.shape[1] for strip in strips)

@@ -1,8 +1,7 @@
 """Training: state, step, mesh, compilation, loop, checkpoints. Receives callables; knows no model."""
 
 from vaesr.training.checkpoint import Checkpoints, restore_params
-from vaesr.training.compile import compile_step, contains_convolution, data_key
-from vaesr.training.folder import RunFolderError, claim_folder, is_bare, write_config
+from vaesr.training.compile import compile_step, contains_convolution, data_key, longest_dispatch
 from vaesr.training.logging import MetricsWriter
 from vaesr.training.loop import Evaluation, LoopConfig, NonFiniteError, fit, stop_on_signals
 from vaesr.training.mesh import batch_sharding, make_mesh, replicated, state_shardings
@@ -24,10 +23,8 @@ __all__ = [
     "NonFiniteError",
     "OptimConfig",
     "Player",
-    "RunFolderError",
     "TrainState",
     "batch_sharding",
-    "claim_folder",
     "compile_step",
     "contains_convolution",
     "create_state",
@@ -36,7 +33,7 @@ __all__ = [
     "fit",
     "from_first_process",
     "initialize_distributed",
-    "is_bare",
+    "longest_dispatch",
     "make_mesh",
     "make_optimizer",
     "make_schedule",
@@ -46,5 +43,4 @@ __all__ = [
     "restore_params",
     "state_shardings",
     "stop_on_signals",
-    "write_config",
 ]

@@ -1,9 +1,12 @@
 """Checkpoints: asynchronous, atomic, exact; the only file that knows Orbax."""
 
 import contextlib
+import hashlib
+import json
 import logging
 import math
 import pathlib
+import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -13,10 +16,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from vaesr.training.runtime import from_first_process
 from vaesr.training.state import TrainState
 
 PyTree = Any
 DIRECTORY = "checkpoints"
+# What is read may be so many times as large as its files.
+_GROWTH, _SPARE = 64, 1 << 28
+_HASHES, _TEMPORARY = "hashes.json", "orbax-checkpoint-tmp"
 
 
 def _pack(state: TrainState) -> dict[str, PyTree]:
@@ -46,34 +53,59 @@ def _score(metrics: Any) -> float:
     return float(metrics["score"])
 
 
-class Checkpoints:
-    """The checkpoints of one run folder: the latest and the best are kept.
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    Saving blocks only for the copy to host memory. A checkpoint is written under a temporary name and
-    renamed when complete, so a killed process never leaves half of one in its place.
+
+def _damage(folder: pathlib.Path, part: str = "") -> str:
+    """The first file of a checkpoint that is not as it was written; "" where all are, or nothing is known.
+
+    `part` is what the names of the files that count begin with.
+    """
+    try:
+        hashes = json.loads((folder / _HASHES).read_text())
+    except FileNotFoundError:  # of a version before there were hashes
+        return ""
+    except (OSError, ValueError):
+        return _HASHES
+    for name, expected in sorted(hashes.items()):
+        if not name.startswith(part):
+            continue
+        try:
+            if _digest(folder / name) != expected:
+                return name
+        except OSError:
+            return name
+    return ""
+
+
+class Checkpoints:
+    """The checkpoints of one run folder: the two latest and the best are kept.
+
+    Saving blocks only for the copy to host memory. A checkpoint is written under a temporary name, with the
+    hashes of its files, and renamed when complete, so a killed process never leaves half of one in its place,
+    and what a disk changes later is noticed.
     """
 
     def __init__(self, run_dir: str | pathlib.Path, *, read_only: bool = False) -> None:
-        """Open (or create) `run_dir/checkpoints`.
-
-        Args:
-            run_dir: the run folder.
-            read_only: don't create or clean anything.
-        """
+        """Open (or create) `run_dir/checkpoints`; `read_only` creates and cleans nothing."""
         options = ocp.CheckpointManagerOptions(
             # `best_fn` with `max_to_keep` would delete the latest step when an older one is better.
             preservation_policy=policies.AnyPreservationPolicy(
                 [
-                    policies.LatestN(1),
+                    policies.LatestN(2),  # one to fall back to
                     policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
                 ]
             ),
             best_fn=_score,  # without it the manager writes no metrics
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_hashes),
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
         )
         self._directory = pathlib.Path(run_dir).absolute() / DIRECTORY
+        self._check_scores(read_only)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> Self:
@@ -84,13 +116,39 @@ class Checkpoints:
     ) -> None:
         self.close()
 
-    def save(self, state: TrainState, *, step: int, score: float | None = None) -> None:
-        """Start saving a state.
+    def _check_scores(self, read_only: bool) -> None:
+        """Scores are read by whoever opens the folder, of all checkpoints."""
+        problem = ""
+        if jax.process_index() == 0:
+            for folder in self._directory.glob("*"):
+                if folder.name.isdigit() and (name := _damage(folder, "metrics")):
+                    if read_only:
+                        problem = f"checkpoint {folder.name} of {self._directory.parent} is damaged: {name}"
+                    else:
+                        self._put_aside(int(folder.name), name)
+        problem = from_first_process(problem)
+        if problem:
+            raise ValueError(f"{problem} is not as it was written.")
 
-        Args:
-            state: the state; it may be donated as soon as this returns.
-            step: its step number.
-            score: what "best" is judged by, larger is better; None or NaN: not a candidate.
+    def _put_aside(self, step: int, name: str) -> None:
+        where = self._directory / f"{step}.damaged"
+        print(f"note: checkpoint {step} is damaged ({name}) and is called {where} now.", file=sys.stderr)
+        (self._directory / str(step)).rename(where)
+
+    def _write_hashes(self) -> None:
+        """Beside what is written now, in the thread that writes it, before it gets its name."""
+        if jax.process_index():
+            return
+        for folder in self._directory.glob(f"*{_TEMPORARY}*"):
+            # What Orbax notes beside its items it completes later.
+            files = [path for path in folder.glob("*/**/*") if path.is_file()]
+            hashes = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+            (folder / _HASHES).write_text(json.dumps(hashes, indent=1))
+
+    def save(self, state: TrainState, *, step: int, score: float | None = None) -> None:
+        """Start saving a state, which may be donated as soon as this returns.
+
+        `score` is what "best" is judged by, larger is better; None or NaN: not a candidate.
         """
         if step in self._manager.all_steps():
             return
@@ -99,20 +157,13 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(_pack(state)), metrics=metrics)
 
     def restore(self, state: TrainState, shardings: PyTree, *, step: int | None = None) -> TrainState:
-        """Restore a state, onto any mesh.
+        """Restore a state bit for bit, onto any mesh; by default the latest that is as it was written.
 
-        Args:
-            state: its structure and shapes, as from `jax.eval_shape`.
-            shardings: where each leaf goes; a tree like `state`.
-            step: the step; the latest by default.
-
-        Returns:
-            The saved state, bit for bit.
-
-        Raises:
-            FileNotFoundError: if there is no such checkpoint.
+        `state` gives structure and shapes, as from `jax.eval_shape`; `shardings`, a tree like it, says where
+        each leaf goes. A damaged one is put aside, and a note says so. FileNotFoundError if there is no such
+        checkpoint, ValueError if all are damaged.
         """
-        step = self.latest if step is None else step
+        step = self._newest_good() if step is None else step
         if step is None or step not in self._manager.all_steps():
             raise FileNotFoundError(
                 f"no checkpoint {'at all' if step is None else step} in {self._directory}."
@@ -125,6 +176,32 @@ class Checkpoints:
         tree = self._manager.restore(step, args=ocp.args.StandardRestore(_pack(placed)))
         tree["key"] = jax.random.wrap_key_data(tree["key"])
         return TrainState(**tree)
+
+    def _newest_good(self) -> int | None:
+        """The step to go on from, the same in all processes; damaged ones get another name."""
+        found, damaged = None, []
+        if jax.process_index() == 0:
+            for step in sorted(self._manager.all_steps(), reverse=True):
+                name = _damage(self._directory / str(step))
+                if not name:
+                    found = step
+                    break
+                damaged.append((step, name))
+            if found is not None:
+                for step, name in damaged:
+                    self._put_aside(step, name)
+                if damaged:
+                    print(f"note: going on from checkpoint {found}.", file=sys.stderr)
+        report = from_first_process(json.dumps({"found": found, "damaged": damaged[:1]}))
+        if json.loads(report)["damaged"]:
+            if json.loads(report)["found"] is None:
+                step, name = json.loads(report)["damaged"][0]
+                raise ValueError(
+                    f"every checkpoint of {self._directory.parent} is damaged, the latest in {step}/{name}: "
+                    "put a copy back, or begin anew with --overwrite."
+                )
+            self._manager.reload()
+        return json.loads(report)["found"]
 
     @property
     def latest(self) -> int | None:
@@ -151,17 +228,11 @@ class Checkpoints:
 def restore_params(
     run_dir: str | pathlib.Path, which: Literal["best", "latest"] = "best"
 ) -> tuple[dict[str, PyTree], PyTree, int]:
-    """Read a run's parameters as numpy arrays, whatever devices wrote them.
+    """Read a run's parameters as numpy arrays, whatever devices wrote them: `(params, variables, step)`.
 
-    Args:
-        run_dir: a run folder.
-        which: "best" (by the run's own criterion) or "latest".
-
-    Returns:
-        `(params, variables, step)`: `params = {player: tree}`, the moving average where one was kept.
-
-    Raises:
-        FileNotFoundError: if the folder has no complete checkpoint.
+    `which` is "best" (by the run's own criterion) or "latest". `params = {player: tree}` is the moving
+    average where one was kept. FileNotFoundError if the folder has no complete checkpoint, ValueError if that
+    one is not as it was written.
     """
     if which not in ("best", "latest"):
         raise ValueError(f'which must be "best" or "latest", got {which!r}.')
@@ -172,10 +243,16 @@ def restore_params(
         step = getattr(checkpoints, which)
     if step is None:
         raise FileNotFoundError(f"{directory} holds no complete checkpoint; train for longer.")
+    if name := _damage(directory / str(step)):
+        raise ValueError(f"checkpoint {step} of {run_dir} is damaged: {name} is not as it was written.")
     with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         path = directory / str(step) / "default"
         saved = reader.metadata(path).item_metadata.tree
         wanted = {name: saved[name] for name in ("params", "ema", "variables") if saved.get(name) is not None}
+        claimed = sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(wanted))
+        stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        if claimed > _SPARE + _GROWTH * stored:  # zeros are stored as nothing, but networks aren't all zeros
+            raise ValueError(f"checkpoint {step} of {run_dir} claims {claimed} bytes and has {stored}.")
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         tree = reader.restore(
             path,

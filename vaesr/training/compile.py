@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from vaesr import forms
 from vaesr.training.mesh import batch_sharding, replicated, state_shardings
 from vaesr.training.state import TrainState
 from vaesr.training.step import TrainStep
@@ -21,33 +22,26 @@ _DATA_TAG = 0x8000DA7A
 
 
 def data_key(key: jax.Array) -> jax.Array:
-    """The key that a run's data is chosen with.
+    """The key that a run's data is chosen with, of `state.key`.
 
-    Args:
-        key: `state.key`.
-
-    Returns:
-        A typed random key, the same for every step; samplers fold the step in.
+    It is the same for every step; samplers fold the step in.
     """
     return jax.random.fold_in(key, _DATA_TAG)
 
 
-def contains_convolution(function: Callable[..., Any], *args: Any) -> bool:
-    """Whether tracing `function(*args)` meets a convolution.
+def contains_convolution(function: Callable[..., Any], *args: Any, platform: str) -> bool:
+    """Whether tracing `function(*args)` meets a convolution of XLA's anywhere in its jaxpr.
 
-    Args:
-        function: anything traceable.
-        args: arrays or shapes.
-
-    Returns:
-        True if a convolution occurs anywhere in its jaxpr.
+    `args` are arrays or shapes; of operations with a form per platform that for `platform` counts, such as
+    "cpu".
     """
 
     def search(jaxpr: Any) -> bool:
         for equation in jaxpr.eqns:
             if equation.primitive.name == "conv_general_dilated":
                 return True
-            for value in equation.params.values():
+            form = forms.of_platform(equation, platform)
+            for value in equation.params.values() if form is None else (form,):
                 for inner in value if isinstance(value, tuple | list) else (value,):
                     inner = getattr(inner, "jaxpr", inner)
                     if hasattr(inner, "eqns") and search(inner):
@@ -55,6 +49,16 @@ def contains_convolution(function: Callable[..., Any], *args: Any) -> bool:
         return False
 
     return search(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def longest_dispatch(function: Callable[..., Any], *args: Any, platform: str) -> int:
+    """The most training steps that one dispatch should take of a network that `function(*args)` applies.
+
+    More than 50 bring nothing and make stopping and logging coarse. XLA:CPU runs the gradients of its
+    convolutions 15 to 30 times slower inside a loop: one there.
+    """
+    alone = platform == "cpu" and contains_convolution(function, *args, platform=platform)
+    return 1 if alone else 50
 
 
 def compile_step(
@@ -68,30 +72,22 @@ def compile_step(
     parallel: Literal["jit", "pmap"] = "jit",
     steps_per_dispatch: int = 1,
 ) -> Step:
-    """Compile `train_step` for a mesh.
+    """Compile `train_step` for a mesh: `step(state, source) -> (state, metrics)`, metrics stacked `[K]`.
 
-    Args:
-        train_step: from `make_train_step`.
-        mesh: from `make_mesh`.
-        state: the state, of arrays or of shapes; gives the shardings.
-        batches: `(source, *, key, step, position) -> batch`, run inside the compiled step: `source` is
-            what the compiled function gets at each call, `position` (int32 `[batch_size]`) the examples'
-            indices in the global batch. None: the source is the batch itself.
-        batch_size: global batch size; needed with `batches`.
-        streamed: the source holds the data of just these steps (its example axis is split over devices,
-            and with several steps per dispatch it has an axis of steps before it). False: the source is
-            resident and whole on every device. Default: True without `batches`, else False.
-        parallel: "jit" partitions one global program; "pmap" runs one program per device with explicit
-            averages. Both give the same numbers as long as no layer has batch statistics: those are
-            global under "jit", per device under "pmap". "pmap" needs `fsdp=1` and one process.
-        steps_per_dispatch: K steps per call, under one `lax.scan`.
+    `state`, of arrays or of shapes, gives the shardings; it is donated under "jit". `batches`, `(source, *,
+    key, step, position) -> batch`, runs inside the compiled step: `source` is what the compiled function gets
+    at each call, `position` (int32 `[batch_size]`) the examples' indices in the global batch, so it needs the
+    global `batch_size`; None: the source is the batch itself.
 
-    Returns:
-        `step(state, source) -> (state, metrics)` with metrics stacked `[K]`. The state is donated under
-        "jit".
+    `streamed`: the source holds the data of just these steps (its example axis is split over devices, and
+    with several steps per dispatch it has an axis of steps before it); False: it is resident and whole on
+    every device; by default True without `batches`, else False.
 
-    Raises:
-        ValueError: for a batch that the devices don't divide, an unknown `parallel`, fsdp under `pmap`.
+    `parallel`: "jit" partitions one global program, "pmap" runs one program per device with explicit
+    averages. Both give the same numbers as long as no layer has batch statistics: those are global under
+    "jit", per device under "pmap". `steps_per_dispatch`: K steps per call, under one `lax.scan`. ValueError
+    for a batch that the devices don't divide, an unknown `parallel`, and for fsdp or several processes under
+    "pmap".
     """
     streamed = batches is None if streamed is None else streamed
     if batches is not None and batch_size is None:

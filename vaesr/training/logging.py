@@ -7,18 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
+from vaesr.files.rows import read_metrics
+
 METRICS = "metrics.jsonl"
-
-
-def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The file's rows; a last line cut short by a crash is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 class MetricsWriter:
@@ -27,13 +18,10 @@ class MetricsWriter:
     def __init__(
         self, run_dir: str | pathlib.Path, *, resume_step: int | None = None, enabled: bool = True
     ) -> None:
-        """Open the file.
+        """Open the file; `enabled=False` writes nothing (every process but the first).
 
-        Args:
-            run_dir: the run folder.
-            resume_step: rows after this step are dropped first: the steps will be taken again. So are
-                those of the test split: it is measured when the run ends.
-            enabled: False writes nothing (every process but the first).
+        Rows after `resume_step` are dropped first: the steps will be taken again. So are those of the test
+        split: it is measured when the run ends.
         """
         self._file: Any = None
         self._board: Any = None
@@ -41,8 +29,8 @@ class MetricsWriter:
             return
         run_dir = pathlib.Path(run_dir)
         if resume_step is not None:
-            kept = [row for row in _rows(run_dir / METRICS) if row["step"] <= resume_step]
-            rows = [row for row in kept if row["split"] != "test"]
+            kept = [row for row in read_metrics(run_dir / METRICS) if row["step"] <= resume_step]
+            rows = [row for row in kept if row.get("split") != "test"]
             temporary = run_dir / (METRICS + ".tmp")
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
             temporary.replace(run_dir / METRICS)
@@ -61,12 +49,9 @@ class MetricsWriter:
         self.close()
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Append a row.
+        """Append a row; numbers that are not finite are written as null, which JSON has a word for.
 
-        Args:
-            step: number of steps taken.
-            split: "train", "validation" or "test".
-            metrics: numbers; those that are not finite are written as null, which JSON has a word for.
+        `step` is the number of steps taken, `split` "train", "validation" or "test".
         """
         if self._file is None:
             return

@@ -67,29 +67,17 @@ def fit(
     progress: bool = True,
     stop: threading.Event | None = None,
 ) -> tuple[TrainState, bool]:
-    """Train from `state.step` to `config.steps`.
+    """Train from `state.step` to `config.steps`: `(state, finished)`, where False is after a signal.
 
-    Metrics are averaged over each log interval and fetched one interval later, so no step waits for the
-    host. SIGTERM and the first Ctrl-C end the loop after the running dispatch with a checkpoint.
+    Metrics are averaged over each log interval and fetched one interval later, so no step waits for the host.
+    SIGTERM, SIGHUP and the first Ctrl-C end the loop after the running dispatch with a checkpoint.
 
-    Args:
-        state: the state; donated.
-        step: from `compile_step`.
-        sources: what each call of `step` gets, from `state.step` on.
-        config: see `LoopConfig`.
-        checkpoints: where states are saved: every `checkpoint_every` steps, at every evaluation and at
-            the end.
-        writer: where metrics go.
-        evaluate: `(state, step) -> Evaluation`, called every `eval_every` steps and at the end.
-        progress: show a progress bar (where tqdm is installed) on the first process.
-        stop: set when a signal asked for the end, from `stop_on_signals`; entered here by default.
-
-    Returns:
-        `(state, finished)`; `finished` is False after a signal.
-
-    Raises:
-        NonFiniteError: after `max_skipped` skipped updates in a row; the last checkpoint is still good.
-        ValueError: if `state.step` is no multiple of `steps_per_dispatch`.
+    The state is donated; `sources` gives what each call of `step` (from `compile_step`) gets, from
+    `state.step` on. States are saved every `checkpoint_every` steps, at every evaluation and at the end;
+    `evaluate`, `(state, step) -> Evaluation`, is called every `eval_every` steps and at the end. `progress`
+    shows a bar (where tqdm is installed) on the first process. `stop`, from `stop_on_signals`, is set when a
+    signal asked for the end; entered here by default. NonFiniteError after `max_skipped` skipped updates in a
+    row; the last checkpoint is still good. ValueError if `state.step` is no multiple of `steps_per_dispatch`.
     """
     done = start = int(state.step)
     if start % config.steps_per_dispatch:
@@ -206,10 +194,10 @@ class _Vote:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Turn SIGTERM and the first SIGINT into an event; a second SIGINT interrupts at once.
+    """Turn SIGTERM, SIGHUP and the first SIGINT into an event; a second SIGINT interrupts at once.
 
-    Yields:
-        The event. It is never set outside the main thread, which alone may handle signals.
+    SIGHUP, which a closed terminal sends, stays ignored where `nohup` made it so. The event is never set
+    outside the main thread, which alone may handle signals.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -221,7 +209,10 @@ def stop_on_signals() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    taken = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        taken.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, handle) for number in taken}
     try:
         yield stop
     finally:

@@ -14,17 +14,10 @@ MIN_FSDP_SIZE = 2**14
 
 
 def make_mesh(*, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arrange devices as a `(data, fsdp)` mesh.
+    """Arrange devices, by default all of the run's, as a `(data, fsdp)` mesh.
 
-    Args:
-        fsdp: number of devices that share one copy of parameters and optimizer state.
-        devices: the devices; all of the run's by default.
-
-    Returns:
-        A mesh with axes `data` and `fsdp`. Batches are split over both.
-
-    Raises:
-        ValueError: if `fsdp` does not divide the number of devices.
+    `fsdp` devices share one copy of parameters and optimizer state; batches are split over both axes.
+    ValueError if `fsdp` does not divide the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     if fsdp < 1 or len(devices) % fsdp:
@@ -36,41 +29,21 @@ def make_mesh(*, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> 
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     """The sharding of a batch: its example axis over every device.
 
-    Args:
-        mesh: from `make_mesh`.
-        leading: number of axes before the example axis (1 for a stack of batches).
-
-    Returns:
-        A `NamedSharding`.
+    `leading` axes stand before the example axis (1 for a stack of batches).
     """
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, DATA_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole.
-
-    Args:
-        mesh: from `make_mesh`.
-
-    Returns:
-        A `NamedSharding`.
-    """
+    """The sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def state_shardings(state: PyTree, mesh: Mesh, *, min_size: int = MIN_FSDP_SIZE) -> PyTree:
-    """Choose a sharding for every leaf of a state.
+    """Choose a sharding for every leaf of a `TrainState`, of arrays or of shapes (`jax.eval_shape`).
 
     Parameters, their moving average and the optimizer state are split over `fsdp` along their longest
-    divisible axis; small leaves, scalars and `variables` are replicated.
-
-    Args:
-        state: a `TrainState`, of arrays or of shapes (`jax.eval_shape`).
-        mesh: from `make_mesh`.
-        min_size: leaves with fewer elements are replicated.
-
-    Returns:
-        A pytree of `NamedSharding` of the same structure.
+    divisible axis; leaves with fewer than `min_size` elements, scalars and `variables` are replicated.
     """
     parts = mesh.shape["fsdp"]
 

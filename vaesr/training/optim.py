@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from typing import Literal
 
 import optax
@@ -42,11 +43,14 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         for field in ("lr", "eps", "step_every", "step_factor", "stages"):
-            if getattr(self, field) <= 0:
+            if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"optim.{field} must be positive, got {getattr(self, field)}.")
         for field in ("warmup", "final", "weight_decay", "clip_norm"):
-            if getattr(self, field) < 0:
+            if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"optim.{field} must not be negative, got {getattr(self, field)}.")
+        for field in ("b1", "b2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"optim.{field} must be from 0 to less than 1, got {getattr(self, field)}.")
         if self.schedule == "stages" and not self.final:
             raise ValueError('optim.final must be positive with optim.schedule "stages", got 0.0.')
         if (self.schedule == "steps") != bool(self.step_at) or any(at < 1 for at in self.step_at):
@@ -61,16 +65,9 @@ class OptimConfig:
 def make_schedule(config: OptimConfig, *, steps: int) -> optax.Schedule:
     """The learning rate as a function of the step.
 
-    Args:
-        config: see `OptimConfig`.
-        steps: length of the training; the end of "cosine" and of the last of the "stages".
-
-    Returns:
-        An optax schedule.
-
-    Source:
-        Burda, Grosse and Salakhutdinov 2016, section 5: "stages", 8 of 1, 3, ..., 3^7 epochs, the rate
-        falling by equal factors from 1e-3 to 1e-4 (`final` 0.1).
+    `steps` is the length of the training: the end of "cosine" and of the last of the "stages". "stages" is of
+    Burda, Grosse and Salakhutdinov 2016, section 5: 8 of 1, 3, ..., 3^7 epochs, the rate falling by equal
+    factors from 1e-3 to 1e-4 (`final` 0.1).
     """
     rest = max(steps - config.warmup, 1)
     if config.schedule == "cosine":
@@ -101,15 +98,7 @@ def _stages(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
-    """Build the optax transformation that a configuration describes.
-
-    Args:
-        config: see `OptimConfig`.
-        steps: length of the training.
-
-    Returns:
-        Clipping, then the update rule under its schedule.
-    """
+    """The optax transformation of a configuration: clipping, then the update rule under its schedule."""
     rate = make_schedule(config, steps=steps)
     moments = {"b1": config.b1, "b2": config.b2, "eps": config.eps}
     if config.name == "adam":

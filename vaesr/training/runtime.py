@@ -1,5 +1,6 @@
 """Start-up of a process: several hosts, the persistent compile cache."""
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -18,29 +19,39 @@ _LAUNCHERS = {
 def enable_compile_cache(directory: str | pathlib.Path) -> None:
     """Keep compiled programs on disk, so that the second start of an experiment is quick.
 
-    Args:
-        directory: where. A cache that is already configured (as by `JAX_COMPILATION_CACHE_DIR`) is left
-            alone.
+    A cache that is already configured (as by `JAX_COMPILATION_CACHE_DIR`) is left alone.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def quick_compile() -> dict[str, Any]:
-    """Compiler options for a program that runs once, such as an initialisation.
+def quick_compile(platform: str) -> dict[str, Any]:
+    """Compiler options for a program that runs once, such as an initialisation, on `device.platform`.
 
-    Returns:
-        For `jax.jit(..., compiler_options=...)`: on CPUs what spares XLA most code generation (a U-Net's
-        initialisation compiles in a tenth of the time), elsewhere nothing.
+    For `jax.jit(..., compiler_options=...)`: on CPUs what spares XLA most code generation (a U-Net's
+    initialisation compiles in a tenth of the time), elsewhere nothing.
     """
-    if jax.default_backend() != "cpu":
+    if platform != "cpu":
         return {}
-    return {
+    options = {
         "xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True,
         "xla_cpu_use_fusion_emitters": False,
     }
+    return {name: value for name, value in options.items() if _has_option(name, value)}
+
+
+@functools.cache
+def _has_option(name: str, value: Any) -> bool:
+    """Whether this XLA has the option: 0.12 has no `xla_cpu_use_fusion_emitters`, and others may go."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" in str(error):
+            return False
+        raise
+    return True
 
 
 def initialize_distributed(
@@ -50,20 +61,12 @@ def initialize_distributed(
     process_id: int | None = None,
     detect: bool = False,
 ) -> bool:
-    """Join a run of several processes; call it before anything touches a device.
+    """Join a run of several processes, before anything touches a device; whether they now work together.
 
-    Args:
-        coordinator: `host:port` of process 0. None: join only where `srun` or `mpirun` has started several
-            processes, and read everything from there.
-        num_processes: number of processes; with `coordinator`.
-        process_id: this process's number, from 0; with `coordinator`.
-        detect: let JAX find the cluster by itself (TPU pods, Kubernetes); fails where there is none.
-
-    Returns:
-        Whether several processes now work together.
-
-    Raises:
-        ValueError: if only some of the three are given.
+    `coordinator` is `host:port` of process 0; None: join only where `srun` or `mpirun` has started several
+    processes, and read everything from there. `num_processes` and `process_id`, from 0, go with it:
+    ValueError if only some of the three are given. `detect` lets JAX find the cluster by itself (TPU pods,
+    Kubernetes); that fails where there is none.
     """
     if jax.distributed.is_initialized():  # by an earlier stage of this run
         return True
@@ -87,14 +90,7 @@ def initialize_distributed(
 
 
 def from_first_process(text: str) -> str:
-    """Process 0's text, in every process; all must call it.
-
-    Args:
-        text: what this process would say; up to 4096 bytes are passed on.
-
-    Returns:
-        What process 0 says.
-    """
+    """Process 0's text, in every process; all must call it. Up to 4096 bytes are passed on."""
     if jax.process_count() == 1:
         return text
     from jax.experimental import multihost_utils

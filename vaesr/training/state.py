@@ -66,19 +66,11 @@ def create_state(
     key: jax.Array,
     ema: bool = False,
 ) -> TrainState:
-    """Build the state of step 0.
+    """Build the state of step 0; trace it under `jax.eval_shape` or `jax.jit` to place it.
 
-    Args:
-        init: `key -> (params, variables)` with `params = {player: tree}`.
-        players: as for `make_train_step`; their names must be those of `params`.
-        key: typed random key (`jax.random.key(seed)`) of the run.
-        ema: keep a moving average of the parameters.
-
-    Returns:
-        A `TrainState`; trace it under `jax.eval_shape` or `jax.jit` to place it.
-
-    Raises:
-        ValueError: if the names of players and parameters differ.
+    `init` is `key -> (params, variables)` with `params = {player: tree}`; `key` is the run's typed random key
+    (`jax.random.key(seed)`); `ema` keeps a moving average of the parameters. ValueError if the names of
+    players and parameters differ.
     """
     init_key, run_key = jax.random.split(key)
     params, variables = init(init_key)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vaesr.forms import by_platform
 from vaesr.training.state import Player, TrainState
 
 PyTree = Any
@@ -21,30 +22,22 @@ def make_train_step(
     ema_decay: float | None = None,
     unroll: bool | None = None,
 ) -> TrainStep:
-    """Build `train_step(state, batch) -> (state, metrics)`.
+    """Build `train_step(state, batch, *, axis_name=None) -> (state, metrics)`.
 
-    The players are updated in order. Each one's objective is differentiated with respect to its own
-    subtree; the others are constants by construction. What an objective returns in `Aux.shared` is put
-    into the batch of the players after it. An update whose loss or gradient is not finite is skipped and
-    counted. The step's key is `fold_in(fold_in(state.key, state.step), player)`, so a resumed run draws
-    what the uninterrupted one would.
+    The players are updated in order. Each one's objective is differentiated with respect to its own subtree;
+    the others are constants by construction. What an objective returns in `Aux.shared` is put into the batch
+    of the players after it. An update whose loss or gradient is not finite is skipped and counted. The step's
+    key is `fold_in(fold_in(state.key, state.step), player)`, so a resumed run draws what the uninterrupted
+    one would.
 
-    Args:
-        players: `{name: Player}`.
-        accumulate: number of micro-batches that the batch is cut into; gradients are averaged.
-        ema_decay: decay of the moving average of the parameters, in (0, 1), reached from below as
-            (1 + step) / (10 + step); None keeps none.
-        unroll: unroll the loop over micro-batches instead of scanning it. Default: on the CPU backend
-            (convolution gradients inside a loop are 15-30 times slower there), not elsewhere.
+    `batch` is a dict of arrays with a common leading axis; `position` (int32 `[B]`, the example's index in
+    the global batch) is added where it is missing. `axis_name` names the mapped axis under `pmap`. Metrics
+    are float32 scalars, prefixed `player/` when there are several players.
 
-    Returns:
-        `train_step(state, batch, *, axis_name=None)`. `batch` is a dict of arrays with a common leading
-        axis; `position` (int32 `[B]`, the example's index in the global batch) is added where it is
-        missing. `axis_name` names the mapped axis under `pmap`. Metrics are float32 scalars, prefixed
-        `player/` when there are several players.
-
-    Raises:
-        ValueError: for no player, `accumulate` < 1, or a decay outside (0, 1).
+    `accumulate` micro-batches are cut of the batch and their gradients averaged. `ema_decay`, in (0, 1), of
+    the parameters' moving average is reached from below as (1 + step) / (10 + step); None keeps none.
+    `unroll` the loop over micro-batches instead of scanning it: by default where the step is compiled for
+    CPUs (convolution gradients inside a loop are 15-30 times slower there), not elsewhere.
     """
     if not players:
         raise ValueError("players is empty; give at least one {name: Player(objective, optimizer)}.")
@@ -52,8 +45,6 @@ def make_train_step(
         raise ValueError(f"accumulate must be at least 1, got {accumulate}.")
     if ema_decay is not None and not 0.0 < ema_decay < 1.0:
         raise ValueError(f"ema_decay must lie in (0, 1), got {ema_decay}; pass None to keep no average.")
-    if unroll is None:
-        unroll = jax.default_backend() == "cpu"
 
     def train_step(
         state: TrainState, batch: Batch, *, axis_name: str | None = None
@@ -124,12 +115,20 @@ def make_train_step(
 
 def _in_turn(turn: jax.Array, move: Callable[[Any], Any], own: Any) -> Any:
     """`move(own)` when it is the player's turn; else what it is, with NaN as metrics."""
-    _, _, metrics, shared = jax.eval_shape(move, own)
-    if shared:
-        raise ValueError("a player with turns cannot share: the others would find nothing in its pauses.")
-    missing = {name: jnp.full(value.shape, jnp.nan, value.dtype) for name, value in metrics.items()}
-    missing["moved"] = jnp.zeros((), jnp.float32)
-    return jax.lax.cond(turn, move, lambda own: (own, jnp.array(True), missing, {}), own)
+    shapes: dict[str, Any] = {}
+
+    def moving(own: Any) -> Any:
+        *rest, metrics, shared = move(own)
+        if shared:
+            raise ValueError("a player with turns cannot share: the others would find nothing in its pauses.")
+        shapes.update({name: (value.shape, value.dtype) for name, value in metrics.items()})
+        return *rest, metrics, {}
+
+    def pausing(own: Any) -> Any:  # `cond` traces it second
+        metrics = {name: jnp.full(shape, jnp.nan, dtype) for name, (shape, dtype) in shapes.items()}
+        return own, jnp.array(True), metrics | {"moved": jnp.zeros((), jnp.float32)}, {}
+
+    return jax.lax.cond(turn, moving, pausing, own)
 
 
 def _with_position(batch: Batch) -> Batch:
@@ -162,7 +161,7 @@ def _gradients(
     key: jax.Array,
     step: jax.Array,
     accumulate: int,
-    unroll: bool,
+    unroll: bool | None,
 ) -> tuple[jax.Array, PyTree, PyTree, dict[str, jax.Array], Batch]:
     """Loss, gradient of `params[name]`, variables, metrics and shared arrays, over all micro-batches."""
 
@@ -179,10 +178,18 @@ def _gradients(
         (loss, aux), new = grad_of(params[name], variables, part)
         return (jax.tree.map(jnp.add, grads, new), aux.variables), (loss, aux.metrics, aux.shared)
 
-    zeros = jax.tree.map(jnp.zeros_like, params[name])
-    (grads, variables), (losses, metrics, shared) = jax.lax.scan(
-        body, (zeros, variables), batch, unroll=accumulate if unroll else 1
-    )
+    def unrolled(start: tuple[PyTree, PyTree], parts: Batch) -> Any:
+        return jax.lax.scan(body, start, parts, unroll=accumulate)
+
+    def looped(start: tuple[PyTree, PyTree], parts: Batch) -> Any:
+        return jax.lax.scan(body, start, parts)
+
+    start = jax.tree.map(jnp.zeros_like, params[name]), variables
+    if unroll is None:
+        done = by_platform(start, batch, cpu=unrolled, default=looped)
+    else:
+        done = (unrolled if unroll else looped)(start, batch)
+    (grads, variables), (losses, metrics, shared) = done
     grads = jax.tree.map(lambda g: g / accumulate, grads)
     return losses.mean(), grads, variables, {k: v.mean(0) for k, v in metrics.items()}, shared
 

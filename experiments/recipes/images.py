@@ -1,0 +1,40 @@
+"""What experiments on small images of one size share."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vaesr import data, evaluators, objectives, runs
+
+
+def open_images(config: runs.Config) -> data.Bank:
+    """Open the run's data as images of one size; photos of many sizes are a UserError."""
+    bank = data.open_bank(config.data, strict=config.strict)
+    if bank.kind != "fixed":
+        raise runs.UserError(
+            f"--data must hold images of one size; {config.data} holds photos of many sizes."
+        )
+    return bank
+
+
+def bind(model: nn.Module, method: str) -> Callable[..., Any]:
+    """A method of a network whose only variables are parameters: `(params, *inputs) -> outputs`."""
+    return lambda params, *inputs: model.apply({"params": params}, *inputs, method=method)
+
+
+def initial(model: Any, key: jax.Array) -> Any:
+    """The initial parameters of a network of images of one size."""
+    return model.init(key, jnp.zeros((1, *model.image_shape), jnp.float32))["params"]
+
+
+def compile_bound(
+    model: nn.Module, likelihood: objectives.Likelihood, binarisation: str, draw: Any = None
+) -> Any:
+    """The bound of a network for `evaluators.mean_bounds`; `draw` as `objectives.evaluate_bound` takes it."""
+    encode, decode = bind(model, "encode"), bind(model, "decode")
+    bound = functools.partial(objectives.evaluate_bound, encode, decode, likelihood, draw=draw)
+    return evaluators.compile_bound(bound, binarisation=binarisation)

@@ -1,0 +1,249 @@
+"""Ways of running, the command line, and what the run folder guards."""
+
+import dataclasses
+import functools
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import experiments
+from experiments import edsr
+from vaesr import reports, runs, training
+from vaesr.runs.folder import as_json, claim, with_stored
+
+EXPERIMENTS = {module.__name__.rpartition(".")[2]: module for module in experiments.discover()}
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """One data cache for all tests of this file."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def use_cache(cache, monkeypatch):
+    monkeypatch.setenv("VAESR_CACHE", str(cache))
+
+
+def smoke(name, workdir, **fields):
+    module = EXPERIMENTS[name]
+    fields = {"optim": training.OptimConfig(lr=1e-3), **fields}
+    fields = {"batch_size": 4, "log_every": 1, **fields}
+    config = dataclasses.replace(
+        module.PRESETS["smoke"], workdir=workdir, eval_every=4, checkpoint_every=2, **fields,
+    )  # fmt: skip
+    return runs.run(f"experiments.{name}", "smoke", config, module.build)
+
+
+def rows(folder, split="train"):
+    return [
+        {name: value for name, value in row.items() if name != "time"}
+        for row in reports.read_metrics(folder)
+        if row["split"] == split
+    ]
+
+
+# Eight examples: two micro-batches that four devices can share.
+COMMON = {"steps": 4, "optim": training.OptimConfig(name="sgd", lr=1e-4), "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The folder of a run as one runs it usually, logged so often."""
+    root = tmp_path_factory.mktemp("plain")
+
+    @functools.cache
+    def folder(log_every):
+        smoke("vae", root / str(log_every), **COMMON, log_every=log_every)
+        return root / str(log_every)
+
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how", [{"fsdp": 2}, {"parallel": "pmap"}, {"accumulate": 2}, {"steps_per_dispatch": 2}], ids=str
+)
+def test_ways_of_running_give_the_same_losses(how, tmp_path, plain):
+    common = {**COMMON, "log_every": how.get("steps_per_dispatch", 1)}
+    smoke("vae", tmp_path, **common, **how)
+    first, second = rows(plain(common["log_every"])), rows(tmp_path)
+    assert len(first) == len(second) == 4 // common["log_every"]
+    np.testing.assert_allclose([r["loss"] for r in first], [r["loss"] for r in second], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_folder_is_guarded(tmp_path, capsys):
+    smoke("vae", tmp_path / "run", steps=2)
+    with pytest.raises(runs.UserError, match=r"already holds a run\. --resume goes on with it"):
+        smoke("vae", tmp_path / "run", steps=2)
+    with pytest.raises(runs.UserError, match=r"seed: 0 -> 3; optim.lr: 0.001 -> 0.01"):
+        other = training.OptimConfig(lr=1e-2)
+        smoke("vae", tmp_path / "run", steps=2, resume=True, seed=3, optim=other)
+    assert smoke("vae", tmp_path / "none", steps=2, resume=True)
+    assert "holds no run to resume; this is its beginning" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "none" / "checkpoints")
+    with pytest.raises(runs.UserError, match="has taken 2 steps, and its checkpoints are gone"):
+        smoke("vae", tmp_path / "none", steps=4, resume=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(runs.UserError, match="not a run folder; --overwrite won't delete it"):
+        smoke("vae", tmp_path / "mine", steps=2, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json.tmp").write_text("{")  # killed while writing its first file
+    assert smoke("vae", tmp_path / "torn", steps=2)
+    before = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert smoke("vae", tmp_path / "run", steps=2, overwrite=True, seed=3)
+    after = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (before["config"]["seed"], after["config"]["seed"]) == (0, 3)
+
+
+@pytest.mark.slow
+def test_a_cosine_schedule_binds_the_number_of_steps(tmp_path):
+    cosine = training.OptimConfig(schedule="cosine")
+    smoke("vae", tmp_path, steps=2, optim=cosine)
+    with pytest.raises(runs.UserError, match="steps: 2 -> 4"):
+        smoke("vae", tmp_path, steps=4, optim=cosine, resume=True)
+
+
+@pytest.mark.slow
+def test_warm_start_takes_over_what_fits(tmp_path):
+    smoke("edsr", tmp_path / "x2", steps=2)
+    x2 = training.restore_params(tmp_path / "x2")[0]["edsr"]
+    model = dataclasses.replace(edsr.PRESETS["smoke"].model, scale=4)
+    frozen = training.OptimConfig(name="sgd", lr=1e-30)
+    smoke("edsr", tmp_path / "x4", steps=2, model=model, init_from=tmp_path / "x2", optim=frozen)
+    x4 = training.restore_params(tmp_path / "x4")[0]["edsr"]
+    np.testing.assert_array_equal(x4["head"]["kernel"], x2["head"]["kernel"])
+    assert set(x4["upsampler"]) > set(x2["upsampler"])
+
+
+@pytest.mark.slow
+def test_others_checkpoints_are_trained_on(tmp_path, capsys):
+    from vaesr.models.edsr import EDSR
+    from vaesr.pretrained import write_checkpoint, write_upscaler
+
+    sizes = edsr.PRESETS["smoke"].model
+    model = EDSR(scale=sizes.scale, channels=sizes.channels, blocks=sizes.blocks)
+    theirs = model.init(jax.random.key(9), np.zeros((1, 8, 8, 3), np.float32))["params"]
+    file = tmp_path / "theirs.pth"
+    file.write_bytes(write_checkpoint(file, write_upscaler(model, theirs, "edsr-basicsr"), wrapper="params"))
+    frozen = training.OptimConfig(name="sgd", lr=1e-30)
+    smoke("edsr", tmp_path / "frozen", steps=2, init_from=file, optim=frozen)
+    assert re.search(r"started from (\d+) of \1 tensors", capsys.readouterr().out)
+    jax.tree.map(
+        np.testing.assert_array_equal, training.restore_params(tmp_path / "frozen")[0]["edsr"], theirs
+    )
+    smoke("edsr", tmp_path / "tuned", steps=2, init_from=file)
+    tuned = training.restore_params(tmp_path / "tuned", "latest")[0]["edsr"]
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), tuned, theirs)
+    assert min(jax.tree.leaves(moved)) > 0 and max(jax.tree.leaves(moved)) < 0.02
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "experiments.vae", *arguments]
+
+
+@pytest.mark.slow
+def test_command_line_mistakes_are_one_line(tmp_path):
+    for arguments, text in [
+        (["defualt"], "did you mean default?"),
+        (["smoke", "--stesp", "3"], "--steps"),
+        (["smoke", "--data", "embeded:digits", "--workdir", str(tmp_path / "a")], "embedded:digits"),
+        (["smoke", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["smoke", "--bound-samples", "0"], "--bound-samples must be at least 1, got 0"),
+        (["smoke", "--objective.beta", "-1"], "--objective.beta must be at least 0, got -1.0"),
+        (["smoke", "--fsdp", "3", "--workdir", str(tmp_path / "b")], "--fsdp 3 must divide the number"),
+    ]:
+        done = subprocess.run(command(*arguments), capture_output=True, text=True)
+        assert done.returncode == 2 and text in done.stderr + done.stdout, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_a_copied_folder_is_where_it_is_now(tmp_path, monkeypatch):
+    vae = EXPERIMENTS["vae"]
+    config = dataclasses.replace(vae.PRESETS["smoke"], workdir=tmp_path / "old", seed=5)
+    content = {"experiment": "experiments.vae", "preset": "smoke", "config": as_json(config)}
+    copied = tmp_path / "elsewhere" / "runs" / "vae" / "smoke"
+    copied.mkdir(parents=True)
+    (copied / "config.json").write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found, preset = with_stored("experiments.vae", vae.PRESETS, ["smoke", "--resume"])
+    assert preset == "smoke" and found["smoke"].seed == 5
+    assert found["smoke"].workdir.absolute() == copied
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"config": 3}', '{"experiment": "experiments.vae"}'])
+def test_a_damaged_description_is_a_line(content, tmp_path):
+    vae = EXPERIMENTS["vae"]
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2}\n')
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    words = ["smoke", "--resume", "--workdir", str(tmp_path)]
+    assert with_stored("experiments.vae", vae.PRESETS, words) == (vae.PRESETS, None)
+    config = dataclasses.replace(vae.PRESETS["smoke"], workdir=tmp_path, resume=True)
+    with pytest.raises(runs.UserError, match=r"config\.json is damaged \(\w+\): put a copy back, or begin"):
+        claim(tmp_path, config)
+
+
+def test_files_in_the_place_of_folders_are_named_at_once(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "figures").write_text("")
+    config = dataclasses.replace(EXPERIMENTS["vae"].PRESETS["smoke"], workdir=tmp_path)
+    with pytest.raises(runs.UserError, match="already holds a run"):
+        claim(tmp_path, config)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "figures").rename(tmp_path / "tensorboard")
+    with pytest.raises(runs.UserError, match="tensorboard is a file where a folder belongs"):
+        claim(tmp_path, config)
+
+
+@pytest.mark.slow
+def test_resume_reads_the_fields_from_the_folder(tmp_path):
+    smoke("vae", tmp_path, steps=2, seed=5)
+    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    done = subprocess.run(
+        command("--resume", "--workdir", str(tmp_path), "--steps", "4"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["preset"] == "smoke" and training.restore_params(tmp_path, "latest")[2] == 4
+    assert {**stored["config"], "steps": 2, "resume": False} == config
+
+
+@pytest.mark.slow
+def test_a_run_that_never_began_leaves_no_claim(tmp_path):
+    with pytest.raises(runs.UserError, match=r"--init-from .* is no network to start from"):
+        smoke("edsr", tmp_path / "run", steps=2, init_from=tmp_path / "nowhere")
+    assert smoke("edsr", tmp_path / "run", steps=2)
+
+
+@pytest.mark.slow
+def test_the_experiments_are_listed():
+    done = subprocess.run([sys.executable, "-m", "experiments"], capture_output=True, text=True, check=True)
+    for name, module in EXPERIMENTS.items():
+        assert f"python -m experiments.{name} [{'|'.join(module.PRESETS)}]" in done.stdout
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_resume_goes_on(tmp_path):
+    arguments = ["smoke", "--workdir", str(tmp_path), "--steps", "200000", "--steps-per-dispatch", "10"]
+    intervals = ["--eval-every", "200000", "--checkpoint-every", "200000", "--log-every", "10"]
+    process = subprocess.Popen(command(*arguments, *intervals), stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(reports.read_metrics(tmp_path)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume --workdir" in output
+    step = training.restore_params(tmp_path, "latest")[2]
+    assert 0 < step < 200000 and str(step) in output

@@ -1,0 +1,87 @@
+"""What an experiment measures and draws of its network: photos, bounds, codes, uncertainty, latents."""
+
+from vaesr.evaluators.bounds import (
+    compile_bound,
+    exact_pca_log_likelihood,
+    mean_bounds,
+    measured_images,
+    posteriors,
+    split_batches,
+    split_labels,
+)
+from vaesr.evaluators.classification import METHOD_TITLES, ClassificationEvaluator
+from vaesr.evaluators.code_bits import CodeBits, pixel_bits, unigram_bits
+from vaesr.evaluators.codes import (
+    CodeEvaluator,
+    code_statistics,
+    encode_splits,
+    level_names,
+    pca_errors,
+    water_filling,
+)
+from vaesr.evaluators.curves import CurveEvaluator
+from vaesr.evaluators.latents import save_latent_figures
+from vaesr.evaluators.pairs import (
+    Metric,
+    PhotoPair,
+    PhotoPairs,
+    UpscaleOne,
+    compare_pair,
+    measure_pair,
+    measure_pairs,
+    name_by_scale,
+    photo_pairs,
+    tiled_upscaler,
+)
+from vaesr.evaluators.photos import PhotoEvaluator, perceptual_metrics
+from vaesr.evaluators.uncertainty import (
+    Members,
+    Predict,
+    detect_foreign,
+    foreign_images,
+    measure_members,
+    predict_images,
+    predict_split,
+)
+
+__all__ = [
+    "METHOD_TITLES",
+    "ClassificationEvaluator",
+    "CodeBits",
+    "CodeEvaluator",
+    "CurveEvaluator",
+    "Members",
+    "Metric",
+    "PhotoEvaluator",
+    "PhotoPair",
+    "PhotoPairs",
+    "Predict",
+    "UpscaleOne",
+    "code_statistics",
+    "compare_pair",
+    "compile_bound",
+    "detect_foreign",
+    "encode_splits",
+    "exact_pca_log_likelihood",
+    "foreign_images",
+    "level_names",
+    "mean_bounds",
+    "measure_members",
+    "measure_pair",
+    "measure_pairs",
+    "measured_images",
+    "name_by_scale",
+    "pca_errors",
+    "perceptual_metrics",
+    "photo_pairs",
+    "pixel_bits",
+    "posteriors",
+    "predict_images",
+    "predict_split",
+    "save_latent_figures",
+    "split_batches",
+    "split_labels",
+    "tiled_upscaler",
+    "unigram_bits",
+    "water_filling",
+]

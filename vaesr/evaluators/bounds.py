@@ -1,0 +1,123 @@
+"""The bounds and posteriors of a VAE over a split of a bank, with the same noise at every call."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from vaesr import objectives
+from vaesr.data import Bank, evaluation_batches
+
+# Every evaluation draws the same noise, so that the numbers of two checkpoints compare.
+_SEED = 1
+_BATCH = 250
+# Samples decoded at a time: 50 of 28x28 pixels, fewer of larger images.
+_CHUNK_PIXELS = 50 * 28 * 28
+
+
+def split_batches(bank: Bank, split: str, *, limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Gives the batches of a split with the examples' numbers, on which their noise depends.
+
+    They are those of `data.evaluation_batches`, at most `limit` examples (None: all), with `position` `[B]`
+    int32.
+    """
+    for number, batch in enumerate(evaluation_batches(bank, split, _BATCH, limit=limit)):
+        batch["position"] = number * _BATCH + np.arange(_BATCH, dtype=np.int32)
+        yield batch
+
+
+def measured_images(batch: dict[str, Any], *, binarisation: str) -> jax.Array:
+    """Gives the images `[B, H, W, C]` float32 of a batch of `split_batches`, of which every measurement is.
+
+    For the binarisation see `objectives.binarise_batch`: "dynamic" draws the same bits every time.
+    """
+    key = jax.random.fold_in(jax.random.key(_SEED), 1)
+    return objectives.binarise_batch(batch, binarisation=binarisation, key=key)
+
+
+def compile_bound(bound: Callable[..., objectives.BoundEstimate], *, binarisation: str) -> Callable[..., Any]:
+    """Compiles a bound for `mean_bounds`, one compilation per number of samples.
+
+    `bound` is `objectives.evaluate_bound`, its model and likelihood bound; for the binarisation see
+    `objectives.binarise_batch`. Returns `measure(params, batch, samples=K)`: sums over the batch, by the
+    names of `BoundEstimate`.
+    """
+
+    @functools.partial(jax.jit, static_argnames="samples")
+    def measure(params: Any, batch: dict[str, jax.Array], *, samples: int) -> dict[str, jax.Array]:
+        key = jax.random.fold_in(jax.random.key(_SEED), 0)
+        images = measured_images(batch, binarisation=binarisation)
+        chunk = max(1, min(samples, _CHUNK_PIXELS // math.prod(images.shape[1:])))
+        estimate = bound(params, images, key=key, samples=samples, position=batch["position"], chunk=chunk)
+        return {name: (value * batch["mask"]).sum() for name, value in estimate._asdict().items()}
+
+    return measure
+
+
+def mean_bounds(
+    bank: Bank, measure: Any, params: Any, split: str, *, samples: int, limit: int | None = None
+) -> dict[str, float]:
+    """Averages the bounds that `compile_bound` measures over a split.
+
+    `samples`, at least 1, are of the importance-weighted bound; memory doesn't grow with them. Returns
+    `elbo_nats`, `kl_nats`, `reconstruction_nats` and `bits_per_dim` (of the ELBO); with several samples also
+    `bound_K_nats` and `effective_samples`.
+    """
+    totals: dict[str, float] = {}
+    count = 0
+    for batch in split_batches(bank, split, limit=limit):
+        count += int(batch["mask"].sum())
+        for name, value in measure(params, batch, samples=samples).items():
+            totals[name] = totals.get(name, 0.0) + float(value)
+    means = {name: total / count for name, total in totals.items()}
+    pixels = math.prod(bank.pixels.shape[1:])
+    shown = {name: means[name] for name in ("elbo_nats", "kl_nats", "reconstruction_nats")}
+    shown["bits_per_dim"] = -means["elbo_nats"] / (pixels * math.log(2.0))
+    if samples > 1:
+        shown[f"bound_{samples}_nats"] = means["bound_nats"]
+        shown["effective_samples"] = means["effective_samples"]
+    return shown
+
+
+def posteriors(
+    bank: Bank, encode: Any, params: Any, split: str, *, binarisation: str, limit: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes a split: means and log-variances of q(z | x), `[N, latent]` both.
+
+    `encode(params, images) -> (mean_q, log_var_q)` is compiled; for the binarisation see
+    `objectives.binarise_batch`.
+    """
+    codes = []
+    for batch in split_batches(bank, split, limit=limit):
+        held = np.asarray(batch["mask"], bool)
+        images = measured_images(batch, binarisation=binarisation)
+        codes.append([np.asarray(part)[held] for part in encode(params, images)])
+    mean_q, log_var_q = (np.concatenate(parts) for parts in zip(*codes, strict=True))
+    return mean_q, log_var_q
+
+
+def split_labels(bank: Bank, split: str, *, limit: int | None = None) -> np.ndarray | None:
+    """Gives the labels `[N]` of the images that `posteriors` encodes, or None where the bank has none."""
+    if bank.labels is None:
+        return None
+    batches = split_batches(bank, split, limit=limit)
+    return np.concatenate([batch["label"][np.asarray(batch["mask"], bool)] for batch in batches])
+
+
+def exact_pca_log_likelihood(bank: Bank, split: str, *, latent: int) -> float:
+    """Computes the largest log-likelihood that probabilistic PCA reaches on a split.
+
+    In nats per image, of a density, with `latent` dimensions, fewer than pixels. Source: Tipping and Bishop
+    1999, equation 8.
+    """
+    batches = split_batches(bank, split)
+    images = np.concatenate([batch["image"][np.asarray(batch["mask"], bool)] for batch in batches])
+    x = images.reshape(len(images), -1).astype(np.float64)
+    d = x.shape[1]
+    eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
+    variance = eigenvalues[latent:].mean()
+    log_determinant = np.log(eigenvalues[:latent]).sum() + (d - latent) * np.log(variance)
+    return float(-0.5 * (d * np.log(2 * np.pi) + log_determinant + d))

