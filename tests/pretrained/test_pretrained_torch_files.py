@@ -314,7 +314,9 @@ def test_ten_thousand_programs_run_nothing_and_end():
     forbidden = ("exec", "compile", "import", "open", "os.system", "subprocess.Popen", "ctypes.dlopen")
     sys.addaudithook(lambda event, _: events.append(event) if watching[0] and event in forbidden else None)
 
-    @hypothesis.settings(max_examples=10_000, deadline=2000, database=None)
+    # The same programs each time: a search for new ones is not a change's test.
+    @hypothesis.settings(max_examples=10_000, deadline=20_000, database=None, derandomize=True)
+    @hypothesis.example(b"\x80\x02i\\cnumpy\ndtype\n.")  # Python warns of its escape
     @hypothesis.given(programs())
     def reads(program):
         content = zipped(program, data_0=bytes(16))
