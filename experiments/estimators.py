@@ -143,11 +143,14 @@ def build(config: Config) -> runs.Experiment:
     measure = images.compile_bound(model, likelihood, "dynamic")
 
     def evaluate(params: dict[str, Any], variables: Any, split: str = "validation") -> dict[str, float]:
-        found = {
-            f"{name}/elbo_nats": evaluators.mean_bounds(bank, measure, own, split, samples=1)["elbo_nats"]
-            for name, own in params.items()
-        }
-        return found | {"elbo_nats": max(found.values())}
+        test = split == "test"
+        how: dict[str, Any] = {"drawings": images.drawings("dynamic") if test else 1, "errors": test}
+        results, elbos = {}, []
+        for name, own in params.items():
+            found = evaluators.mean_bounds(bank, measure, own, split, samples=1, **how)
+            results |= {f"{name}/{metric}": value for metric, value in found.items() if "elbo" in metric}
+            elbos.append(found["elbo_nats"])
+        return results | {"elbo_nats": max(elbos)}
 
     return runs.Experiment(
         model=runs.describe_model(model) | {"player": config.estimators[0]},

@@ -137,7 +137,8 @@ def _evaluations(
             print(f"x{s}:", flush=True)
             of_batch = functools.partial(apply, params["mdsr"], scale=s)
             upscaler = evaluators.tiled_upscaler(of_batch, scale=s, halo=model.receptive_radius)
-            scores[s] = evaluators.measure_pairs(test[s], upscaler, say=functools.partial(print, flush=True))
+            say = functools.partial(print, flush=True)
+            scores[s] = evaluators.measure_pairs(test[s], upscaler, say=say, errors=True)
         return _all_scales(scores)
 
     def figures(params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:

@@ -164,23 +164,23 @@ class _Study:
         }
 
     def evaluate_test(self, params: dict[str, Any], variables: Any) -> dict[str, float]:
-        """Rate, distortion and ELBO of each VAE on the test split."""
-        self._locate(params, "test", samples=self.config.eval_samples, limit=None)
-        results = {"elbo_nats": float(-self.points.sum(axis=1).mean())}
-        for beta, (rate, distortion) in zip(self.config.betas, self.points, strict=True):
-            results[f"beta_{beta:g}/rate_nats"] = float(rate)
-            results[f"beta_{beta:g}/distortion_nats"] = float(distortion)
-            results[f"beta_{beta:g}/elbo_nats"] = float(-rate - distortion)
-        return results
+        """Rate, distortion and ELBO of each VAE on the test split, with their standard errors."""
+        samples, drawings = self.config.eval_samples, images.drawings("dynamic")
+        found = self._locate(params, "test", samples=samples, drawings=drawings)
+        rates, distortions = found["kl_nats"], found["reconstruction_nats"]
+        shown = {"elbo_nats": -(rates + distortions).mean(axis=0)}
+        for beta, rate, distortion in zip(self.config.betas, rates, distortions, strict=True):
+            shown[f"beta_{beta:g}/rate_nats"] = rate
+            shown[f"beta_{beta:g}/distortion_nats"] = distortion
+            shown[f"beta_{beta:g}/elbo_nats"] = -rate - distortion
+        return evaluators.means_with_errors(shown)
 
-    def _locate(self, params: dict[str, Any], split: str, *, samples: int, limit: int | None) -> None:
-        """Rate and distortion of every VAE, `[R, 2]`."""
-        total, count = np.zeros((len(self.config.betas), 2)), 0.0
-        for batch in evaluators.split_batches(self.bank, split, limit=limit):
-            sums = self._measure(params["vaes"], batch, samples=samples)
-            total += np.stack([sums["kl_nats"], sums["reconstruction_nats"]], axis=1)
-            count += float(batch["mask"].sum())
-        self.points, self.split = total / count, split
+    def _locate(self, params: dict[str, Any], split: str, **how: Any) -> dict[str, np.ndarray]:
+        """Rate and distortion of every VAE, `[R, 2]`; returns what they are the means of."""
+        found = evaluators.bounds_of_images(self.bank, self._measure, params["vaes"], split, **how)
+        both = np.stack([found["kl_nats"], found["reconstruction_nats"]], axis=1)
+        self.points, self.split = both.mean(axis=-1), split
+        return found
 
     def draw(self, params: dict[str, Any], variables: Any, directory: pathlib.Path, step: int) -> None:
         """The plane, samples and reconstructions."""
@@ -211,9 +211,9 @@ class _Study:
 
 
 @functools.partial(jax.jit, static_argnames=("measure", "samples"))
-def _map_over_vaes(measure: Any, params: Any, batch: Any, *, samples: int) -> dict[str, jax.Array]:
-    """`measure` of every VAE: `[R]` each."""
-    return jax.vmap(functools.partial(measure, samples=samples), in_axes=(0, None))(params, batch)
+def _map_over_vaes(measure: Any, params: Any, batch: Any, **how: Any) -> dict[str, jax.Array]:
+    """`measure` of every VAE: `[R, B]` each."""
+    return jax.vmap(functools.partial(measure, **how), in_axes=(0, None))(params, batch)
 
 
 if __name__ == "__main__":

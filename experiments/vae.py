@@ -229,7 +229,10 @@ def build(config: Config) -> runs.Experiment:
     is_ppca = config.model.architecture == "linear" and config.model.likelihood == "gaussian_learned"
 
     def evaluate_test(params: dict[str, Any], variables: Any) -> dict[str, float]:
-        results = evaluate(params["vae"], "test", samples=config.bound_samples)
+        results = evaluate(
+            params["vae"], "test", samples=config.bound_samples, drawings=images.drawings(binarisation),
+            errors=True,
+        )  # fmt: skip
         if posteriors is not None:
             mean_q, _ = posteriors(params["vae"], "test")
             results["active_units"] = float(metrics.active_units(mean_q))

@@ -46,6 +46,18 @@ def key() -> jax.Array:
     return jax.random.key(0)
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """One data cache, so that images are decoded once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def use_cache(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data are kept in the cache that all tests share, not in the user's."""
+    monkeypatch.setenv("VAESR_CACHE", str(cache))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_programs():
     """Drop what a file of tests compiled once it is much, or the process would hold gigabytes at the end."""

@@ -24,7 +24,7 @@ ALLOWED_ROOMS = {
     "files": set(),
     "quantisation": {"distributions", "forms"},
     "losses": {"imaging", "distributions", "metrics"},
-    "metrics": {"imaging", "distributions"},
+    "metrics": {"imaging", "distributions", "files"},
     "layers": {"imaging", "distributions", "quantisation", "forms"},
     "models": {"layers", "imaging", "distributions"},
     "objectives": {"losses", "distributions", "quantisation", "imaging"},
@@ -44,7 +44,8 @@ ALLOWED_ROOMS = {
     "__init__": set(),
     "allocator": set(),
     "forms": set(),
-    "__main__": {"app"},
+    "interrupts": set(),
+    "__main__": {"app", "interrupts"},
 }  # fmt: skip
 
 DOCUMENTED_ROOMS = ["imaging", "metrics", "distributions", "quantisation", "losses", "objectives"]

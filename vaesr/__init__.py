@@ -5,12 +5,14 @@ Import the part you need: `vaesr.losses`, `vaesr.metrics`, `vaesr.imaging`, `vae
 `import vaesr` alone, which imports each when it is first asked for.
 """
 
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the command has not said what Ctrl-C does before this file has been read
+    from typing import Any
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """A room, by its name: imported now, and not by `import vaesr`, which would wait for JAX."""
     import importlib
 

@@ -217,12 +217,13 @@ def _build_prior(autoencoder: VQVAE, codes: data.CodeBank, level: int, config: C
     bits = evaluators.CodeBits(apply)
     unigram = evaluators.unigram_bits(arrays["train"]["codes"], autoencoder.code_count)
 
-    def measure(params: Any, split: str, limit: int | None) -> dict[str, float]:
-        return {"bits_per_code": bits.mean(params[_PRIOR], arrays[split], limit=limit)}
+    def evaluate(params: Any, variables: Any) -> dict[str, float]:
+        found = bits.per_code(params[_PRIOR], arrays["validation"], limit=config.eval_limit)
+        return {"bits_per_code": float(found.mean())}
 
     def evaluate_test(params: Any, variables: Any) -> dict[str, float]:
-        found = measure(params, "test", None)
-        return found | {
+        found = {"bits_per_code": bits.per_code(params[_PRIOR], arrays["test"])}
+        return evaluators.means_with_errors(found) | {
             "uniform_bits_per_code": math.log2(autoencoder.code_count),
             "unigram_bits_per_code": unigram(arrays["test"]["codes"]),
         }
@@ -237,7 +238,7 @@ def _build_prior(autoencoder: VQVAE, codes: data.CodeBank, level: int, config: C
             )
         },
         sampler=data.ArraySampler(arrays["train"], config.batch_size),
-        evaluate=lambda params, variables: measure(params, "validation", config.eval_limit),
+        evaluate=evaluate,
         best_by="-bits_per_code",
         evaluate_test=evaluate_test,
         figures=lambda params, variables, directory, step: None,
@@ -305,19 +306,20 @@ def _bound(
     config: Config, run: runs.Run, priors: tuple[runs.Run, ...], codes: data.CodeBank
 ) -> dict[str, float]:
     """Bits of a test image: its codes under the priors, then its pixels given the codes."""
-    results, code_bits = {}, 0.0
+    found: dict[str, np.ndarray] = {}
+    code_bits: np.ndarray | float = 0.0
     for level, (name, prior) in enumerate(zip(evaluators.level_names(len(priors)), priors, strict=True)):
         model = prior.model
         measure = evaluators.CodeBits(
             lambda params, maps, model=model, **given: model.apply({"params": params}, maps, **given)
         )
         arrays = _level_arrays(codes, level, "test", config)
-        per_code = measure.mean(prior.params[prior.player], arrays)
-        results[f"bits_per_code_{name}" if len(priors) > 1 else "bits_per_code"] = per_code
-        code_bits += per_code * math.prod(run.model.code_shapes[level])
+        per_code = measure.per_code(prior.params[prior.player], arrays)
+        found[f"bits_per_code_{name}" if len(priors) > 1 else "bits_per_code"] = per_code
+        code_bits = code_bits + per_code * math.prod(run.model.code_shapes[level])
     bank = _open(config)
     pixel_bits = evaluators.pixel_bits(bank, lambda images: run.apply(images).reconstruction)
     dims = math.prod(bank.pixels.shape[1:])
-    results["code_bits_with_prior"] = code_bits
-    results["bits_per_dim"] = (code_bits + pixel_bits) / dims
-    return results
+    found["code_bits_with_prior"] = np.asarray(code_bits)
+    found["bits_per_dim"] = (code_bits + pixel_bits) / dims  # both in the bank's order
+    return evaluators.means_with_errors(found)

@@ -218,7 +218,8 @@ def test_usage_errors_are_one_line(
     [
         ([], "COMMAND"),
         (["enhance"], "invalid choice"),
-        (["upscale", "-i", "x", "-n", "a", "--run", "r"], "not allowed with"),
+        (["upscale", "-i", "x", "--fp16", "--fp32"], "not allowed with"),
+        (["upscale", "x", "-g", "0,0"], "numbers of GPUs"),
         (["upscale", "--run", "r", "-i", "x", "-o", "y", "--tile", "-3"], "at least 0"),
         (["upscale", "--run", "r", "-i", "x", "-o", "y", "-s", "inf"], "above 0"),
         (["upscale", "x", "--crf", "99"], "from 0 to 51"),
@@ -253,8 +254,8 @@ def test_unwritable_output(
         "-o",
         str(tmp_path / "file" / "out"),
     ]
-    assert main(line) == 1
-    assert "cannot write" in capsys.readouterr().err
+    assert main(line) == 2
+    assert "can't be a folder of results" in capsys.readouterr().err
 
 
 @pytest.mark.slow

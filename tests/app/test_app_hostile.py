@@ -211,8 +211,8 @@ def test_the_output_is_a_file(
 ) -> None:
     write_photo(tmp_path / "a.png", Photo(pixels()))
     (tmp_path / "file").write_text("")
-    assert upscale(edsr_folder, tmp_path / "a.png", tmp_path / "file" / "b.png") == 1
-    assert "a.png: " in capsys.readouterr().err
+    assert upscale(edsr_folder, tmp_path / "a.png", tmp_path / "file" / "b.png") == 2
+    assert "file is a file" in capsys.readouterr().err
 
 
 def torchscript() -> bytes:

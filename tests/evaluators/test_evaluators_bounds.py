@@ -63,6 +63,24 @@ def test_one_sample_gives_no_bound_and_a_second_call_the_same(bank, params):
     assert first == second and set(first) == {"elbo_nats", "kl_nats", "reconstruction_nats", "bits_per_dim"}
 
 
+def test_drawings_are_averaged_for_each_image(bank, params):
+    measure = evaluators.compile_bound(BOUND, binarisation="dynamic")
+    mean = functools.partial(evaluators.mean_bounds, bank, measure, params, "validation", samples=1)
+
+    def only(number):  # the drawing of that number alone
+        again = lambda *args, drawing, **how: measure(*args, drawing=drawing + number, **how)
+        return evaluators.mean_bounds(bank, again, params, "validation", samples=1)["elbo_nats"]
+
+    drawn = [only(number) for number in range(3)]
+    assert len(set(drawn)) == 3 and drawn[0] == mean()["elbo_nats"]
+    found = mean(drawings=3, errors=True)
+    assert found["elbo_nats"] == pytest.approx(np.mean(drawn))
+    each = evaluators.bounds_of_images(
+        bank, measure, params, "validation", samples=1, drawings=3
+    )["elbo_nats"]  # fmt: skip
+    assert found["elbo_se_nats"] == pytest.approx(each.std(ddof=1) / math.sqrt(len(each)))
+
+
 def test_posteriors_and_labels_are_of_the_split(bank, params):
     mean_q, log_var_q = evaluators.posteriors(bank, jax.jit(_encode), params, "train", binarisation="none")
     images = bank.pixels[bank.split("train")].astype(np.float32) / 255

@@ -7,16 +7,7 @@ import pytest
 
 from vaesr import data, evaluators, metrics
 
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """One data cache for this file."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def use_cache(cache, monkeypatch):
-    monkeypatch.setenv("VAESR_CACHE", str(cache))
+pytestmark = pytest.mark.usefixtures("use_cache")
 
 
 def write_images(folder, shape=(6, 5), count=40, seed=0, colour=False):

@@ -1,4 +1,4 @@
-"""One data cache for the experiments' tests, and one finished quick run of each system, shared by them."""
+"""One finished quick run of each system, shared by the experiments' tests."""
 
 import functools
 
@@ -6,15 +6,9 @@ import pytest
 import quick_runs
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """Images are decoded once."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(autouse=True)
-def use_cache(cache, monkeypatch):
-    monkeypatch.setenv("VAESR_CACHE", str(cache))
+def share_cache(use_cache):
+    """Every test here reads data."""
 
 
 @pytest.fixture(scope="session")

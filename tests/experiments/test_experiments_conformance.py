@@ -19,6 +19,8 @@ from final_states import final_state
 from quick_runs import SYSTEMS, killed, quick
 
 from vaesr import forms, reports, runs, training
+from vaesr.reports.curves import metric_names
+from vaesr.reports.glossary import explain
 
 # Minutes for each; what they ask is asked of a toy in the everyday suite.
 pytestmark = pytest.mark.slow
@@ -117,7 +119,9 @@ def test_a_finished_run_has_a_report_with_a_picture(name, finished):
     assert (config.workdir / "report.html").read_text("utf-8").count("data:image/png") >= 1
     assert any((config.workdir / "figures").glob("*.png"))
     for folder, _, _ in trainings(SYSTEMS[name], config):
-        assert any(row["split"] == "test" for row in reports.read_metrics(folder))
+        rows = reports.read_metrics(folder)
+        assert any(row["split"] == "test" for row in rows)
+        assert not [metric for metric in metric_names(rows) if not explain(metric)]
         stored = json.loads((folder / "config.json").read_text())
         assert runs.build_model(stored["model"]) is not None and stored["preset"] == "smoke"
 

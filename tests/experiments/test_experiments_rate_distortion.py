@@ -104,7 +104,9 @@ def test_rate_and_distortion_are_those_of_the_vae_alone(trained):
     bound = functools.partial(objectives.evaluate_bound, *methods, objectives.BernoulliLikelihood())
     measure = evaluators.compile_bound(bound, binarisation="dynamic")
     one = jax.tree.map(lambda leaf: leaf[1], params["vaes"])
-    alone = evaluators.mean_bounds(system.sampler.bank, measure, one, "test", samples=config.eval_samples)
+    alone = evaluators.mean_bounds(
+        system.sampler.bank, measure, one, "test", samples=config.eval_samples, drawings=8
+    )
     beta = f"beta_{config.betas[1]:g}"
     np.testing.assert_allclose(results[f"{beta}/rate_nats"], alone["kl_nats"], rtol=1e-3)
     np.testing.assert_allclose(results[f"{beta}/distortion_nats"], alone["reconstruction_nats"], rtol=1e-3)

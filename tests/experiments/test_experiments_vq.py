@@ -30,7 +30,7 @@ def test_a_run_goes_on_from_any_stage_and_is_guarded(tmp_path, monkeypatch):
     assert not (folder / "codes").exists()
     with pytest.raises(FileNotFoundError, match="has no finished prior to sample from"):
         inference.load_priors(runs.load_run(folder))
-    original, calls = evaluators.CodeBits.mean, []
+    original, calls = evaluators.CodeBits.per_code, []
 
     def interrupted(self, params, arrays, *, limit=None):
         calls.append(limit)
@@ -38,10 +38,10 @@ def test_a_run_goes_on_from_any_stage_and_is_guarded(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, params, arrays, limit=limit)
 
-    monkeypatch.setattr(evaluators.CodeBits, "mean", interrupted)
+    monkeypatch.setattr(evaluators.CodeBits, "per_code", interrupted)
     with pytest.raises(KeyboardInterrupt):  # at the prior's second evaluation
         run(vqvae, folder, resume=True)
-    monkeypatch.setattr(evaluators.CodeBits, "mean", original)
+    monkeypatch.setattr(evaluators.CodeBits, "per_code", original)
     before = (folder / "codes" / "codes.json").stat().st_mtime_ns
     autoencoder = training.restore_params(folder, "latest")
     assert run(vqvae, folder, resume=True)

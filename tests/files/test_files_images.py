@@ -1,6 +1,7 @@
 """Image files of every kind, whole and broken."""
 
 import contextlib
+import dataclasses
 import io
 import pathlib
 import struct
@@ -244,3 +245,72 @@ def test_formats_that_cannot_hold_an_image(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ImageFileError, match="cannot write"):
         write_photo(tmp_path / "file" / "a.png", Photo(pixels(3)))
     assert {p.name for p in tmp_path.iterdir()} == {"file"}
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="r"><rdf:Description tiff:Orientation="6" '
+    b'exif:GPSLatitude="48,8N" dc:title="hi"><exif:GPSLongitude>11E</exif:GPSLongitude></rdf:Description>'
+    b"</rdf:RDF></x:xmpmeta>"
+)
+
+
+def described(path: pathlib.Path) -> None:
+    """A photo as a camera makes it, lying on its side."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110], exif[0x0112] = "Maker", "One", 6
+    exif.get_ifd(0x8769).update({0x9003: "2026:01:02 03:04:05", 0xA002: 6, 0xA003: 4, 0x829A: 0.005})
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 30.0)})
+    options: dict[str, object] = {"exif": exif, "xmp": XMP, "dpi": (300, 300)}
+    if path.suffix == ".png":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", XMP.decode())
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(path, **options)
+
+
+@pytest.mark.parametrize("bits", (8, 16))
+@pytest.mark.parametrize("ending", (".jpg", ".png", ".webp", ".tif"))
+@pytest.mark.parametrize("source", (".jpg", ".png", ".webp", ".tif"))
+def test_what_a_camera_wrote_is_kept(tmp_path, source, ending, bits):
+    if bits == 16 and ending in (".jpg", ".webp"):
+        return
+    path = tmp_path / f"a{source}"
+    if source == ".tif":  # Pillow writes no directories within into such files
+        described(tmp_path / "a.jpg")
+        write_photo(path, read_photo(tmp_path / "a.jpg"))
+    else:
+        described(path)
+    for keep in ("all", "no-gps", "none"):
+        photo = read_photo(path, metadata=keep)
+        larger = np.zeros((12, 8, 3), np.uint8 if bits == 8 else np.uint16)
+        write_photo(tmp_path / f"b{ending}", dataclasses.replace(photo, pixels=larger))
+        with Image.open(tmp_path / f"b{ending}") as image:
+            exif = image.getexif()
+            details, place, xmp = exif.get_ifd(0x8769), dict(exif.get_ifd(0x8825)), image.info.get("xmp", b"")
+            dpi = image.info.get("dpi", (72, 72))
+        if keep == "none":
+            assert not details and not place and not xmp and 0x010F not in exif
+            continue
+        assert (exif[0x010F], exif[0x0110], exif.get(0x0112, 1)) == ("Maker", "One", 1)
+        assert details[0x9003] == "2026:01:02 03:04:05" and details[0x829A] == pytest.approx(0.005)
+        assert (details[0xA002], details[0xA003]) == (8, 12)
+        assert b"hi" in xmp and b'Orientation="1"' in xmp
+        assert bool(place) == (b"GPS" in xmp) == (keep == "all")
+        if keep == "all":
+            assert place == {1: "N", 2: (48.0, 8.0, 30.0)}
+        if ".webp" not in (source, ending):
+            assert dpi == pytest.approx((300, 300), abs=0.1)
+        back = read_photo(tmp_path / f"b{ending}")
+        assert back.pixels.shape == (12, 8, 3) and back.pixels.dtype == larger.dtype
+
+
+@pytest.mark.parametrize("where", range(0, 200, 7))
+def test_broken_exif_loses_no_picture(tmp_path, where):
+    described(tmp_path / "a.jpg")
+    data = bytearray((tmp_path / "a.jpg").read_bytes())
+    start = data.index(b"Exif\0\0") + 6
+    data[start + where] ^= 0xFF
+    (tmp_path / "b.jpg").write_bytes(data)
+    photo = read_photo(tmp_path / "b.jpg")
+    for ending in (".jpg", ".png", ".tif"):
+        write_photo(tmp_path / f"c{ending}", photo)
+        assert read_photo(tmp_path / f"c{ending}").pixels.shape == photo.pixels.shape

@@ -12,7 +12,8 @@ import pytest
 
 from vaesr import reports
 from vaesr.reports.curves import series, split_unit
-from vaesr.reports.page import format_number
+from vaesr.reports.glossary import explain
+from vaesr.reports.page import format_number, write_report
 
 
 class Page(html.parser.HTMLParser):
@@ -133,3 +134,30 @@ def test_names_for_people() -> None:
     assert [format_number(v) for v in (0.00001, 28.123456, 123456.7, 3, 20000, None, math.inf)] == [
         *("1.000e-05", "28.123", "123\u202f457", "3", "20\u202f000", "not finite", "not finite")
     ]
+
+
+def test_errors_stand_beside_their_metrics_and_all_is_explained(tmp_path):
+    row = {
+        "step": 5,
+        "split": "test",
+        "time": 0.0,
+        "elbo_nats": -108.61,
+        "elbo_se_nats": 1.437,
+        "ssim_y": 0.9,
+    }
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "config.json").write_text(json.dumps({"experiment": "experiments.vae", "preset": "smoke"}))
+    page = write_report(tmp_path).read_text("utf-8")
+    assert "-108.61 ± 1.4" in page and "standard error" in page and "elbo_se" not in page
+    assert "evidence lower bound" in page and "structural similarity" in page
+    assert "Only a smoke test" in page
+    (tmp_path / "config.json").write_text(json.dumps({"experiment": "experiments.vae", "preset": "default"}))
+    assert "Only a smoke test" not in write_report(tmp_path).read_text("utf-8")
+
+
+def test_the_longest_words_explain_a_metric():
+    assert explain("epoch_usage_bottom_percent") == "share of the codes that were used over the whole split"
+    assert explain("bicubic_psnr_y_db").startswith("peak signal") and "bicubic" in explain(
+        "bicubic_psnr_y_db"
+    )
+    assert explain("bnn/kl_weight").startswith("weight of the KL") and explain("zebra") == ""

@@ -19,18 +19,8 @@ from experiments import edsr
 from vaesr import reports, runs, training
 from vaesr.runs.folder import as_json, claim, with_stored
 
+pytestmark = pytest.mark.usefixtures("use_cache")
 EXPERIMENTS = {module.__name__.rpartition(".")[2]: module for module in experiments.discover()}
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """One data cache for all tests of this file."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def use_cache(cache, monkeypatch):
-    monkeypatch.setenv("VAESR_CACHE", str(cache))
 
 
 def smoke(name, workdir, **fields):

@@ -18,6 +18,17 @@ def size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def devices(text: str) -> tuple[int, ...]:
+    """Reads numbers of GPUs, for example `"0,1"`; `"-1"` is the CPU, and alone."""
+    with contextlib.suppress(ValueError):
+        found = tuple(int(word) for word in text.split(","))
+        if found == (-1,) or (min(found) >= 0 and len(set(found)) == len(found)):
+            return found
+    raise argparse.ArgumentTypeError(
+        f"must be numbers of GPUs such as 0 or 0,1, or -1 for the CPU, got {text!r}"
+    )
+
+
 def words(text: str) -> tuple[str, ...]:
     """Reads words with commas between, for example `"cpu,cuda"`."""
     return tuple(word.strip() for word in text.split(",") if word.strip())

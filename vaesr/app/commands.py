@@ -1,6 +1,7 @@
 """What the subcommands of `vaesr` do with their parsed arguments."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -17,7 +18,9 @@ import numpy as np
 from vaesr.app import batch
 from vaesr.app.arguments import output_path
 from vaesr.app.demo import serve
-from vaesr.files.atomic import atomic_file
+from vaesr.app.status import Status
+from vaesr.files.arrays import read_npz
+from vaesr.files.atomic import atomic_file, cache_root, write_atomically
 from vaesr.files.images import ImageFileError, read_photo
 from vaesr.imaging import imresize
 from vaesr.imaging.colour import BT601_LUMA
@@ -32,6 +35,7 @@ from vaesr.runs.load import Run, load_run
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _MANY = 1024
+_DEFAULT_NETWORK = "RealESRGAN_x4plus"
 
 
 def upscale(args: argparse.Namespace) -> int:
@@ -48,27 +52,82 @@ def upscale(args: argparse.Namespace) -> int:
         print(f"{kept} of {len(jobs)} results are there already: skipped")
     if kept == len(jobs):
         return 0
-    network = load_upscaler(
-        args.model_path or args.model_name, which=args.which, residual_scale=args.residual_scale
-    )
-    if args.denoise is not None:
-        network = _denoising(network, args)
-    if "origin" in network.config and not args.quiet:
-        print(_origin(network.config["origin"]))
-    failed = batch.upscale_files(
-        network,
-        jobs,
-        scale=args.outscale,
-        tile=args.tile,
-        tile_pad=args.tile_pad,
-        self_ensemble=args.self_ensemble,
-        fp32=args.fp32,
-        alpha="bicubic" if args.alpha_upsampler == "bicubic" else "network",
-        crf=args.crf,
-        say=(lambda line: None) if args.quiet else print,
-        on_error=traceback.print_exception if args.debug else None,
-    )
+    if args.devices:
+        _choose_devices(args.devices)
+    with Status(quiet=args.quiet) as status:
+        status.stage("reading weights")
+        network = load_upscaler(_network_of(args), which=args.which, residual_scale=args.residual_scale)
+        if args.denoise is not None:
+            network = _denoising(network, args)
+        if not args.quiet:
+            _introduce(network, status)
+        large = batch.check_sizes(jobs, args.outscale or bind_upscaler(network).scale)
+        if large and not args.yes:
+            _ask(large, status)
+        failed = batch.upscale_files(
+            network,
+            jobs,
+            scale=args.outscale,
+            tile=args.tile,
+            tile_pad=args.tile_pad,
+            self_ensemble=args.self_ensemble,
+            precision="float32" if args.fp32 else "float16" if args.fp16 else "own",
+            alpha="bicubic" if args.alpha_upsampler == "bicubic" else "network",
+            crf=args.crf,
+            metadata=args.metadata,
+            say=(lambda line: None) if args.quiet else None,
+            status=status,
+            on_error=traceback.print_exception if args.debug else None,
+        )
     return _report(args.command, [(str(job.source), why) for job, why in failed], len(jobs) - kept)
+
+
+def _choose_devices(numbers: Sequence[int]) -> None:
+    """Must come before JAX looks for devices."""
+    if numbers == (-1,):
+        jax.config.update("jax_platforms", "cpu")
+        return
+    jax.config.update("jax_cuda_visible_devices", ",".join(map(str, numbers)))
+    jax.config.update("jax_rocm_visible_devices", ",".join(map(str, numbers)))
+    if jax.default_backend() == "cpu":
+        print(f"-g {','.join(map(str, numbers))}: JAX finds no GPU here, the CPU computes", file=sys.stderr)
+
+
+def _network_of(args: argparse.Namespace) -> str:
+    """What -m and -n name: with both a file of that name in the folder, as ncnn's programs have them."""
+    if not args.model_path:
+        return str(args.model_name or _DEFAULT_NETWORK)
+    if not args.model_name:
+        return str(args.model_path)
+    folder = pathlib.Path(args.model_path).expanduser()
+    if not folder.is_dir() or (folder / "config.json").exists():
+        raise batch.UsageError(f"-n names a file in the folder -m, but {args.model_path!r} is no such folder")
+    for ending in ("", ".param", ".pth", ".pt", ".safetensors"):
+        path = folder / (args.model_name + ending)
+        if path.exists():
+            return str(path)
+    raise batch.UsageError(f"-n: {str(folder)!r} holds no {args.model_name}.param, .pth, .pt or .safetensors")
+
+
+def _introduce(network: Run, status: Status) -> None:
+    """Says whose weights they are, the first time that they are used."""
+    origin = network.config.get("origin")
+    if origin is None:
+        return
+    mark = cache_root() / "introduced" / origin.get("sha256", origin.get("weights", ""))
+    if not mark.exists():
+        status.say(_origin(origin))
+        with contextlib.suppress(OSError):
+            write_atomically(mark, b"")
+
+
+def _ask(question: str, status: Status) -> None:
+    """Goes on only if whoever sits at the terminal says so."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise batch.UsageError(f"-s: {question}; give --yes if that is meant")
+    status.say(f"{question}. Go on? [y/N]")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise batch.UsageError("nothing was done")
 
 
 def _denoising(network: Run, args: argparse.Namespace) -> Run:
@@ -257,14 +316,14 @@ def _read_codes(path: pathlib.Path, discrete: bool) -> tuple[np.ndarray, ...]:
     """The means of a VAE's posteriors, or a VQ-VAE's code maps."""
     wanted = "codes_0" if discrete else "mean_q"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not discrete:
-                return (archive[wanted],)
-            levels = sum(name.startswith("codes_") for name in archive.files)
-            return tuple(archive[f"codes_{level}"] for level in range(max(levels, 1)))
+        archive = read_npz(path)
+        if not discrete:
+            return (archive[wanted],)
+        levels = sum(name.startswith("codes_") for name in archive)
+        return tuple(archive[f"codes_{level}"] for level in range(max(levels, 1)))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no {str(path)!r}") from None
-    except Exception as error:  # numpy raises nearly anything on a file that is no .npz
+    except (ValueError, KeyError) as error:
         raise ValueError(
             f"{str(path)!r} holds no codes of such a run from `vaesr encode` ({wanted} is missing)"
         ) from error

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from vaesr.app import batch
 from vaesr.app.metric_names import Metric, measure_batch
+from vaesr.app.status import Status
 
 # Two images of one shape and remarks.
 Loaded = tuple[np.ndarray, np.ndarray, list[str]]
@@ -53,12 +53,12 @@ def measure_items(
     read, `on_error` each exception as it is caught. `threads` decode; not for items that compute.
     """
     ordered = sorted(items, key=lambda item: item.size)
-    bar = batch.progress_bar(len(items))
     waiting: list[tuple[Item, Loaded]] = []
     # The largest batch of the present shape: a smaller last one is filled up instead of compiled anew.
     compiled = 0
-    try:
+    with Status([item.size and item.size[0] * item.size[1] for item in ordered]) as status:
         for item, loaded in _load(ordered, threads):
+            status.begin(item.name)
             if isinstance(loaded, Exception):
                 failed.append((item.name, " ".join((str(loaded) or type(loaded).__name__).split())))
                 if on_error:
@@ -72,13 +72,10 @@ def measure_items(
                     compiled = len(waiting)
                     yield from _score(waiting, chosen, compiled)
                     waiting = []
-            if bar is not None:
-                bar.update(1)
+            status.finish()
         if waiting:
+            status.stage("the last ones")
             yield from _score(waiting, chosen, compiled)
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 def _batch_size(shape: Sequence[int]) -> int:

@@ -7,7 +7,6 @@ import importlib
 import io
 import pathlib
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from vaesr.app import batch
 from vaesr.app.guard import Guard
 from vaesr.files import images
+from vaesr.files.atomic import scratch_folder
 from vaesr.files.extras import extra, pillow
 from vaesr.inference.tiling import bind_upscaler
 from vaesr.inference.upscalers import load_upscaler
@@ -111,14 +111,14 @@ class Studio:
         read or fetched.
         """
         began = time.perf_counter()
-        with self._one_at_a_time, tempfile.TemporaryDirectory() as folder:
+        with self._one_at_a_time, scratch_folder() as folder:
             if progress:
                 progress(0.0)  # whoever waited may have left
-            source = pathlib.Path(folder) / (pathlib.PurePath(name.replace("\\", "/")).name or "photo")
+            source = folder / (pathlib.PurePath(name.replace("\\", "/")).name or "photo")
             source.write_bytes(data)
             if source.suffix.lower() not in images.READABLE:
                 raise ValueError(f"{source.name} is no image file ({', '.join(images.READABLE)})")
-            jobs = batch.plan_jobs(str(source), str(pathlib.Path(folder) / "out"))
+            jobs = batch.plan_jobs(str(source), str(folder / "out"))
             run, job = self.network(network), jobs[0]
             if job.bits == 16 or jax.default_backend() == "cpu":
                 run = run.precise()

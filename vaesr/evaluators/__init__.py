@@ -1,6 +1,7 @@
 """What an experiment measures and draws of its network: photos, bounds, codes, uncertainty, latents."""
 
 from vaesr.evaluators.bounds import (
+    bounds_of_images,
     compile_bound,
     exact_pca_log_likelihood,
     mean_bounds,
@@ -21,6 +22,7 @@ from vaesr.evaluators.codes import (
 )
 from vaesr.evaluators.curves import CurveEvaluator
 from vaesr.evaluators.latents import save_latent_figures
+from vaesr.evaluators.means import means_with_errors
 from vaesr.evaluators.pairs import (
     Metric,
     PhotoPair,
@@ -57,6 +59,7 @@ __all__ = [
     "PhotoPairs",
     "Predict",
     "UpscaleOne",
+    "bounds_of_images",
     "code_statistics",
     "compare_pair",
     "compile_bound",
@@ -66,6 +69,7 @@ __all__ = [
     "foreign_images",
     "level_names",
     "mean_bounds",
+    "means_with_errors",
     "measure_members",
     "measure_pair",
     "measure_pairs",

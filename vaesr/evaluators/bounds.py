@@ -10,6 +10,7 @@ import numpy as np
 
 from vaesr import objectives
 from vaesr.data import Bank, evaluation_batches
+from vaesr.evaluators.means import means_with_errors
 
 # Every evaluation draws the same noise, so that the numbers of two checkpoints compare.
 _SEED = 1
@@ -29,12 +30,13 @@ def split_batches(bank: Bank, split: str, *, limit: int | None = None) -> Iterat
         yield batch
 
 
-def measured_images(batch: dict[str, Any], *, binarisation: str) -> jax.Array:
+def measured_images(batch: dict[str, Any], *, binarisation: str, drawing: Any = 0) -> jax.Array:
     """Gives the images `[B, H, W, C]` float32 of a batch of `split_batches`, of which every measurement is.
 
-    For the binarisation see `objectives.binarise_batch`: "dynamic" draws the same bits every time.
+    For the binarisation see `objectives.binarise_batch`: "dynamic" draws the same bits every time, others for
+    each number of a `drawing`.
     """
-    key = jax.random.fold_in(jax.random.key(_SEED), 1)
+    key = jax.random.fold_in(jax.random.key(_SEED + drawing), 1)
     return objectives.binarise_batch(batch, binarisation=binarisation, key=key)
 
 
@@ -42,44 +44,71 @@ def compile_bound(bound: Callable[..., objectives.BoundEstimate], *, binarisatio
     """Compiles a bound for `mean_bounds`, one compilation per number of samples.
 
     `bound` is `objectives.evaluate_bound`, its model and likelihood bound; for the binarisation see
-    `objectives.binarise_batch`. Returns `measure(params, batch, samples=K)`: sums over the batch, by the
-    names of `BoundEstimate`.
+    `objectives.binarise_batch`. Returns `measure(params, batch, samples=K, drawing=0)`: `[B]` each, by the
+    names of `BoundEstimate`; another drawing has other noise and, where they are drawn, other bits.
     """
 
     @functools.partial(jax.jit, static_argnames="samples")
-    def measure(params: Any, batch: dict[str, jax.Array], *, samples: int) -> dict[str, jax.Array]:
-        key = jax.random.fold_in(jax.random.key(_SEED), 0)
-        images = measured_images(batch, binarisation=binarisation)
+    def measure(
+        params: Any, batch: dict[str, jax.Array], *, samples: int, drawing: Any = 0
+    ) -> dict[str, jax.Array]:
+        key = jax.random.fold_in(jax.random.key(_SEED + drawing), 0)
+        images = measured_images(batch, binarisation=binarisation, drawing=drawing)
         chunk = max(1, min(samples, _CHUNK_PIXELS // math.prod(images.shape[1:])))
         estimate = bound(params, images, key=key, samples=samples, position=batch["position"], chunk=chunk)
-        return {name: (value * batch["mask"]).sum() for name, value in estimate._asdict().items()}
+        return dict(estimate._asdict())
 
     return measure
 
 
+def bounds_of_images(
+    bank: Bank,
+    measure: Any,
+    params: Any,
+    split: str,
+    *,
+    samples: int,
+    limit: int | None = None,
+    drawings: int = 1,
+) -> dict[str, np.ndarray]:
+    """What `compile_bound` measures of every image of a split, averaged over drawings: `[..., N]` float64."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in split_batches(bank, split, limit=limit):
+        held = np.asarray(batch["mask"], bool)
+        drawn = [measure(params, batch, samples=samples, drawing=np.int32(i)) for i in range(drawings)]
+        for name in drawn[0]:
+            values = np.mean([np.asarray(one[name], np.float64) for one in drawn], axis=0)
+            parts.setdefault(name, []).append(values[..., held])
+    return {name: np.concatenate(values, axis=-1) for name, values in parts.items()}
+
+
 def mean_bounds(
-    bank: Bank, measure: Any, params: Any, split: str, *, samples: int, limit: int | None = None
+    bank: Bank,
+    measure: Any,
+    params: Any,
+    split: str,
+    *,
+    samples: int,
+    limit: int | None = None,
+    drawings: int = 1,
+    errors: bool = False,
 ) -> dict[str, float]:
     """Averages the bounds that `compile_bound` measures over a split.
 
-    `samples`, at least 1, are of the importance-weighted bound; memory doesn't grow with them. Returns
+    `samples`, at least 1, are of the importance-weighted bound; memory doesn't grow with them. Of images
+    whose bits are drawn one drawing moves the mean: `drawings` are averaged for each image. Returns
     `elbo_nats`, `kl_nats`, `reconstruction_nats` and `bits_per_dim` (of the ELBO); with several samples also
-    `bound_K_nats` and `effective_samples`.
+    `bound_K_nats` and `effective_samples`; with `errors` the standard error over images of each, see
+    `means_with_errors`.
     """
-    totals: dict[str, float] = {}
-    count = 0
-    for batch in split_batches(bank, split, limit=limit):
-        count += int(batch["mask"].sum())
-        for name, value in measure(params, batch, samples=samples).items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-    means = {name: total / count for name, total in totals.items()}
+    found = bounds_of_images(bank, measure, params, split, samples=samples, limit=limit, drawings=drawings)
     pixels = math.prod(bank.pixels.shape[1:])
-    shown = {name: means[name] for name in ("elbo_nats", "kl_nats", "reconstruction_nats")}
-    shown["bits_per_dim"] = -means["elbo_nats"] / (pixels * math.log(2.0))
+    shown = {name: found[name] for name in ("elbo_nats", "kl_nats", "reconstruction_nats")}
+    shown["bits_per_dim"] = -found["elbo_nats"] / (pixels * math.log(2.0))
     if samples > 1:
-        shown[f"bound_{samples}_nats"] = means["bound_nats"]
-        shown["effective_samples"] = means["effective_samples"]
-    return shown
+        shown[f"bound_{samples}_nats"] = found["bound_nats"]
+        shown["effective_samples"] = found["effective_samples"]
+    return means_with_errors(shown) if errors else {name: float(v.mean()) for name, v in shown.items()}
 
 
 def posteriors(

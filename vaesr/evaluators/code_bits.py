@@ -28,19 +28,21 @@ class CodeBits:
 
         self._nats = jax.jit(nats)
 
-    def mean(self, params: Any, arrays: Mapping[str, np.ndarray], *, limit: int | None = None) -> float:
-        """Average bits per code over examples: `{"codes": [n, h, w], ...}`, see `objectives.conditions`.
+    def per_code(
+        self, params: Any, arrays: Mapping[str, np.ndarray], *, limit: int | None = None
+    ) -> np.ndarray:
+        """Bits per code of every example, `[n]`, of `{"codes": [n, h, w], ...}`, see `objectives.conditions`.
 
         At most `limit` examples, spread evenly; None is all.
         """
         chosen = evenly_spread(len(arrays["codes"]), limit)
         count = len(chosen)
-        size, nats = min(_BATCH, count), 0.0
+        size, nats = min(_BATCH, count), []
         for first in range(0, count, size):
             places = np.minimum(first + np.arange(size), count - 1)
             batch = {name: np.asarray(array[chosen[places]]) for name, array in arrays.items()}
-            nats += float(np.asarray(self._nats(params, batch), np.float64)[: count - first].sum())
-        return nats / math.log(2) / (count * math.prod(arrays["codes"].shape[1:]))
+            nats.append(np.asarray(self._nats(params, batch), np.float64)[: count - first])
+        return np.concatenate(nats) / math.log(2) / math.prod(arrays["codes"].shape[1:])
 
 
 def unigram_bits(codes: np.ndarray, count: int) -> Callable[[np.ndarray], float]:
@@ -54,11 +56,11 @@ def unigram_bits(codes: np.ndarray, count: int) -> Callable[[np.ndarray], float]
     return lambda held_out: float(lengths[np.asarray(held_out).ravel()].mean())
 
 
-def pixel_bits(bank: data.Bank, reconstruct: Callable[[np.ndarray], jax.Array]) -> float:
+def pixel_bits(bank: data.Bank, reconstruct: Callable[[np.ndarray], jax.Array]) -> np.ndarray:
     """The bits of 8-bit test images given their codes, with noise of one scale fitted on validation images.
 
-    `reconstruct`, compiled, maps `images [250, H, W, C] in [0, 1]` to means of the same shape. Returns mean
-    bits per image under Gaussians cut into the 256 grey levels around the reconstruction.
+    `reconstruct`, compiled, maps `images [250, H, W, C] in [0, 1]` to means of the same shape. Returns the
+    bits of every test image, `[n]`, under Gaussians cut into the 256 grey levels around the reconstruction.
     """
     squares = [
         np.square(np.asarray(reconstruct(batch["image"])) - batch["image"])[batch["mask"] > 0]
@@ -71,9 +73,8 @@ def pixel_bits(bank: data.Bank, reconstruct: Callable[[np.ndarray], jax.Array]) 
     def nats(means: jax.Array, images: jax.Array) -> jax.Array:
         return losses.discretised_gaussian_nll(2.0 * means - 1.0, log_scale, images)
 
-    total, count = 0.0, 0
+    found = []
     for batch in data.evaluation_batches(bank, "test", _BATCH):
         held = batch["mask"] > 0
-        total += float(np.asarray(nats(reconstruct(batch["image"]), batch["image"]), np.float64)[held].sum())
-        count += int(held.sum())
-    return total / count / math.log(2)
+        found.append(np.asarray(nats(reconstruct(batch["image"]), batch["image"]), np.float64)[held])
+    return np.concatenate(found) / math.log(2)

@@ -11,6 +11,7 @@ import numpy as np
 
 from vaesr import data, quantisation, reports
 from vaesr.data.evaluation import evenly_spread
+from vaesr.evaluators.means import means_with_errors
 
 _BATCH = 250
 _SHOWN = 12
@@ -180,21 +181,19 @@ class CodeEvaluator:
         self, params: dict[str, Any], variables: Any, split: str, limit: int | None
     ) -> dict[str, float]:
         collections = self._collections(params, variables)
-        squares, count = 0.0, 0
+        squares: list[np.ndarray] = []
         codes: list[list[np.ndarray]] = [[] for _ in self.names]
         for batch in data.evaluation_batches(self.bank, split, _BATCH, limit=limit):
             held = batch["mask"] > 0
             output = self._reconstruct(collections, batch["image"])
             error = np.asarray(jnp.clip(output.reconstruction, 0, 1)) - batch["image"]
-            squares += float(np.square(error[held], dtype=np.float64).sum())
-            count += error[held].size
+            squares.append(np.square(error[held], dtype=np.float64).mean(axis=(1, 2, 3)))
             for level, quantised in zip(codes, output.quantised, strict=True):
                 level.append(np.asarray(quantised.codes)[held])
         self._codes = [np.concatenate(level) for level in codes]
-        mse = squares / count
-        return {
-            "mse": mse,
-            "psnr_db": -10 * math.log10(max(mse, 1e-12)),
+        found = means_with_errors({"mse": np.concatenate(squares)})
+        return found | {
+            "psnr_db": -10 * math.log10(max(found["mse"], 1e-12)),
             **code_statistics(self._codes, self.model.code_count),
         }
 

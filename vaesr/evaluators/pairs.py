@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaesr.data import Bank, words_of
+from vaesr.evaluators.means import means_with_errors
 from vaesr.imaging import imresize, quantise, tiled_apply, to_float
 from vaesr.metrics import SR_BENCHMARK, psnr, ssim
 from vaesr.reports import comparison_strip
@@ -166,11 +167,13 @@ def measure_pairs(
     *,
     extra_metrics: Mapping[str, Metric] | None = None,
     say: Callable[[str], Any] | None = None,
+    errors: bool = False,
 ) -> dict[str, float]:
     """Measures an upscaler on photos; each counts once, whatever its size.
 
     `upscale_one` maps `[h, w, 3]` to `[h * scale, w * scale, 3]`, for the pairs' scale; `say` gets a line for
-    each photo. Returns the means of the figures of `measure_pair`.
+    each photo. Returns the means of the figures of `measure_pair`; with `errors` also their standard errors
+    over photos, see `means_with_errors`.
     """
     rows = []
     for pair in pairs:
@@ -181,18 +184,21 @@ def measure_pairs(
             say(f"  {pair.name}: {ours:.2f} dB, {pair.baseline} {before:.2f} dB")
     if not rows:
         raise ValueError("pairs must hold at least one photo, got none")
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return means_with_errors(columns) if errors else {name: float(v.mean()) for name, v in columns.items()}
 
 
 def name_by_scale(scores: Mapping[str, float], scale: int) -> dict[str, float]:
-    """Names figures after their scale, the unit staying last.
+    """Names figures after their scale, the unit staying last, and what tells a standard error before it.
 
     `psnr_y_x2_db` for `psnr_y_db`, `ssim_y_x2` for `ssim_y`, and so on.
     """
-    return {
-        f"{name.removesuffix('_db')}_x{scale}{'_db' if name.endswith('_db') else ''}": value
-        for name, value in scores.items()
-    }
+    named = {}
+    for name, value in scores.items():
+        stem, unit = (name[:-3], "_db") if name.endswith("_db") else (name, "")
+        error = "_se" if stem.endswith("_se") else ""
+        named[f"{stem.removesuffix('_se')}_x{scale}{error}{unit}"] = value
+    return named
 
 
 def tiled_upscaler(

@@ -94,10 +94,10 @@ class PhotoEvaluator:
         )
 
     def evaluate_test(self, params: Params, variables: Any) -> dict[str, float]:
-        """The means of `measure_pair`'s figures over the test photos, which are printed one by one."""
+        """Means and standard errors of `measure_pair`'s figures over the test photos, printed one by one."""
         upscale = self.upscaler(params, variables)
         say = functools.partial(print, flush=True)
-        return measure_pairs(self.test, upscale, extra_metrics=self.extra_metrics, say=say)
+        return measure_pairs(self.test, upscale, extra_metrics=self.extra_metrics, say=say, errors=True)
 
     def figures(self, params: Params, variables: Any, directory: pathlib.Path, step: int) -> None:
         """Strips of the first validation photos: HR, bicubic, the network."""

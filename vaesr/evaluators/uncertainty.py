@@ -8,6 +8,7 @@ import numpy as np
 
 from vaesr import data, metrics
 from vaesr.data.evaluation import evenly_spread
+from vaesr.evaluators.means import means_with_errors
 from vaesr.imaging import imresize, rgb_to_y, to_float
 
 Predict = Callable[[Any, Any, Any], jax.Array]
@@ -77,17 +78,20 @@ def predict_images(predict: Predict, params: Any, images: np.ndarray, *, batch_s
 def measure_members(members: Members) -> dict[str, float]:
     """Scores the averaged prediction over all examples.
 
-    `error_percent`, `nll_nats`, `ece` (15 bins of equal width) and `brier`.
+    `error_percent`, `nll_nats` and `brier`, with their standard errors over images (see `means_with_errors`),
+    and `ece` (15 bins of equal width).
     """
     if members.labels is None:
         raise ValueError("members must have labels to be scored, got None")
     log_probs, labels = members.mean, members.labels
-    return {
-        "error_percent": 100 * float(metrics.classification_error(log_probs, labels).mean()),
-        "nll_nats": float(metrics.label_nll(log_probs, labels).mean()),
-        "ece": float(metrics.expected_calibration_error(log_probs, labels)),
-        "brier": float(metrics.brier_score(log_probs, labels).mean()),
-    }
+    found = means_with_errors(
+        {
+            "error_percent": 100 * np.asarray(metrics.classification_error(log_probs, labels)),
+            "nll_nats": metrics.label_nll(log_probs, labels),
+            "brier": metrics.brier_score(log_probs, labels),
+        }
+    )
+    return found | {"ece": float(metrics.expected_calibration_error(log_probs, labels))}
 
 
 def detect_foreign(inside: Members, outside: Members) -> dict[str, float]:

@@ -3,8 +3,12 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
+
+_unfinished: set[pathlib.Path] = set()
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -25,19 +29,42 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part" + path.suffix)
-    os.close(handle)
-    temporary = pathlib.Path(name)
-    try:
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
+    with _until_finished(temporary):
+        temporary.touch(exist_ok=False)
         yield temporary
-        # mkstemp makes private files; give the ones everybody else's programs would make.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: str | os.PathLike[str] | None = None) -> Iterator[pathlib.Path]:
+    """A new hidden folder, in the system's place for such or in `parent`, that is gone afterwards."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=".", dir=parent))
+    with _until_finished(folder):
+        yield folder
+
+
+@contextlib.contextmanager
+def _until_finished(path: pathlib.Path) -> Iterator[None]:
+    _unfinished.add(path)
+    try:
+        yield
+    finally:
+        _remove(path)
+        _unfinished.discard(path)
+
+
+def remove_unfinished() -> None:
+    """Removes what is being written at the moment: for who ends the process where it stands."""
+    for path in list(_unfinished):
+        _remove(path)
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def legible(name: str | os.PathLike[str]) -> str:

@@ -11,10 +11,14 @@ import numpy as np
 
 from vaesr.files.atomic import write_atomically
 from vaesr.files.extras import encoded, pillow
+from vaesr.files.metadata import Details, Metadata, read_details, saved_with, tiff_with
 from vaesr.files.opening import ImageFile, ImageFileError, opened, samples, upright
-from vaesr.files.png16 import decode_png16, encode_png16, is_png16
+from vaesr.files.png16 import decode_png16, encode_png16, is_png16, xmp_of_png
 
-READABLE = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2")
+READABLE = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm",
+    ".pgm", ".jp2", ".tga", ".ico",
+)  # fmt: skip
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 WRITABLE = tuple(_FORMATS)
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -26,21 +30,22 @@ class Photo:
 
     `pixels` are uint8 or uint16 `[H, W, C]`: 1 grey, 2 grey with alpha, 3 RGB, 4 RGBA; upright. The colour
     profile is the embedded one, and belongs to the pixels; `notes` tell what was changed while reading, for
-    example `"CMYK converted to RGB"`.
+    example `"CMYK converted to RGB"`; `details` are EXIF, XMP and resolution, of a picture that is upright.
     """
 
     pixels: np.ndarray
     icc_profile: bytes | None = None
     notes: tuple[str, ...] = ()
+    details: Details = Details()
 
 
-def read_photo(path: str | os.PathLike[str]) -> Photo:
+def read_photo(path: str | os.PathLike[str], *, metadata: Metadata = "all") -> Photo:
     """Reads an image file whatever its extension says it is.
 
     EXIF orientation is applied, palettes are looked up, CMYK becomes RGB (through its colour profile where it
-    has one), and 16-bit PNG stays 16-bit. Of an animation the first frame is taken. Other EXIF data is not
-    kept. An ImageFileError where the file is no image, damaged, empty, or of samples that have no known
-    range.
+    has one), and 16-bit PNG stays 16-bit. Of an animation the first frame is taken. `metadata` says what is
+    kept of EXIF and XMP: "all", "no-gps" all but the place, "none" nothing. An ImageFileError where the file
+    is no image, damaged, empty, or of samples that have no known range.
     """
     try:
         data = pathlib.Path(path).read_bytes()
@@ -48,8 +53,9 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
         raise ImageFileError(f"cannot be read: {error.strerror or error}") from error
     with opened(data) as file:
         icc = file.image.info.get("icc_profile")
-        # Before anything is loaded: neither way to 16 bits turns the pixels, as Pillow does of TIFFs.
-        orientation = file.orientation
+        # Before anything is loaded, after which a TIFF tells no more; and neither way to 16 bits turns the
+        # pixels, as Pillow does of TIFFs.
+        orientation, details = file.orientation, read_details(file.image, xmp_of_png(data), metadata)
         pixels = decode_png16(file.data, pillow("Image")) if is_png16(data) else _tiff16(file)
         if pixels is None:
             image = file.load()
@@ -60,7 +66,7 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
             pixels = samples(image)
             if image.mode in ("P", "PA"):
                 file.notes.append(f"palette converted to {_MODES[pixels.shape[2]]}")
-        return Photo(upright(pixels, orientation), icc, tuple(file.notes))
+        return Photo(upright(pixels, orientation), icc, tuple(file.notes), details)
 
 
 def is_tiff16(image: Any) -> bool:
@@ -130,7 +136,8 @@ def write_photo(path: str | os.PathLike[str], photo: Photo, *, quality: int = 95
 
     The path ends in `.png`, `.jpg`, `.jpeg`, `.webp`, `.tif` or `.tiff`. The quality is JPEG's and WebP's, 1
     to 100; JPEG keeps full colour resolution. An ImageFileError where the format cannot hold the image, or
-    the place cannot be written.
+    the place cannot be written. EXIF, XMP and resolution are written, too, EXIF with the sides of these
+    pixels; but WebP has no resolution, and JPEG nothing beyond 64 KiB.
     """
     path = pathlib.Path(path)
     height, width, channels = photo.pixels.shape
@@ -143,11 +150,15 @@ def write_photo(path: str | os.PathLike[str], photo: Photo, *, quality: int = 95
     if limit and max(height, width) > limit:
         raise ImageFileError(f"{kind} holds at most {limit} pixels a side, the result has {width} x {height}")
     if bits == 16 and kind == "PNG":
-        data = encode_png16(photo.pixels, icc_profile=photo.icc_profile)
+        # What Pillow writes beside the pixels of a PNG of its own.
+        like = encoded(np.zeros((1, 1), np.uint8), kind, **saved_with(photo.details, kind, width, height))
+        data = encode_png16(photo.pixels, icc_profile=photo.icc_profile, details=like)
     elif bits == 16 and channels > 1:
         data = _encode_tiff16(photo)
     else:
         data = _encode(photo, kind, quality)
+    if kind == "TIFF":
+        data = tiff_with(data, photo.details, width, height)
     try:
         write_atomically(path, data)
     except OSError as error:
@@ -171,6 +182,8 @@ def _encode_tiff16(photo: Photo) -> bytes:
         compression="zlib",
         iccprofile=photo.icc_profile,
         metadata=None,
+        software=False,
+        **({"resolution": photo.details.dpi, "resolutionunit": "INCH"} if photo.details.dpi else {}),
     )
     return buffer.getvalue()
 
@@ -181,7 +194,8 @@ def _encode(photo: Photo, kind: str, quality: int) -> bytes:
         "WEBP": {"quality": quality},
         "TIFF": {"compression": "tiff_deflate"},
     }
-    options = by_kind.get(kind, {})
+    height, width = photo.pixels.shape[:2]
+    options = by_kind.get(kind, {}) | saved_with(photo.details, kind, width, height)
     if photo.icc_profile:
         options["icc_profile"] = photo.icc_profile
     pixels = photo.pixels[..., 0] if photo.pixels.shape[2] == 1 else photo.pixels

@@ -45,7 +45,12 @@ class ImageFile:
     @property
     def orientation(self) -> int:
         """How the pixels lie by EXIF; 1 is upright, and what a TIFF becomes as Pillow loads it."""
-        return self.image.getexif().get(_ORIENTATION, 1)
+        if self.image.format == "PNG":
+            self.load()  # as Pillow would to find EXIF, and what is wrong with the pixels must be told
+        try:
+            return self.image.getexif().get(_ORIENTATION, 1)
+        except Exception:  # whatever broken EXIF makes Pillow raise; the picture is not broken
+            return 1
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,18 +26,40 @@ def without_text(data: bytes) -> bytes:
     if data[:8] != _SIGNATURE:
         return data
     parts, place = [data[:8]], 8
-    while place + 12 <= len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
-        if end > len(data):
-            break
-        if data[place + 4 : place + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
+    for kind, content in _chunks(data):
+        end = place + 12 + len(content)
+        if kind not in (b"tEXt", b"zTXt", b"iTXt"):
             parts.append(data[place:end])
         place = end
     return b"".join([*parts, data[place:]])
 
 
-def encode_png16(pixels: np.ndarray, *, icc_profile: bytes | None = None) -> bytes:
+def xmp_of_png(data: bytes) -> bytes | None:
+    """A PNG file's XMP packet, where it has one that is not compressed."""
+    for kind, content in _chunks(data):
+        keyword, _, rest = content.partition(b"\0")
+        if kind == b"iTXt" and keyword == b"XML:com.adobe.xmp" and rest[:1] == b"\0":
+            return rest[2:].split(b"\0", 2)[-1]  # after the language and the keyword's translation
+    return None
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of a PNG file's chunks, as far as they are whole; none of another file."""
+    place = 8 if data[:8] == _SIGNATURE else len(data)
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if end > len(data):
+            return
+        yield data[place + 4 : place + 8], data[place + 8 : end - 4]
+        place = end
+
+
+def encode_png16(
+    pixels: np.ndarray, *, icc_profile: bytes | None = None, details: bytes | None = None
+) -> bytes:
     """Writes uint16 `[H, W, C]` of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA) channels as a 16-bit PNG.
+
+    `details` is another PNG file, whose EXIF, texts and resolution are written, too.
 
     Rows carry filter 2 ("up"), which is one subtraction in numpy. Source: PNG specification, third edition,
     sections 5, 9 and 11.
@@ -58,6 +81,9 @@ def encode_png16(pixels: np.ndarray, *, icc_profile: bytes | None = None) -> byt
     parts = [_SIGNATURE, _chunk(b"IHDR", header)]
     if icc_profile:
         parts.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
+    if details:
+        beside = (b"eXIf", b"iTXt", b"pHYs")
+        parts += [_chunk(kind, content) for kind, content in _chunks(details) if kind in beside]
     parts += [_chunk(b"IDAT", zlib.compress(filtered.data, 6)), _chunk(b"IEND", b"")]
     return b"".join(parts)
 

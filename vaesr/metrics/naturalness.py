@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from vaesr.files.arrays import read_npz
 from vaesr.imaging import imresize, quantise
 from vaesr.metrics import filters
 from vaesr.metrics.protocol import MATLAB_GREY, Protocol, prepare_maps
@@ -213,8 +214,7 @@ def load_niqe_model(path: str | pathlib.Path) -> NiqeModel:
 
         held = loadmat(path)
     else:
-        with np.load(path, allow_pickle=False) as file:
-            held = {name: file[name] for name in file.files}
+        held = read_npz(path)
     for mean, covariance in (
         ("mean", "covariance"),
         ("mu_prisparam", "cov_prisparam"),

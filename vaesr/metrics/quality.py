@@ -157,10 +157,19 @@ def _ssim_components(x: Array, y: Array, downsample: bool) -> SsimComponents:
     return SsimComponents(*(jnp.moveaxis(i, 1, -1) for i in found))
 
 
+def _centred(x: Array) -> tuple[Array, Array]:
+    """Each map's mean, and the map less its mean.
+
+    Variances do not depend on the origin: measuring each image from its own mean keeps float32's
+    E[x^2] - E[x]^2 from cancelling in flat areas.
+    """
+    mean = jax.lax.stop_gradient(jnp.mean(x, axis=(-2, -1), keepdims=True))
+    return mean, x - mean
+
+
 def _moments(x: Array, y: Array) -> tuple[tuple[Array, Array], tuple[Array, Array], Array]:
     """Means, variances and covariance under the window, of maps `[..., H, W]`."""
-    mean_x, mean_y = (jax.lax.stop_gradient(jnp.mean(i, axis=(-2, -1), keepdims=True)) for i in (x, y))
-    u, v = x - mean_x, y - mean_y
+    (mean_x, u), (mean_y, v) = _centred(x), _centred(y)
     maps = jnp.stack([u, v, u * u, v * v, u * v])
     mean_u, mean_v, square_u, square_v, product = filters.separable(maps, _GAUSSIAN, _GAUSSIAN)
     variances = square_u - mean_u * mean_u, square_v - mean_v * mean_v
@@ -173,11 +182,8 @@ def similarity_maps(x: Array, y: Array, c1: float, c2: float) -> tuple[Array, Ar
     Of maps `[..., H, W]`, both `[..., H - 10, W - 10]`; `c1` is the luminance term's constant, (K1 L)^2, `c2`
     the other's.
     """
-    # Variances do not depend on the origin: measuring each image from its own mean keeps float32's
-    # E[x^2] - E[x]^2 from cancelling in flat areas.
-    mean_x, mean_y = (jax.lax.stop_gradient(jnp.mean(i, axis=(-2, -1), keepdims=True)) for i in (x, y))
-    u, v = x - mean_x, y - mean_y
-    maps = jnp.stack([u, v, u * u + v * v, u * v])
+    (mean_x, u), (mean_y, v) = _centred(x), _centred(y)
+    maps = jnp.stack([u, v, u * u + v * v, u * v])  # one filter fewer than `_moments`
     mean_u, mean_v, square, product = filters.separable(maps, _GAUSSIAN, _GAUSSIAN)
     variances = square - mean_u * mean_u - mean_v * mean_v  # sigma_x^2 + sigma_y^2: only the sum is needed
     covariance = product - mean_u * mean_v

@@ -139,7 +139,7 @@ def load_sff_detector(path: str | pathlib.Path) -> np.ndarray:
 
         found = loadmat(path).get("W")
     else:
-        found = np.load(path, allow_pickle=False)
+        found = np.load(path, mmap_mode="r", allow_pickle=False)  # sizes are compared, nothing made
     if not isinstance(found, np.ndarray) or found.ndim != 2 or found.shape[1] != _VALUES:
         raise ValueError(f"{path} must hold a matrix [features, {_VALUES}] (in a .mat file named W)")
     return np.asarray(found, np.float32)

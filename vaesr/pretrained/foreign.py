@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vaesr.files.arrays import read_npz
 from vaesr.pretrained import pickles
 from vaesr.pretrained.torch_files import read_torch, unwrap_state
 
@@ -22,8 +23,7 @@ def read_state(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     content, of_torch = path.read_bytes(), path.suffix in (".pth", ".pt")
     try:
         if path.suffix == ".npz":
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+            return read_npz(content)
         tree = unwrap_state(read_torch(content)) if of_torch else _read_pickle(content)
     # Whatever broken or hostile bytes make the readers raise.
     except Exception as error:

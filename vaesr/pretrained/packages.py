@@ -3,8 +3,9 @@
 import pathlib
 import subprocess
 import sys
-import tempfile
 from typing import NamedTuple
+
+from vaesr.files.atomic import scratch_folder
 
 
 class Package(NamedTuple):
@@ -44,8 +45,8 @@ def fetch_package(name: str, folder: str | pathlib.Path) -> pathlib.Path:
         raise ValueError(f"fetch_package: name must be one of {sorted(PACKAGES)}, got {name!r}.")
     package, folder = PACKAGES[name], pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-        wanted = pathlib.Path(temporary) / "requirements.txt"
+    with scratch_folder(folder) as temporary:
+        wanted = temporary / "requirements.txt"
         # pip compares the hash before it looks into the file.
         wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
         only = ["--no-binary" if package.kind == "sdist" else "--only-binary", package.name]

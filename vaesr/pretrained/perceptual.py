@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import pathlib
-import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 from flax.errors import FlaxError
 
+from vaesr.files.atomic import scratch_folder
 from vaesr.metrics import DistsNetwork, LpipsNetwork, dists, lpips
 from vaesr.models.feature_networks import PRESETS
 from vaesr.pretrained.foreign import read_member, read_state
@@ -140,8 +140,8 @@ def _from_package(
     # dists-pytorch holds the same file twice.
     inside = f"DISTS_pytorch/{member}" if package == "dists-pytorch" else f"/{member}"
     content = read_member(archive, inside)
-    with tempfile.TemporaryDirectory() as temporary:
-        path = pathlib.Path(temporary) / pathlib.PurePath(member).name
+    with scratch_folder() as temporary:
+        path = temporary / pathlib.PurePath(member).name
         path.write_bytes(content)
         state = read_state(path)
     origin[f"{member} of {found.name} {found.version} ({found.licence})"] = hashlib.sha256(

@@ -24,6 +24,7 @@ _UNITS = {
     "255": "of 255",
 }
 _CAPITALS = ("elbo", "iwae", "kl", "psnr", "ssim", "nll", "lr", "mse", "mae", "l1", "hr", "ema", "rgb")
+_ERROR = "_se"
 _HIDDEN = ("step", "split", "time")
 _POINTS = 400
 
@@ -45,6 +46,14 @@ def split_unit(name: str) -> tuple[str, str]:
     return title[:1].upper() + title[1:], unit
 
 
+def error_name(name: str) -> str:
+    """What the standard error of a metric over images is called: `elbo_se_nats` of `elbo_nats`."""
+    for suffix in sorted(_UNITS, key=len, reverse=True):
+        if name.endswith("_" + suffix):
+            return f"{name[: -len(suffix) - 1]}{_ERROR}_{suffix}"
+    return name + _ERROR
+
+
 def series(records: Sequence[dict[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Picks one metric of one split out of the records of `read_metrics`.
 
@@ -64,7 +73,8 @@ def series(records: Sequence[dict[str, Any]], split: str, name: str) -> tuple[np
 def metric_names(records: Sequence[dict[str, Any]]) -> list[str]:
     """Lists the metrics in the order in which they first appear, validation's first.
 
-    That is everything that is a number (or null, which stands for one that was not finite).
+    That is everything that is a number (or null, which stands for one that was not finite), but standard
+    errors, which go with their metrics.
     """
     order = sorted(records, key=lambda record: record.get("split") != "validation")
     names: dict[str, None] = {}
@@ -73,7 +83,8 @@ def metric_names(records: Sequence[dict[str, Any]]) -> list[str]:
             numeric = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
             if name not in _HIDDEN and numeric:
                 names[name] = None
-    return list(names)
+    errors = {error_name(name) for name in names}
+    return [name for name in names if name not in errors]
 
 
 def plot_curves(

@@ -17,7 +17,8 @@ import numpy as np
 from vaesr.files.atomic import write_atomically
 from vaesr.files.extras import encoded, pillow
 from vaesr.files.rows import read_metrics
-from vaesr.reports.curves import metric_names, plot_curves, series, split_unit
+from vaesr.reports.curves import error_name, metric_names, plot_curves, series, split_unit
+from vaesr.reports.glossary import explain
 
 STYLE = """
 :root { color-scheme: light; }
@@ -41,6 +42,7 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th, td { text-align: left; padding: 7px 16px; border-bottom: 1px solid #eef0f2; vertical-align: top; }
 tr:last-child td { border-bottom: 0; }
 th { font-weight: 600; color: #5c636b; }
+.meaning { color: #5c636b; font-size: 13px; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.key { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 13px; width: 34%; }
 td.value { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 13px;
@@ -74,6 +76,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> pathlib.Path:
     name = run_dir.resolve().name
     body = [
         _head(name, config, records),
+        _smoke(config),
         _warnings(records),
         _cards(records),
         _results(records),
@@ -144,6 +147,13 @@ def _head(name: str, config: dict[str, Any], records: list[dict[str, Any]]) -> s
     return f'<h1>{html.escape(name)} {state}</h1>\n<p class="lead">{lead}</p>'
 
 
+def _smoke(config: dict[str, Any]) -> str:
+    if config.get("preset") != "smoke":
+        return ""
+    words = "Only a smoke test: it shows that everything runs. So few steps learn next to nothing."
+    return f'<p class="warning">{words}</p>'
+
+
 def _duration(seconds: float) -> str:
     seconds = max(0, round(seconds))
     hours, minutes = seconds // 3600, seconds % 3600 // 60
@@ -196,14 +206,21 @@ def _results(records: list[dict[str, Any]]) -> str:
         for split in splits:
             steps, values = series(records, split, name)
             text = format_number(float(values[-1])) if len(steps) else "–"
+            _, errors = series(records, split, error_name(name))
+            if len(errors) and math.isfinite(errors[-1]):
+                text += f" ± {errors[-1]:.2g}"
             cells.append(f'<td class="number">{html.escape(text)}</td>')
-        rows.append(f"<tr><td>{html.escape(title)}</td><td>{html.escape(unit)}</td>{''.join(cells)}</tr>")
+        meaning = f'<br><span class="meaning">{html.escape(explain(name))}</span>'
+        rows.append(
+            f"<tr><td>{html.escape(title)}{meaning}</td><td>{html.escape(unit)}</td>{''.join(cells)}</tr>"
+        )
     head = "".join(f'<th class="number">{"last " if s != "test" else ""}{s}</th>' for s in splits)
     heading = "Result" if splits[0] == "test" else "Measurements so far"
     return (
         f'<h2>{heading}</h2>\n<div class="scroll"><table>\n<tr><th>Metric</th><th>Unit</th>{head}</tr>\n'
         + "\n".join(rows)
         + "\n</table></div>"
+        + ('\n<p class="lead">± is the standard error over images.</p>' if "±" in "".join(rows) else "")
     )
 
 

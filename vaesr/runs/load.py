@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from vaesr.models import Precise, Typed
@@ -30,6 +31,8 @@ class Run:
         variables: `{player: {collection: tree}}`, what gradients did not touch; usually empty.
         config: the content of `config.json`.
         step: the training step of the checkpoint.
+        on_compile: called with the first input's shape before the model is compiled for inputs of new shapes,
+            and with None after it; for whoever tells a user why it takes a while.
     """
 
     path: pathlib.Path
@@ -38,6 +41,9 @@ class Run:
     variables: PyTree
     config: dict[str, Any]
     step: int
+    on_compile: Callable[[tuple[int, ...] | None], Any] | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
     _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -75,7 +81,18 @@ class Run:
             )
         if "collections" not in self._compiled:
             self._compiled["collections"] = jax.device_put(self.collections)
-        return self._compiled[key](self._compiled["collections"], *inputs)
+        return self._call(key, self._compiled["collections"], *inputs)
+
+    def _call(self, key: Any, collections: Any, *inputs: Any) -> Any:
+        """Calls what is compiled at its first call with inputs of a shape, and tells of that."""
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(inputs))
+        if self.on_compile is None or (key, shapes) in self._compiled:
+            return self._compiled[key](collections, *inputs)
+        self.on_compile(shapes[0])
+        result = self._compiled[key](collections, *inputs)
+        self._compiled[key, shapes] = True
+        self.on_compile(None)
+        return result
 
     def spread(self, how: Literal["batch", "rows"], **static: Any) -> Callable[[Any], Any]:
         """The model over all local devices, compiled: `images [N, H, W, C] -> output`.
@@ -96,7 +113,7 @@ class Run:
             )
             if "everywhere" not in self._compiled:
                 self._compiled["everywhere"] = jax.device_put(self.collections, replicated(mesh))
-        return lambda x: self._compiled[key](self._compiled["everywhere"], x)
+        return lambda x: self._call(key, self._compiled["everywhere"], x)
 
     def with_dtype(self, dtype: Any) -> "Run":
         """Gives the same run computing in another type, for example `jnp.float32`.
