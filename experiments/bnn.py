@@ -1,6 +1,6 @@
 """Bayesian neural networks: Bayes by Backprop (Blundell et al. 2015) beside an ensemble and MC dropout.
 
-    python -m experiments.bnn                                  # 5,000 real MNIST digits
+    python -m experiments.bnn                                  # 4,000 real MNIST digits
     python -m experiments.bnn --data idx:FOLDER                # any MNIST-family files
     python -m experiments.bnn regression                       # a curve with error bars
     python -m experiments.bnn paper --data tfds:mnist --model.hidden 800 800

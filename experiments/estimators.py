@@ -1,6 +1,6 @@
 """Gradient estimators of E_q[f]: bias and variance measured, and VAEs trained with each of them side by side.
 
-    python -m experiments.estimators                 # 5,000 real MNIST digits
+    python -m experiments.estimators                 # 4,000 real MNIST digits
     python -m experiments.estimators paper           # more samples, dimensions and steps
 
 Every VAE starts from the same weights and sees the same batches; only the gradient of its encoder differs:

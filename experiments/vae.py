@@ -1,6 +1,6 @@
 """Variational autoencoders (Kingma & Welling 2014): perceptrons, convolutions, or linear (probabilistic PCA).
 
-    python -m experiments.vae                        # 5,000 real MNIST digits
+    python -m experiments.vae                        # 4,000 real MNIST digits
     python -m experiments.vae --data idx:FOLDER      # any MNIST-family files
     python -m experiments.vae iwae                   # the same network, importance-weighted
     python -m experiments.vae latent2                # two latents, the plane of which the report shows

@@ -1,6 +1,6 @@
 """VQ-VAE (van den Oord et al. 2017): an autoencoder with discrete codes, and their autoregressive prior.
 
-    python -m experiments.vqvae                        # 5,000 real MNIST digits
+    python -m experiments.vqvae                        # 4,000 real MNIST digits
     python -m experiments.vqvae --data idx:FOLDER      # full Fashion-MNIST or any MNIST-family files
     python -m experiments.vqvae paper                  # the paper's network, CIFAR-10
     vaesr sample --run runs/vqvae/default -o samples.png

@@ -297,8 +297,7 @@ def _finish(config: Config, run: runs.Run, codes: data.CodeBank) -> None:
     with training.MetricsWriter(config.workdir) as writer:
         writer.write(run.step, "test", results)
     page = reports.write_report(config.workdir)
-    width = max(map(len, results))
-    print("\n".join(f"  {name:<{width}}  {value:.4f}" for name, value in results.items()))
+    print(reports.format_results(results))
     print(f"test split, autoencoder and priors. Look at {page}", flush=True)
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -238,4 +239,66 @@ def test_a_browser_uploads_upscales_slides_zooms_and_downloads(
         page.set_input_files("input[type=file]", str(tmp_path / "no.png"))
         expect(page.get_by_text("no.png is not an image").first).to_be_visible(timeout=20000)
         assert not [url for url in outside if not url.startswith(("data:", "blob:", "ws:"))]
+        browser.close()
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium: apt-get install chromium")
+@pytest.mark.slow
+def test_a_newcomer_tries_it_and_several_photos_are_kept(page_address: str, tmp_path: pathlib.Path) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    paths = [tmp_path / name for name in ("0.png", "1.png", "more/0.png")]  # two of one name
+    (tmp_path / "more").mkdir()
+    for number, path in enumerate(paths):
+        write_photo(path, Photo(np.full((20 + 2 * number, 30, 3), 40 * number, np.uint8)))
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.goto(page_address)
+        expect(page.get_by_text("Make a small photo large")).to_be_visible()
+        expect(page.get_by_role("button", name="Cancel")).not_to_be_visible()
+        page.get_by_role("button", name="Try it with this photo").click()
+        expect(page.get_by_text("chelsea.png: 180x135 -> 360x270")).to_be_visible(timeout=60000)
+        expect(page.get_by_text("Make a small photo large")).not_to_be_visible()
+
+        for path in paths:
+            page.set_input_files("input[type=file]", str(path))
+        expect(page.get_by_role("button", name="_out.png")).to_have_count(4, timeout=60000)
+        page.get_by_role("button", name="chelsea_out.png").click()
+        page.wait_for_function("document.querySelector('.pair img.after').naturalWidth == 360")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download all").click()
+        download.value.save_as(tmp_path / "all.zip")
+        with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+            assert sorted(archive.namelist()) == ["0_out.png", "1_out.png", "4_0_out.png", "chelsea_out.png"]
+            assert decoded(archive.read("0_out.png")).shape == (40, 60, 3)
+        browser.close()
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium: apt-get install chromium")
+@pytest.mark.slow
+def test_twenty_visitors_each_get_their_own(page_address: str, tmp_path: pathlib.Path) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    paths = []
+    for number in range(20):
+        paths.append(tmp_path / f"photo{number}.png")
+        write_photo(paths[-1], Photo(np.full((16 + 2 * number, 24, 3), 10 * number, np.uint8)))
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        pages = [browser.new_context().new_page() for _ in paths]
+        for page in pages:
+            page.goto(page_address)
+        for page, path in zip(pages, paths, strict=True):
+            page.set_input_files("input[type=file]", str(path))
+        for number, (page, path) in enumerate(zip(pages, paths, strict=True)):
+            size = f"24x{16 + 2 * number} -> 48x{32 + 4 * number}"
+            expect(page.get_by_text(f"{path.name}: {size}")).to_be_visible(timeout=120000)
+            page.wait_for_function(
+                f"document.querySelector('.pair img.after').naturalHeight == {32 + 4 * number}"
+            )
+        for number, page in enumerate(pages):  # and after all have theirs
+            with page.expect_download() as download:
+                page.get_by_role("button", name="Download", exact=True).click()
+            assert download.value.suggested_filename == f"photo{number}_out.png"
         browser.close()

@@ -1,6 +1,7 @@
 """A page to look with: `vaesr demo`. Built with NiceGUI, served from this machine, for this machine."""
 
 import asyncio
+import base64
 import dataclasses
 import functools
 import importlib
@@ -9,6 +10,7 @@ import pathlib
 import secrets
 import threading
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 
 from vaesr.app import batch
 from vaesr.app.guard import Guard
+from vaesr.data.embedded import SKIMAGE, package_file
 from vaesr.files import images
 from vaesr.files.atomic import scratch_folder
 from vaesr.files.extras import extra, pillow
@@ -101,14 +104,21 @@ class Studio:
         return run
 
     def upscale(
-        self, name: str, data: bytes, network: str, *, scale: float | None = None, progress: Any = None
+        self,
+        name: str,
+        data: bytes,
+        network: str,
+        *,
+        scale: float | None = None,
+        progress: Any = None,
+        on_compile: Any = None,
     ) -> str:
         """Upscales an uploaded file as `vaesr upscale` does, and returns the result's key in `results`.
 
         Only the last part of the file's name counts. `network` is a key of `sources`; scale None is the
         network's; `progress` is called as `progress(share)` with what is done, 0 to 1; what it raises ends
-        the work. A ValueError says why the file cannot be upscaled, an OSError that the network cannot be
-        read or fetched.
+        the work; for `on_compile` see `Run`. A ValueError says why the file cannot be upscaled, an OSError
+        that the network cannot be read or fetched.
         """
         began = time.perf_counter()
         with self._one_at_a_time, scratch_folder() as folder:
@@ -122,6 +132,7 @@ class Studio:
             run, job = self.network(network), jobs[0]
             if job.bits == 16 or jax.default_backend() == "cpu":
                 run = run.precise()
+            run = dataclasses.replace(run, on_compile=on_compile)
             report = (lambda done, tiles: progress(done / tiles)) if progress else None
             try:
                 old, new, notes = batch.upscale_photo(run, job, scale=scale, progress=report)
@@ -175,7 +186,7 @@ def serve(
     nicegui.app.add_middleware(Guard, host=host, largest=_LARGEST_UPLOAD + 2**20)
     print(f"http://{host}:{port} (Ctrl-C ends it)", flush=True)
     nicegui.ui.run(
-        functools.partial(_page, nicegui, studio),
+        lambda: _Page(nicegui, studio),
         host=host,
         port=port,
         title="vaesr",
@@ -183,6 +194,7 @@ def serve(
         reload=False,
         favicon="🔍",
         show_welcome_message=False,
+        uvicorn_logging_level="error",
     )
 
 
@@ -200,53 +212,205 @@ def _add_files(app: Any, studio: Studio) -> None:
     app.get("/result/{key}/{which}.png")(shown)
 
 
-def _page(nicegui: Any, studio: Studio) -> None:
-    ui = nicegui.ui
-    ui.add_head_html(_STYLE + _SCRIPT)
-    state: dict[str, Any] = {"file": None, "key": None}
-    gone = threading.Event()
+def sample_photo() -> tuple[str, bytes] | None:
+    """Name and content of a small photo to try the page with, if a package that holds one is installed."""
+    try:
+        data = package_file(SKIMAGE, "chelsea.png")
+    except FileNotFoundError:
+        return None
+    buffer = io.BytesIO()
+    pillow("Image").open(io.BytesIO(data)).crop((110, 20, 290, 155)).save(buffer, format="PNG")
+    return "chelsea.png", buffer.getvalue()
 
-    def leave() -> None:
-        gone.set()
-        studio.forget(state["key"])
 
-    ui.context.client.on_delete(leave)
+class _Page:
+    """One visitor's page: photos wait in a row, results in another."""
 
-    with ui.row().classes("w-full items-center gap-4"):
-        ui.label("vaesr").classes("text-2xl font-bold")
-        network = ui.select(list(studio.sources), value=next(iter(studio.sources)), label="Network").classes(
-            "w-64"
-        )
-        scale = ui.select({0: "its own", 2: "x2", 3: "x3", 4: "x4"}, value=0, label="Enlarge").classes("w-28")
-        upload = ui.upload(
-            label="A photo: choose it, or drop it here",
-            auto_upload=True,
-            max_file_size=_LARGEST_UPLOAD,
-        ).props("flat bordered accept=image/*")
-        again = ui.button("Upscale again").props("outline")
-        again.disable()
-        keep = ui.button("Download").props("color=positive")
-        keep.disable()
-    status = ui.label("Nothing leaves this machine.").classes("text-gray-600").mark("status")
-    bar = ui.linear_progress(value=0, show_value=False).props("instant-feedback")
-    bar.visible = False
-    stage = ui.column().classes("w-full gap-1")
+    def __init__(self, nicegui: Any, studio: Studio) -> None:
+        self.ui, self.studio = nicegui.ui, studio
+        self.waiting: list[tuple[str, bytes]] = []
+        self.last: list[tuple[str, bytes]] = []  # what "Upscale again" means
+        self.keys: list[str] = []
+        self.gone, self.cancelled = threading.Event(), threading.Event()
+        self.working = False
+        self.share, self.words, self.shown = 0.0, "", ""
+        self._build()
+        self.ui.context.client.on_delete(self._leave)
 
-    def download() -> None:
-        result = studio.results.get(state["key"])
+    def _build(self) -> None:
+        ui, sources = self.ui, self.studio.sources
+        ui.add_head_html(_STYLE + _SCRIPT)
+        with ui.row().classes("w-full items-center gap-4"):
+            ui.label("vaesr").classes("text-2xl font-bold")
+            self.network = ui.select(list(sources), value=next(iter(sources)), label="Network").classes(
+                "w-64"
+            )
+            factors = {0: "its own", 2: "x2", 3: "x3", 4: "x4"}
+            self.scale = ui.select(factors, value=0, label="Enlarge").classes("w-28")
+            self.upload = ui.upload(
+                label="Photos: choose them, or drop them here",
+                multiple=True,
+                auto_upload=True,
+                max_file_size=_LARGEST_UPLOAD,
+                on_upload=self._uploaded,
+                on_rejected=lambda: ui.notify("images of up to 200 MiB, please", type="negative"),
+            ).props("flat bordered accept=image/*")
+            self.again = ui.button("Upscale again", on_click=self._again).props("outline")
+            self.cancel = ui.button("Cancel", on_click=self._cancel).props("outline color=negative")
+            self.keep = ui.button("Download", on_click=self._download).props("color=positive")
+            self.keep_all = ui.button("Download all", on_click=self._download_all).props("outline")
+        self.status = ui.label("Nothing leaves this machine.").classes("text-gray-600").mark("status")
+        self.bar = ui.linear_progress(value=0, show_value=False).props("instant-feedback")
+        self.results = ui.row().classes("w-full items-center gap-1")
+        self.stage = ui.column().classes("w-full gap-1")
+        with self.stage:
+            self._invite()
+        ui.timer(0.2, self._tell)
+        self._set_buttons()
+
+    def _invite(self) -> None:
+        """What there is to see before the first photo."""
+        ui, sample = self.ui, sample_photo()
+        with ui.column().classes("w-full items-center gap-3 welcome"):
+            ui.label("Make a small photo large").classes("text-xl font-bold")
+            ui.label("1. Choose a network: the first is for photos, anime and animevideo for drawings.")
+            ui.label("2. Drop one photo or several above. The first takes longest: the network is compiled.")
+            ui.label("3. Draw the border over the picture to compare, zoom, and keep what you like.")
+            if sample is not None:
+                address = f"data:image/png;base64,{base64.b64encode(sample[1]).decode()}"
+                ui.html(f'<img alt="a cat, 180 pixels wide" src="{address}">', sanitize=False)
+                ui.button("Try it with this photo", on_click=functools.partial(self._enqueue, [sample]))
+
+    def _set_buttons(self) -> None:
+        self.again.set_enabled(bool(self.last) and not self.working)
+        self.cancel.set_visibility(self.working)
+        self.keep.set_enabled(bool(self.keys))
+        self.keep_all.set_visibility(len(self.keys) > 1)
+        self.bar.set_visibility(self.working)
+
+    def _leave(self) -> None:
+        self.gone.set()
+        for key in self.keys:
+            self.studio.forget(key)
+
+    def _tell(self) -> None:
+        if self.working:
+            self.bar.set_value(self.share)
+            self.status.text = self.words
+
+    async def _uploaded(self, event: Any) -> None:
+        found = [(event.file.name, await event.file.read())]
+        self.upload.reset()
+        await self._enqueue(found)
+
+    async def _again(self) -> None:
+        await self._enqueue(list(self.last))
+
+    def _cancel(self) -> None:
+        self.waiting.clear()
+        self.cancelled.set()
+
+    async def _enqueue(self, photos: list[tuple[str, bytes]]) -> None:
+        """One worker for all that this visitor sends, in that order."""
+        if self.working:
+            self.last += photos
+            self.waiting += photos
+            return
+        self.last, self.waiting, self.working = list(photos), list(photos), True
+        self.cancelled.clear()
+        self._set_buttons()
+        try:
+            while self.waiting and not self.gone.is_set():
+                await self._work(*self.waiting.pop(0))
+        finally:
+            self.working = False
+            if not self.gone.is_set():
+                self._set_buttons()
+
+    async def _work(self, name: str, data: bytes) -> None:
+        network, more = self.network.value, len(self.waiting)
+        self.share, title = 0.0, f"{name}{f' ({more} more wait)' if more else ''}: "
+        self.words = f"{title}{network} is read, and waits for its turn ..."
+
+        def progress(done: float) -> None:
+            if self.gone.is_set() or self.cancelled.is_set():
+                raise GoneError
+            self.share = done
+            if done:
+                self.words = f"{title}{100 * done:.0f} %"
+
+        def compiling(shape: Any) -> None:
+            self.words = title + (f"{network} is compiled for this size ..." if shape else "computing ...")
+
+        call = functools.partial(
+            self.studio.upscale, name, data, network, scale=self.scale.value or None, progress=progress,
+            on_compile=compiling,
+        )  # fmt: skip
+        try:
+            key = await asyncio.get_running_loop().run_in_executor(None, call)
+        except GoneError:
+            if not self.gone.is_set():
+                self.words = self.status.text = f"{name}: cancelled"
+            return
+        except Exception as error:  # whatever it is, the page must say it
+            self.words = self.status.text = str(error) or type(error).__name__
+            self.ui.notify(self.status.text, type="negative", multi_line=True)
+            return
+        self.keys.append(key)
+        if self.gone.is_set():
+            self._leave()
+            return
+        self._show(key)
+        self._list()
+        line = self.studio.results[key].line + _origin_line(self.studio.network(network))
+        self.words = self.status.text = line
+        self._set_buttons()
+
+    def _list(self) -> None:
+        """A button for each result, where there are several."""
+        self.results.clear()
+        with self.results:
+            for key in self.keys if len(self.keys) > 1 else []:
+                result = self.studio.results.get(key)
+                if result is not None:
+                    show = functools.partial(self._show, key)
+                    self.ui.button(result.name, on_click=show).props("dense flat no-caps")
+
+    def _missing(self) -> None:
+        self.ui.notify("there is no such result any more: upscale again", type="warning")
+
+    def _download(self) -> None:
+        result = self.studio.results.get(self.shown)
         if result is None:
-            ui.notify("there is no such result any more: upscale again", type="warning")
+            self._missing()
         else:
-            ui.download.content(result.data, result.name)
+            self.ui.download.content(result.data, result.name)
 
-    def show(result: Result, key: str) -> None:
-        stage.clear()
+    def _download_all(self) -> None:
+        found = [self.studio.results[key] for key in self.keys if key in self.studio.results]
+        if not found:
+            self._missing()
+            return
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:  # images are compressed already
+            for number, result in enumerate(found):
+                twice = any(result.name == other.name for other in found[:number])
+                archive.writestr(f"{number + 1}_{result.name}" if twice else result.name, result.data)
+        self.ui.download.content(buffer.getvalue(), "vaesr.zip")
+
+    def _show(self, key: str) -> None:
+        ui, result = self.ui, self.studio.results.get(key)
+        if result is None:
+            self._missing()
+            return
+        self.shown = key
+        self.stage.clear()
         fit = f"min(100%, {result.size[1]}px)"
         pictures = "".join(
             f'<img class="{which}" draggable="false" alt="{which}" src="/result/{key}/{which}.png">'
             for which in ("before", "after")
         )
-        with stage:
+        with self.stage:
             with ui.row().classes("w-full items-center gap-2"):
                 ui.label("before")
                 ui.html(
@@ -256,72 +420,17 @@ def _page(nicegui: Any, studio: Studio) -> None:
                 ).classes("grow")
                 ui.label("after")
                 for zoom in (1, 2, 4, 8):
-                    ui.button(f"{zoom}x", on_click=functools.partial(set_zoom, zoom)).props("dense flat")
+                    ui.button(f"{zoom}x", on_click=functools.partial(self._zoom, zoom)).props("dense flat")
             ui.html(
                 f'<div class="stage"><div class="pair checked" style="--fit:{fit}">{pictures}'
                 '<div class="line"></div></div></div>',
                 sanitize=False,
             ).classes("w-full")
 
-    def set_zoom(zoom: int) -> None:
-        ui.run_javascript(
+    def _zoom(self, zoom: int) -> None:
+        self.ui.run_javascript(
             f"document.querySelectorAll('.pair').forEach(e => e.style.setProperty('--zoom', {zoom}))"
         )
-
-    async def work() -> None:
-        name, data = state["file"]
-        for knob in (upload, again, keep):
-            knob.disable()
-        bar.value, bar.visible = 0, True
-        status.text = f"{name}: {network.value} at work ..."
-        share = [0.0]
-
-        def progress(done: float) -> None:
-            if gone.is_set():
-                raise GoneError
-            share[0] = done
-
-        timer = ui.timer(0.2, lambda: bar.set_value(share[0]))
-        call = functools.partial(
-            studio.upscale,
-            name,
-            data,
-            network.value,
-            scale=scale.value or None,
-            progress=progress,
-        )
-        try:
-            key = await asyncio.get_running_loop().run_in_executor(None, call)
-        except GoneError:
-            return
-        except Exception as error:  # whatever it is, the page must say it
-            status.text = str(error) or type(error).__name__
-            ui.notify(status.text, type="negative", multi_line=True)
-        else:
-            studio.forget(state["key"])
-            state["key"] = key
-            if gone.is_set():
-                leave()
-                return
-            show(studio.results[key], key)
-            status.text = studio.results[key].line + _origin_line(studio.network(network.value))
-            keep.enable()
-        finally:
-            timer.cancel()
-            if not gone.is_set():
-                bar.visible = False
-                upload.enable()
-                again.enable()
-
-    async def uploaded(event: Any) -> None:
-        state["file"] = (event.file.name, await event.file.read())
-        upload.reset()
-        await work()
-
-    upload.on_upload(uploaded)
-    upload.on_rejected(lambda: ui.notify("images of up to 200 MiB, please", type="negative"))
-    again.on_click(work)
-    keep.on_click(download)
 
 
 def _origin_line(run: Run) -> str:

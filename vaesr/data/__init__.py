@@ -9,7 +9,7 @@ from vaesr.data.images import ImageSampler
 from vaesr.data.loader import HostLoader
 from vaesr.data.multi_scale import MultiScaleSampler
 from vaesr.data.pairs import PairSampler
-from vaesr.data.sampling import Sampler, fits_on_device
+from vaesr.data.sampling import Sampler, batch_bytes, device_memory, fits_on_device
 from vaesr.data.shuffle import epoch_and_offset, shuffle_index
 from vaesr.data.source import Source
 from vaesr.data.sources import find_source, open_bank
@@ -34,9 +34,11 @@ __all__ = [
     "Source",
     "SubjectiveDatabase",
     "assign_splits",
+    "batch_bytes",
     "blundell_curve",
     "content_hash",
     "crappification",
+    "device_memory",
     "epoch_and_offset",
     "evaluation_batches",
     "fading",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any, Protocol
 
@@ -98,10 +99,24 @@ def fits_on_device(bank: Bank | Sampler, *, fraction: float = 0.25) -> bool:
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fits_on_device: fraction must be in (0, 1], got {fraction}")
+    return bank.nbytes <= fraction * device_memory()
+
+
+def device_memory() -> float:
+    """Bytes of one local device's memory; on the CPU backend its share of the machine's."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(jax.local_devices())
-    else:
-        stats = device.memory_stats() or {}
-        memory = stats.get("bytes_limit", 8 * 2**30)  # a backend that does not say: assume a small card
-    return bank.nbytes <= fraction * memory
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(jax.local_devices())
+    # A backend that does not say: assume a small card.
+    return (device.memory_stats() or {}).get("bytes_limit", 8 * 2**30)
+
+
+def batch_bytes(sampler: Sampler, batch_size: int) -> int:
+    """How much a batch of the sampler's takes, found without making one."""
+    source = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in sampler.resident().items()}
+    position = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    batch = jax.eval_shape(
+        lambda source, position: sampler(source, key=jax.random.key(0), step=jnp.int32(0), position=position),
+        source, position,
+    )  # fmt: skip
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch))

@@ -8,7 +8,7 @@ from vaesr.reports.calibration import (
     reliability_diagram,
 )
 from vaesr.reports.compare import RunGroup, compare_runs, group_runs
-from vaesr.reports.curves import error_name, plot_curves
+from vaesr.reports.curves import error_name, format_results, plot_curves
 from vaesr.reports.grids import image_grid, labelled_grid, save_grid, save_image
 from vaesr.reports.latents import (
     latent_activity,
@@ -32,6 +32,7 @@ __all__ = [
     "comparison_strip",
     "entropy_histograms",
     "error_name",
+    "format_results",
     "group_runs",
     "image_grid",
     "labelled_grid",

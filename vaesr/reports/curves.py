@@ -54,6 +54,18 @@ def error_name(name: str) -> str:
     return name + _ERROR
 
 
+def format_results(results: Mapping[str, float]) -> str:
+    """Makes a line of each metric of a final evaluation, with its standard error if it has one."""
+    errors = {error_name(name) for name in results}
+    shown = [name for name in results if name not in errors]
+    width = max(map(len, shown))
+    lines = []
+    for name in shown:
+        error = results.get(error_name(name))
+        lines.append(f"  {name:<{width}}  {results[name]:.4f}" + ("" if error is None else f" ± {error:.2g}"))
+    return "\n".join(lines)
+
+
 def series(records: Sequence[dict[str, Any]], split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Picks one metric of one split out of the records of `read_metrics`.
 

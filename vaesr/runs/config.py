@@ -93,6 +93,8 @@ class Config:
         check_least(self, 1, "accumulate")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"--seed must be from 0 to 2^63 - 1, got {self.seed}.")
+        if self.batch_size >= 2**31:
+            raise ValueError(f"--batch-size must be below {2**31}, got {self.batch_size}.")
         if self.batch_size % self.accumulate:
             raise ValueError(f"--accumulate {self.accumulate} must divide --batch-size {self.batch_size}.")
         if self.resume and self.overwrite:

@@ -48,6 +48,15 @@ def main(presets: Mapping[str, ConfigT], build: Build[ConfigT]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if config.debug or not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            raise
+        print(
+            f"error: the memory does not suffice for --batch-size {config.batch_size}; make it smaller, or "
+            "let --accumulate N split it.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     sys.exit(0 if finished else 130)
 
 
@@ -145,6 +154,7 @@ def _run(
     first = jax.process_index() == 0
     began = time.perf_counter()
     system = _refusing(lambda: build(config))
+    _check_memory(config, system)
     if first:
         source = system.sampler.bank
         write_config(
@@ -169,8 +179,7 @@ def _run(
             writer.write(step, "test", results)
         system.figures(params, variables, workdir / "figures", step)
         page = reports.write_report(workdir)
-        width = max(map(len, results))
-        _say("\n".join(f"  {name:<{width}}  {value:.4f}" for name, value in results.items()), first)
+        _say(reports.format_results(results), first)
         _say(f"test split, checkpoint of step {step}, {seconds:.0f} s in all. Look at {page}", first)
     return True
 
@@ -319,6 +328,17 @@ def _check_devices(config: Config) -> None:
         raise UserError(
             f"--batch-size {config.batch_size} must be a multiple of devices x --accumulate, "
             f"{devices} x {config.accumulate}."
+        )
+
+
+def _check_memory(config: Config, system: Experiment) -> None:
+    """Refuse batches that alone don't fit the memory: on a CPU the whole machine would have to do with it."""
+    together = jax.device_count() * config.accumulate
+    needed, there = data.batch_bytes(system.sampler, config.batch_size) / together, data.device_memory()
+    if needed > there:
+        raise UserError(
+            f"--batch-size {config.batch_size} takes {needed / 2**30:.0f} GiB for its images alone, and "
+            f"there are {there / 2**30:.0f}; make it smaller, or let --accumulate N split it."
         )
 
 
