@@ -71,6 +71,8 @@ def _suite(suite: str, results: dict[str, dict[str, Any]]) -> str:
     kept = {name: rows for name, rows in kept.items() if rows}
     cases = list(dict.fromkeys(r["case"] for rows in kept.values() for r in rows))
     peers = list(dict.fromkeys(p for rows in kept.values() for p in _peers({"rows": rows})))
+    if not cases:
+        return ""
     common = [word for word in cases[0].split(", ") if all(word in case.split(", ") for case in cases)]
     common = common if len(cases) > 1 else []
 

@@ -227,6 +227,7 @@ def _rows(case: Any, options: Any, trace: str | None) -> list[dict[str, Any]]:
     absent = [report.absent_row(case, side, reason) for side, reason in case.absent]
     if case.parity is not None and not case.parity["passed"]:
         reason = f"the sides disagree: {report.parity_line(case.parity)}"
+        _close(case)
         return [report.absent_row(case, s.name, reason, status="refused") for s in case.sides] + absent
     print(f"... {case.suite}: {case.name}", file=sys.stderr, flush=True)
     plan = options.plan
@@ -244,10 +245,15 @@ def _rows(case: Any, options: Any, trace: str | None) -> list[dict[str, Any]]:
         for side in (s for s in case.sides if s.framework == "vaesr"):
             with jax.profiler.trace(trace):
                 side.run(3)
+    _close(case)
+    return rows + absent
+
+
+def _close(case: Any) -> None:
+    """Ends what its sides have running: threads would be timed with the next case."""
     for side in case.sides:
         if side.close is not None:
             side.close()
-    return rows + absent
 
 
 def _headline(environment: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ def _wait(receiver: socket.socket, sender: socket.socket) -> None:
     while (number := receiver.recv(1)[0]) not in _NUMBERS:
         pass
     if "vaesr.files.atomic" in sys.modules:  # not imported above: it comes with NumPy, and this with nothing
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # it may be half imported
             sys.modules["vaesr.files.atomic"].remove_unfinished()
     teller = threading.Thread(target=_tell, args=(number,), daemon=True)
     teller.start()

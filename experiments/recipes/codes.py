@@ -46,7 +46,7 @@ class PriorConfig:
     conditional: bool = True
     # Optimizer.
     optim: training.OptimConfig = training.OptimConfig(lr=1e-3, schedule="cosine")
-    # Weight of the past in the moving average of the parameters.
+    # Weight of the past in the moving average of the parameters; 0 keeps none.
     ema_decay: float = 0.999
     # Steps between evaluations and checkpoints.
     eval_every: int = 1000
@@ -54,8 +54,12 @@ class PriorConfig:
     def __post_init__(self) -> None:
         sizes = ("steps", "batch_size", "channels", "layers", "blocks", "eval_every")
         runs.check_least(self, 1, *sizes, prefix="prior.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"--prior.dropout must lie in [0, 1), got {self.dropout}.")
+        for name in ("dropout", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--prior.{flag} must lie in [0, 1), got {getattr(self, name)}.")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"--prior.kernel must be odd, got {self.kernel}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ class Config(runs.Config):
     # Priors.
     prior: PriorConfig = PriorConfig()
     # Stop after the autoencoder; --resume --no-only-autoencoder goes on to the priors.
-    only_autoencoder: bool = False
+    only_autoencoder: bool = runs.changeable(False)
     # Photos of many sizes are cut into tiles of this side.
     tile: int = 32
     # Pixels from one training tile to the next.
@@ -242,7 +246,7 @@ def _build_prior(autoencoder: VQVAE, codes: data.CodeBank, level: int, config: C
         best_by="-bits_per_code",
         evaluate_test=evaluate_test,
         figures=lambda params, variables, directory, step: None,
-        ema_decay=config.prior.ema_decay,
+        ema_decay=config.prior.ema_decay or None,
     )
 
 

@@ -93,7 +93,7 @@ class Config(adversarial.Config):
     # Weights of their Gram matrices; none leaves them out. fastai's are 5000 times the squared weights above.
     style_weights: tuple[float, float, float] | None = (66.0, 620.0, 2670.0)
     # Stop after the first stage; --resume --no-only-generator goes on.
-    only_generator: bool = False
+    only_generator: bool = runs.changeable(False)
 
     @property
     def side(self) -> int:
@@ -107,6 +107,8 @@ class Config(adversarial.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         runs.check_least(self, 1, "shrink")
+        if self.encoder is not None and self.init_from is not None:
+            raise ValueError("--encoder and --init-from both say what the generator starts from: give one.")
         least = 4 * 2 ** (self.critic.model.blocks + 1)
         if self.side < least:
             raise ValueError(
@@ -347,7 +349,7 @@ def build_joint(task: Task, config: Config) -> runs.Experiment:
     parts = {**parts, "pixel_weight": weight * parts["pixel_weight"], "content_weight": weight}
     both = objectives.nogan(
         objectives.in_training(model.apply), _still(model), objectives.in_training(critic.apply),
-        _still(critic), threshold=joint.threshold,
+        _still(critic), threshold=joint.threshold, axis_name="data" if config.parallel == "pmap" else None,
         adversarial_weight=joint.adversarial_weight, players=(CRITIC, GENERATOR), **parts,
     )  # fmt: skip
     rates = {

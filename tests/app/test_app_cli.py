@@ -1,6 +1,7 @@
 """The `vaesr` command: what users type, and what they get wrong."""
 
 import dataclasses
+import os
 import pathlib
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def test_transparent_image_to_jpeg_name_fails_and_leaves_nothing(
 ) -> None:
     write_photo(tmp_path / "a.png", Photo(pixels(4)))
     base = ["upscale", "--run", str(edsr_folder), "-i", str(tmp_path / "a.png"), "-o"]
-    assert main([*base, str(tmp_path / "b.jpg")]) == 1
+    assert main([*base, str(tmp_path / "b.jpg")]) == 2
     assert "JPEG cannot hold transparency" in capsys.readouterr().err
     assert main([*base, str(tmp_path / "out"), "--ext", "jpg"]) == 0
     assert "written as PNG" in capsys.readouterr().out
@@ -226,7 +227,7 @@ def test_usage_errors_are_one_line(
         (["upscale", "x", "-dn", "1.5"], "in [0, 1]"),
         (["export", "r", "-o", "y.onnx", "--size", "12"], "WIDTHxHEIGHT"),
         (["upscale", "--run", "r", "-i", "x", "-o", "y", "--ext", "bmp"], "invalid choice"),
-        (["sample", "--run", "r", "-o", "y", "-n", "0"], "at least 1"),
+        (["sample", "--run", "r", "-o", "y", "-n", "0"], "from 1 to 10 million"),
         (["encode", "--run", "r", "-o", "y"], "required"),
         (["encode", "--run", "r", "-o", "y", "-i", "a", "--data", "b"], "not allowed with"),
     ],
@@ -399,3 +400,105 @@ def test_the_network_enlarges_transparency(
     found = read_photo(tmp_path / "b.png").pixels
     np.testing.assert_array_equal(found, upscale(load_run(edsr_folder), photo.pixels, alpha="network"))
     assert (found != upscale(load_run(edsr_folder), photo.pixels)).any()
+
+
+def test_formats_that_do_not_hold_the_result_are_found_out_before(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photo(tmp_path / "wide.webp", Photo(np.zeros((1, 8200, 3), np.uint8)))
+    line = ["upscale", "--run", str(edsr_folder), str(tmp_path / "wide.webp"), "-o"]
+    assert main([*line, str(tmp_path / "b.webp")]) == 2
+    assert "WEBP holds at most 16383 pixels a side, the image has 16400" in capsys.readouterr().err
+    assert main([*line, str(tmp_path / "out")]) == 0
+    assert "written as PNG" in capsys.readouterr().out
+    assert read_photo(tmp_path / "out" / "wide_out.png").pixels.shape == (2, 16400, 3)
+
+
+def test_gigapixels_are_asked_about(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+    for scale, words in (
+        ("9000", "108000x81000, 8.7 gigapixels (24 GiB of memory)"),
+        ("1e200", "gigapixels"),
+    ):
+        assert main(["upscale", "--run", str(edsr_folder), str(tmp_path / "a.png"), "-s", scale]) == 2
+        said = capsys.readouterr().err
+        assert words in said and "--yes" in said and said.count("\n") == 1
+
+
+def test_who_made_the_weights_is_told_once(
+    edsr_folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VAESR_CACHE", str(tmp_path / "cache"))
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+    (tmp_path / "models").mkdir()
+    assert main(["convert", str(edsr_folder), "-o", str(tmp_path / "models" / "small.pth")]) == 0
+    capsys.readouterr()
+    line = [
+        "upscale",
+        str(tmp_path / "a.png"),
+        "-m",
+        str(tmp_path / "models"),
+        "-n",
+        "small",
+        "-g",
+        "0",
+        "--fp16",
+    ]
+    assert main([*line, "-f", "webp", "-x", "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "small.pth: EDSR" in said.out and (tmp_path / "out" / "a_out.webp").exists()
+    assert "finds no GPU here" in said.err or jax.default_backend() != "cpu"
+    assert main([*line, "-o", str(tmp_path / "out")]) == 0
+    assert "small.pth" not in capsys.readouterr().out
+    assert main([*line[:3], str(tmp_path / "models"), "-n", "large"]) == 2
+    assert "holds no large.param, .pth" in capsys.readouterr().err
+
+
+def test_all_that_is_an_image_counts_whatever_it_is_called(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    image = Image.fromarray(pixels(3))
+    image.save(folder / "no ending", "PNG")
+    image.save(folder / "a.tga")
+    image.save(folder / "a.ico", sizes=[(8, 8)])
+    image.save(folder / "a.from_a_camera", "JPEG")
+    (folder / "notes.txt").write_text("PNG")
+    (folder / "more.dat").write_bytes(b"\x00" * 99)
+    (folder / "a.heic").write_bytes(b"\x00\x00\x00\x18ftypheic")
+    assert main(["upscale", "--run", str(edsr_folder), str(folder), "-o", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 4 and "1 of 5 files failed" in said.err and "a.heic: " in said.err
+    assert "notes" not in said.out + said.err and "more" not in said.out + said.err
+
+
+def test_results_within_the_folder_of_the_photos(edsr_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("a.png", "deep/b_out.png"):
+        write_photo(tmp_path / "in" / name, Photo(pixels(3)))
+    line = ["upscale", "--run", str(edsr_folder), str(tmp_path / "in"), "--recursive", "-q"]
+    for _ in range(2):  # the second time finds the results of the first, and leaves them
+        assert main([*line, "-o", str(tmp_path / "in" / "large")]) == 0
+        found = sorted(str(path.relative_to(tmp_path / "in")) for path in tmp_path.rglob("*.png"))
+        assert found == ["a.png", "deep/b_out.png", "large/a_out.png", "large/deep/b_out_out.png"]
+    assert main([*line, "-o", str(tmp_path / "in")]) == 0
+    assert (tmp_path / "in" / "a_out.png").exists()
+    explicit = [str(tmp_path / "in" / "deep" / "b_out.png"), "-o", str(tmp_path / "in" / "deep")]
+    assert main(["upscale", "--run", str(edsr_folder), *explicit]) == 0
+    assert (tmp_path / "in" / "deep" / "b_out_out.png").exists()
+
+
+def test_a_name_that_the_terminal_does_not_know(edsr_folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    write_photo(tmp_path / name, Photo(pixels(3)))
+    write_photo(tmp_path / "z.png", Photo(pixels(3)))
+    command = [sys.executable, "-m", "vaesr", "upscale", "--run", str(edsr_folder), str(tmp_path)]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*command, "-o", str(tmp_path / "out")], capture_output=True, env=strict)
+    assert done.returncode == 0 and len(list((tmp_path / "out").iterdir())) == 2, done.stderr

@@ -11,7 +11,16 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vaesr.data import Bank, ImageSampler, PairSampler, evaluation_batches, fits_on_device, open_bank, photos
+from vaesr.data import (
+    Bank,
+    ImageSampler,
+    PairSampler,
+    batch_bytes,
+    evaluation_batches,
+    fits_on_device,
+    open_bank,
+    photos,
+)
 from vaesr.imaging import dihedral, imresize, to_float
 
 B = 8
@@ -254,3 +263,16 @@ def test_fixed_bank_serves_pairs(tmp_path: pathlib.Path, key: jax.Array) -> None
     bank = open_bank(f"npy:{tmp_path / 'a.npy'}", cache_dir=tmp_path, progress=False)
     batch = device_batch(pair_sampler(bank, scale=2), key, 0)
     assert batch["x_lr"].shape == (B, 6, 6, 3)
+
+
+def test_bytes_of_a_batch_without_reading_the_data(
+    digits: Bank, pictures: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, place = jax.random.key(0), jnp.arange(B, dtype=jnp.int32)
+    for sampler in (
+        ImageSampler(digits, "train", B),
+        PairSampler(pictures, "train", B, scale=2, patch=8),
+    ):
+        batch = sampler(sampler.source(), key=key, step=jnp.int32(0), position=place)
+        monkeypatch.setattr(sampler, "resident", None)
+        assert batch_bytes(sampler, B) == sum(leaf.nbytes for leaf in jax.tree.leaves(batch))

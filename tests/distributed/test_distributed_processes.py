@@ -5,11 +5,14 @@ import socket
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from vaesr.reports import read_metrics
-from vaesr.training import restore_params
+from vaesr.training import Checkpoints, Player, create_state, restore_params
 
 SHARED = [
     "smoke", "--batch-size", "8", "--log-every", "1", "--eval-every", "10", "--checkpoint-every", "10",
@@ -65,3 +68,38 @@ def test_two_processes_equal_one(tmp_path, tmp_path_factory, where):
     parameters = [restore_params(tmp_path / name, "latest")[0]["vae"] for name in ("one", "two")]
     a, b = (p["encoder"]["Dense_0"]["kernel"] for p in parameters)
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+READER = """
+import sys
+import jax
+from vaesr import training
+folder, port, number = sys.argv[1:]
+training.initialize_distributed(
+    coordinator=f"127.0.0.1:{port}", num_processes=2, process_id=int(number), detect=False
+)
+for _ in range(2):
+    if jax.process_index() == 0:  # as figures and what happens between stages do
+        print("step", training.restore_params(folder)[2])
+    assert training.from_first_process("together") == "together"
+"""
+
+
+def test_the_first_process_reads_a_checkpoint_alone(tmp_path):
+    """It waits for no other one, which may be training."""
+    params, players = {"m": {"w": jnp.ones((3,))}}, {"m": Player(None, optax.sgd(0.1))}
+    state = create_state(lambda key: (params, {}), players, key=jax.random.key(0))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, step=7, score=1.0)
+    port = str(free_port())
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", READER, str(tmp_path), port, str(number)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    outputs = [child.communicate(timeout=120)[0] for child in children]
+    assert [child.returncode for child in children] == [0, 0], outputs
+    assert outputs[0].count("step 7") == 2

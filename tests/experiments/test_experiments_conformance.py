@@ -18,9 +18,11 @@ import pytest
 from final_states import final_state
 from quick_runs import SYSTEMS, killed, quick
 
+from benchmarks.trainings import initial_state
 from vaesr import forms, reports, runs, training
 from vaesr.reports.curves import metric_names
 from vaesr.reports.glossary import explain
+from vaesr.runs.folder import write_config
 
 # Minutes for each; what they ask is asked of a toy in the everyday suite.
 pytestmark = pytest.mark.slow
@@ -39,11 +41,26 @@ def trainings(module, config):
             yield config.workdir / stage.folder, stage.build(stage.config), stage.config
 
 
+def papers(module, config):
+    """The experiments of a configuration; each stage is left as a run of no steps for the next."""
+    if not inspect.isgeneratorfunction(module.build):
+        yield module.build(config)
+        return
+    for stage in module.build(config):
+        if isinstance(stage, runs.Stage):
+            experiment, folder = stage.build(stage.config), config.workdir / stage.folder
+            yield experiment
+            folder.mkdir(parents=True, exist_ok=True)
+            write_config(folder, module.__name__, "paper", stage.config, model=experiment.model, bank=None)
+            with training.Checkpoints(folder) as checkpoints:
+                checkpoints.save(initial_state(experiment, seed=0), step=0, score=0.0)
+
+
 class StopAfter:
     """Looks like the event that a signal sets, some steps after it was made."""
 
     def __init__(self, steps):
-        self.left = steps + 1  # asked once before the first step
+        self.left = steps  # asked once before the first step
 
     def is_set(self):
         self.left -= 1
@@ -158,9 +175,8 @@ def test_the_presets_are_there_and_the_papers_builds_its_shapes(name, tmp_path):
         source = f"npy:{tmp_path / 'images.npy'}"
     others = {"features": "random"} if hasattr(paper, "features") else {}
     config = dataclasses.replace(paper, data=source, workdir=tmp_path, **others)
-    built = module.build(config)
-    first = built if isinstance(built, runs.Experiment) else next(built)
-    experiment = first if isinstance(first, runs.Experiment) else first.build(first.config)
-    params, _ = jax.eval_shape(experiment.init, jax.random.key(0))
-    assert set(params) == set(experiment.players)
-    assert runs.build_model(experiment.model) is not None and type(quick) is type(paper)
+    for experiment in papers(module, config):
+        params, _ = jax.eval_shape(experiment.init, jax.random.key(0))
+        assert set(params) == set(experiment.players)
+        assert runs.build_model(experiment.model) is not None
+    assert type(quick) is type(paper)

@@ -6,6 +6,7 @@ import io
 import pathlib
 import struct
 import sys
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from vaesr.files import decode_image
 from vaesr.files.images import ImageFileError, Photo, fits, read_photo, write_photo
+from vaesr.files.metadata import read_details
 from vaesr.files.png16 import decode_png16, encode_png16
 
 
@@ -314,3 +316,58 @@ def test_broken_exif_loses_no_picture(tmp_path, where):
     for ending in (".jpg", ".png", ".tif"):
         write_photo(tmp_path / f"c{ending}", photo)
         assert read_photo(tmp_path / f"c{ending}").pixels.shape == photo.pixels.shape
+
+
+def test_the_place_by_other_names_is_left_out(tmp_path):
+    """GeoTIFF's tags, what a drone writes, and what only the camera's maker can read."""
+    exif = Image.Exif()
+    exif[0x0110], exif[34737], exif[33922] = "One", "WGS 84 / 48N 11E", (0.0, 0.0, 0.0, 11.5, 48.1, 0.0)
+    exif.get_ifd(0x8769).update({0x927C: b"maker: 48.1 11.5", 0x9003: "2026:01:02 03:04:05"})
+    drone = b'<x:xmpmeta><rdf:Description drone-dji:GpsLatitude="48.1" tiff:Orientation="1"/></x:xmpmeta>'
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif, xmp=drone)
+    for ending in (".jpg", ".png", ".tif", ".webp"):
+        write_photo(tmp_path / f"b{ending}", read_photo(tmp_path / "a.jpg", metadata="no-gps"))
+        content = (tmp_path / f"b{ending}").read_bytes()
+        assert b"48N" not in content and b"48.1" not in content and b"11.5" not in content
+        with Image.open(tmp_path / f"b{ending}") as image:
+            assert image.getexif()[0x0110] == "One"
+            assert image.getexif().get_ifd(0x8769)[0x9003].startswith("2026")
+    kept = read_photo(tmp_path / "a.jpg").details
+    assert b"maker" in kept.exif and b"GpsLatitude" in kept.xmp and b"48N" not in kept.exif
+
+
+@pytest.mark.parametrize("dpi", ((float("nan"), 300), (4294967295, 300), (0, 0), (300, float("inf"))))
+def test_a_resolution_that_is_none_loses_no_picture(tmp_path, dpi):
+    for ending in (".jpg", ".png", ".tif"):
+        photo = Photo(np.zeros((4, 6, 3), np.uint8), details=read_details(_Info(dpi), None, "none"))
+        write_photo(tmp_path / f"a{ending}", photo)
+        assert read_photo(tmp_path / f"a{ending}").pixels.shape == (4, 6, 3)
+
+
+class _Info:
+    def __init__(self, dpi):
+        self.info = {"dpi": dpi}
+
+
+def test_a_tiff_of_more_numbers_than_pixels_stays_small(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    buffer = io.BytesIO()
+    own = [(65_000, 4, 1, 100_000_000, True)]
+    tifffile.imwrite(
+        buffer, np.zeros((16, 16, 3), np.uint16), photometric="rgb", metadata=None, extratags=own
+    )
+    depth = struct.pack("<H", 32_997)  # ImageDepth, which tifffile writes of its own accord alone
+    (tmp_path / "a.tif").write_bytes(buffer.getvalue().replace(struct.pack("<H", 65_000), depth))
+    tracemalloc.start()
+    try:
+        photo = read_photo(tmp_path / "a.tif")
+        assert photo.pixels.shape[:2] == (16, 16) and "read as 8 bits" in photo.notes[0]
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_sides_that_a_format_does_not_hold():
+    assert fits(".webp", 3, 8, 16_383) is None and fits(".png", 3, 8, 10**6) is None
+    assert "16383 pixels a side" in fits(".webp", 3, 8, 16_384)
+    assert "65535 pixels a side" in fits(".jpg", 3, 8, 70_000)

@@ -64,3 +64,17 @@ def test_it_starts_near_its_skips(key):
 def test_bad_settings_raise(key):
     with pytest.raises(ValueError, match="scale is 3"):
         RRDBNet(scale=3).init(key, jnp.zeros((1, 8, 8, 3)))
+
+
+@pytest.mark.parametrize("name", SMALL_UPSCALERS)
+def test_blocks_in_a_loop_are_the_same_network(name, key):
+    model = SMALL_UPSCALERS[name].clone(blocks=3)
+    x = jax.random.uniform(key, (2, 8, 12, 3))
+    params = filled(model, x)
+    loop = model.clone(loop=True)
+    shapes = [jax.tree.map(jnp.shape, each.init(key, x)) for each in (model, loop)]
+    assert shapes[0] == shapes[1]
+    np.testing.assert_allclose(loop.apply(params, x), model.apply(params, x), rtol=1e-5, atol=1e-6)
+    assert len(jax.jit(loop.apply).lower(params, x).as_text()) < len(
+        jax.jit(model.apply).lower(params, x).as_text()
+    )

@@ -15,7 +15,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from vaesr.pretrained import read_torch, write_torch
+from vaesr.pretrained import read_state, read_torch, write_torch
 from vaesr.pretrained.torch_files import _rebuild_tensor
 
 
@@ -262,6 +262,14 @@ def test_small_files_stay_small(content, message):
         assert tracemalloc.get_traced_memory()[1] < 16 * len(content) + 2**24
     finally:
         tracemalloc.stop()
+
+
+def test_long_keys_are_refused(tmp_path):
+    """Names of arrays are joined of the keys on the way to them: a long one would stand in all of them."""
+    tree = {"x" * 200_000: {str(number): np.zeros(1) for number in range(300)}}
+    (tmp_path / "a").write_bytes(pickle.dumps(tree))
+    with pytest.raises(ValueError, match="a key of 200000 letters"):
+        read_state(tmp_path / "a")
 
 
 def test_what_is_named_often_is_read_once():

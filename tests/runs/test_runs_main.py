@@ -1,5 +1,6 @@
 """Ways of running, the command line, and what the run folder guards."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -218,6 +220,85 @@ def test_a_run_that_never_began_leaves_no_claim(tmp_path):
 
 
 @pytest.mark.slow
+def two_stages(config):
+    """A system of two trainings, the second of which needs the first."""
+    vae = EXPERIMENTS["vae"]
+    yield runs.Stage("", config, vae.build)
+    assert training.restore_params(config.workdir)[2] == config.steps
+    yield runs.Stage("second", dataclasses.replace(config, steps=config.steps + 2), vae.build)
+
+
+def stages(workdir, **fields):
+    config = EXPERIMENTS["vae"].PRESETS["smoke"]
+    config = dataclasses.replace(
+        config, workdir=workdir, batch_size=4, log_every=1, checkpoint_every=2, eval_every=4, **fields
+    )
+    return runs.run("experiments.vae", "smoke", config, two_stages)
+
+
+@pytest.mark.slow
+def test_a_finished_stage_is_guarded_and_a_stage_is_no_run(tmp_path, capsys, monkeypatch):
+    assert stages(tmp_path, steps=4)
+    assert json.loads((tmp_path / "second" / "config.json").read_text())["stage"] == "second"
+    with pytest.raises(runs.UserError, match=r"holds one stage, second, of the run in .*: give --workdir"):
+        stages(tmp_path / "second", steps=4, resume=True)
+    shutil.rmtree(tmp_path / "second")
+    with pytest.raises(runs.UserError, match=r"another configuration: batch_size: 4 -> 8|optim"):
+        stages(tmp_path, steps=4, resume=True, optim=training.OptimConfig(lr=0.5))
+    # A signal while the first stage is measured: the second does not begin.
+    stop = threading.Event()
+    stop.set()
+    monkeypatch.setattr(training, "stop_on_signals", lambda: contextlib.nullcontext(stop))
+    assert not stages(tmp_path, steps=4, resume=True)
+    assert f"--resume --workdir {tmp_path} goes on" in capsys.readouterr().out
+    assert not (tmp_path / "second").exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("VAESR_CACHE", str(tmp_path / "cache"))
+    assert stages(tmp_path, steps=4, resume=True) and (tmp_path / "second" / "report.html").exists()
+
+
+def test_a_deletion_that_was_killed_may_be_done_again(tmp_path, monkeypatch):
+    config = EXPERIMENTS["vae"].PRESETS["smoke"]
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "more.txt").write_text("kept until the end")
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        claim(tmp_path, dataclasses.replace(config, workdir=tmp_path, overwrite=True))
+    assert (tmp_path / "config.json").exists()
+    claim(tmp_path, dataclasses.replace(config, workdir=tmp_path, overwrite=True))
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock", "config.json"}
+
+
+def test_batches_that_do_not_fit_are_refused_before(tmp_path, monkeypatch):
+    with pytest.raises(runs.UserError, match=r"--batch-size 1000000000 takes \d+ GiB for its images alone"):
+        smoke("vae", tmp_path, batch_size=1_000_000_000)
+    with pytest.raises(ValueError, match="--batch-size must be below 2147483648"):
+        smoke("vae", tmp_path, batch_size=3_000_000_000)
+
+
+@pytest.mark.parametrize("count", (1, 2))
+def test_too_few_images_are_a_sentence(count, tmp_path):
+    np.save(tmp_path / "train.npy", np.zeros((count, 8, 8), np.uint8))
+    with pytest.raises(runs.UserError, match=r"train|split|image"):
+        smoke("vae", tmp_path / "run", data=f"npy:{tmp_path}")
+
+
+def test_steps_that_do_not_divide_are_a_sentence(tmp_path):
+    with pytest.raises(runs.UserError, match="steps_per_dispatch"):
+        smoke("vae", tmp_path, steps=4, steps_per_dispatch=3)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of pictures of what is no number
+def test_a_rate_that_breaks_everything_ends_in_a_line(tmp_path):
+    with pytest.raises(training.NonFiniteError):
+        smoke("vae", tmp_path, steps=400, optim=training.OptimConfig(lr=1e30))
+
+
 def test_the_experiments_are_listed():
     done = subprocess.run([sys.executable, "-m", "experiments"], capture_output=True, text=True, check=True)
     for name, module in EXPERIMENTS.items():

@@ -1,5 +1,7 @@
 """Checkpoints: exact, onto another mesh, latest and best kept, half-written ones never read."""
 
+import errno
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,6 +142,63 @@ def test_where_every_checkpoint_is_damaged_nothing_is_lost(tmp_path, key):
     for path in (tmp_path / "checkpoints" / "1").glob("hashes.json"):
         path.unlink()  # as of a version before there were hashes
     assert restore_params(tmp_path)[2] == 1
+
+
+def test_where_every_score_is_damaged_nothing_is_moved(tmp_path, key):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(create(key), step=step, score=1.0)
+    for step in "12":
+        (tmp_path / "checkpoints" / step / "metrics" / "metrics").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"every checkpoint of .* is damaged, the latest in 2/metrics"):
+        Checkpoints(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+
+
+def test_the_same_step_may_be_damaged_again(tmp_path, key, capsys):
+    shapes = jax.eval_shape(create, key)
+    shardings = state_shardings(shapes, make_mesh())
+    for _ in range(2):
+        with Checkpoints(tmp_path) as checkpoints:
+            for step in (1, 2):
+                checkpoints.save(create(key), step=step)
+        harm(tmp_path / "checkpoints" / "2", "bit")
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.restore(shapes, shardings)
+    assert {"2.damaged", "2.damaged-2"} <= {path.name for path in (tmp_path / "checkpoints").iterdir()}
+
+
+@pytest.mark.parametrize("content", ('{"/dev/zero": "x"}', '{"../1/default/_METADATA": "x"}', "[]", "3", "{"))
+def test_hashes_of_strangers_read_nothing_else(tmp_path, key, content):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(create(key), step=1)
+    (tmp_path / "checkpoints" / "1" / "hashes.json").write_text(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        restore_params(tmp_path)
+
+
+@pytest.mark.parametrize("content", ("{}", "[]", '{"tree_metadata": {"a": 1}}'))
+def test_what_orbax_does_not_understand_is_a_value_error(tmp_path, key, content):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(create(key), step=1)
+    (tmp_path / "checkpoints" / "1" / "hashes.json").unlink()
+    (tmp_path / "checkpoints" / "1" / "default" / "_METADATA").write_text(content)
+    with pytest.raises(ValueError, match=r"checkpoint 1 of .* can't be read|claims"):
+        restore_params(tmp_path)
+
+
+def test_a_full_disk_is_told_with_what_is_left(tmp_path, key, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(create(key), step=1)
+        checkpoints.wait()
+
+        def full(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(checkpoints._manager, "save", full)
+        with pytest.raises(OSError, match=r"No space left on device\. Those before it are whole; make room"):
+            checkpoints.save(create(key), step=2)
+    assert restore_params(tmp_path, "latest")[2] == 1
 
 
 def test_missing_checkpoints_are_named(tmp_path, key):

@@ -55,6 +55,8 @@ from_0_to_1 = number(float, "a number in [0, 1]", least=0, most=1)
 share = number(float, "a number in (0, 1]", least=0, above=True, most=1)
 whole = number(int, "a whole number of at least 0", least=0)
 count = number(int, "a whole number of at least 1", least=1)
+images = number(int, "a whole number from 1 to 10 million", least=1, most=10**7)
+port = number(int, "a whole number from 1 to 65535", least=1, most=65535)
 crf = number(int, "a whole number from 0 to 51", least=0, most=51)
 
 

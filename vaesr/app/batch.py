@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vaesr.app import video
 from vaesr.app.status import Status
@@ -41,15 +42,17 @@ class UsageError(ValueError):
 class Job:
     """One file to be upscaled.
 
-    `size` is `(height, width)` from the file's header, None where that cannot be read; `bits` 8 or 16; `note`
-    says why the target is of another format than asked; `done`, that the target is there already and is to be
-    kept; `moving`, that it is a video.
+    `size` is `(height, width)` from the file's header, None where that cannot be read; `bits` 8 or 16;
+    `channels` 1 to 4; `named`, that the target's name was given; `note` says why it is of another format than
+    asked; `done`, that the target is there already and is to be kept; `moving`, that it is a video.
     """
 
     source: pathlib.Path
     target: pathlib.Path
     size: tuple[int, int] | None = None
     bits: int = 8
+    channels: int = 3
+    named: bool = False
     note: str = ""
     done: bool = False
     moving: bool = False
@@ -136,9 +139,11 @@ def plan_jobs(
         root = pathlib.Path(pattern).expanduser()
         for path in find_inputs(pattern, (*images.READABLE, *video.READABLE), recursive=recursive):
             inner = path.relative_to(root).parent if recursive and root.is_dir() else pathlib.Path()
-            if not (recursive and path.resolve().is_relative_to(destination.resolve()) and root.is_dir()):
+            # Run twice with the results' folder within, those of the first time are no inputs of the second.
+            made = recursive and root.is_dir() and path.resolve().is_relative_to(destination.resolve())
+            if not made or root.resolve().is_relative_to(destination.resolve()):
                 within.setdefault(path, inner)
-    sources = list(within)
+    sources, explicit = list(within), {pathlib.Path(pattern).expanduser() for pattern in patterns}
     one_file = len(patterns) == 1 and pathlib.Path(patterns[0]).expanduser().is_file()
     ending = destination.suffix.lower()
     single = ending in (*images.WRITABLE, *video.READABLE) and not destination.is_dir()
@@ -157,7 +162,7 @@ def plan_jobs(
         raise UsageError(f"--ext: the name {destination.name!r} says the format already; leave --ext out")
     if not single and suffix and any(p.parent.resolve() == destination.resolve() for p in sources):
         # Run twice on one folder, the results of the first time are no inputs of the second.
-        sources = [p for p in sources if one_file or not p.stem.endswith("_" + suffix)]
+        sources = [p for p in sources if p in explicit or not p.stem.endswith("_" + suffix)]
     if os.sep in suffix or "/" in suffix:
         raise UsageError(f"--suffix: {suffix!r} must not hold a path separator")
     places = [destination if single else destination / within[source] for source in sources]
@@ -173,14 +178,14 @@ def plan_jobs(
             )
         job.done = skip_existing and job.target.exists()
     for folder in {job.target.parent for job in jobs if not job.done}:
-        _check_writable(folder)
+        check_writable(folder)
     for job in jobs:
         if job.target.is_dir():
             raise UsageError(f"-o: {job.target}, where a result would go, is a folder")
     return jobs
 
 
-def _check_writable(folder: pathlib.Path) -> None:
+def check_writable(folder: pathlib.Path) -> None:
     """Refuses a place for results before anything is computed; nothing is made there."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
@@ -192,15 +197,29 @@ def _check_writable(folder: pathlib.Path) -> None:
         raise UsageError(f"-o: {folder} can't be written: {error.strerror or error}") from error
 
 
+def fit_formats(jobs: list[Job], factor: float, *, suffix: str) -> None:
+    """Makes targets PNGs where their format does not hold the result; a UsageError of a given name."""
+    for job in jobs:
+        if job.moving or job.done:
+            continue
+        side = round(min(factor * max(job.size or (1,)), 1e12))
+        reason = images.fits(job.target.suffix.lower(), job.channels, job.bits, side)
+        if reason and job.named:
+            raise UsageError(f"-o: {job.source.name}: {reason}; give a name that ends in .png")
+        if reason:
+            job.target, job.note = job.target.with_suffix(".png"), f"{reason}: written as PNG"
+    _part_collisions([job for job in jobs if not job.done], suffix)
+
+
 def check_sizes(jobs: Sequence[Job], factor: float) -> str | None:
     """Tells of the largest result that is beyond a gigapixel; None where there is none."""
     sized = [(job.size[0] * job.size[1], job) for job in jobs if job.size and not job.done]
     if not sized:
         return None
     pixels, job = max(sized, key=lambda found: found[0])
-    if pixels * factor**2 <= _MOST_PIXELS or job.size is None:
+    if pixels * min(factor, 1e9) ** 2 <= _MOST_PIXELS or job.size is None:
         return None
-    height, width = (round(side * factor) for side in job.size)
+    height, width = (round(min(side * factor, 1e12)) for side in job.size)
     return (
         f"{job.source.name} becomes {width}x{height}, {width * height / 1e9:.1f} gigapixels "
         f"({width * height * 3 * job.bits / 8 / 2**30:.0f} GiB of memory)"
@@ -220,7 +239,7 @@ def _job(source: pathlib.Path, destination: pathlib.Path, single: bool, suffix: 
         return Job(source, target, note="" if single else note, moving=True)
     size, channels, bits = look(source)
     if single:
-        return Job(source, destination, size, bits)
+        return Job(source, destination, size, bits, channels, named=True)
     own = source.suffix.lower()
     wanted = (
         (own if own in images.WRITABLE else ".png")
@@ -234,7 +253,7 @@ def _job(source: pathlib.Path, destination: pathlib.Path, single: bool, suffix: 
     reason = images.fits(wanted, channels, bits)
     name = f"{source.stem}_{suffix}" if suffix else source.stem
     target = destination / (name + (".png" if reason else wanted))
-    return Job(source, target, size, bits, f"{reason}: written as PNG" if reason else "")
+    return Job(source, target, size, bits, channels, note=f"{reason}: written as PNG" if reason else "")
 
 
 def look(path: pathlib.Path) -> tuple[tuple[int, int] | None, int, int]:
@@ -326,7 +345,7 @@ def upscale_files(
                 else:
                     network = precise if job.bits == 16 else run
                     done = upscale_photo(network, job, **photos, progress=status.progress)
-            except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
+            except (ValueError, OSError, MemoryError, RuntimeError, ImportError, ArithmeticError) as error:
                 reason = " ".join((str(error) or type(error).__name__).split())
                 failed.append((job, reason))
                 if on_error:
@@ -348,10 +367,22 @@ def upscale_photo(run: Run, job: Job, *, metadata: Metadata = "all", **knobs: An
     the file is no image, or the network fails on it; a MemoryError where the device's memory does not
     suffice.
     """
+    photo, result = _upscaled(run, job, metadata, knobs)
+    return photo.pixels.shape, result.shape, photo.notes
+
+
+def upscale_for_show(run: Run, job: Job, **knobs: Any) -> tuple[images.Photo, np.ndarray]:
+    """As `upscale_photo`; gives the photo as it was read, and the pixels that were written."""
+    return _upscaled(run, job, "all", knobs)
+
+
+def _upscaled(
+    run: Run, job: Job, metadata: Metadata, knobs: dict[str, Any]
+) -> tuple[images.Photo, np.ndarray]:
     photo = images.read_photo(job.source, metadata=metadata)
     result = upscale(run, photo.pixels, **knobs)
     images.write_photo(job.target, dataclasses.replace(photo, pixels=result))
-    return photo.pixels.shape, result.shape, photo.notes
+    return photo, result
 
 
 def _line(job: Job, before: Sequence[int], after: Sequence[int], notes: Sequence[str], seconds: float) -> str:

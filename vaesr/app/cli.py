@@ -303,7 +303,7 @@ def _add_sample(commands: "argparse._SubParsersAction[_Parser]") -> None:
     command = _new(commands, "sample", "draw images from a VAE's or VQ-VAE's run", _SAMPLE)
     value = functools.partial(_add_value, command)
     value("-o --output", "OUT", "grid as .png/.jpg/.webp, or all images as .npy", required=True)
-    value("-n --count", "N", "how many (default: 64)", type=arguments.count, default=64)
+    value("-n --count", "N", "how many (default: 64)", type=arguments.images, default=64)
     value("--npy", "FILE", "write the images as an array, too: [N, H, W, C] float32 in [0, 1]")
     value("--seed", None, "default: 0; the k-th image depends on the seed and k alone", type=int, default=0)
     value("--temperature", "T", "spread of the codes (default: 1)", type=arguments.not_negative, default=1.0)
@@ -437,7 +437,7 @@ def _add_demo(commands: "argparse._SubParsersAction[_Parser]") -> None:
         default=[],
     )
     value("--host", "ADDRESS", "to listen at (default: 127.0.0.1)", default="127.0.0.1")
-    value("--port", "N", "to listen at (default: 8080)", type=arguments.count, default=8080)
+    value("--port", "N", "to listen at (default: 8080)", type=arguments.port, default=8080)
     command.add_argument("--no-browser", action="store_true", help="don't open it in the browser")
 
 
@@ -455,7 +455,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupts.leave_to_python()
     # What follows imports JAX, for which --help need not wait.
     from vaesr.app import commands, converting, evaluate, fitting
-    from vaesr.files.atomic import cache_root
+    from vaesr.files.atomic import cache_root, legible
     from vaesr.training.runtime import enable_compile_cache
 
     enable_compile_cache(cache_root() / "xla")
@@ -474,10 +474,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; finished files are complete", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError, ArithmeticError) as error:
         if args.debug:
             traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = legible(" ".join(str(error).split()) or type(error).__name__)
         print(f"vaesr {args.command}: {message}", file=sys.stderr)
         return 2
 

@@ -61,7 +61,9 @@ def upscale(args: argparse.Namespace) -> int:
             network = _denoising(network, args)
         if not args.quiet:
             _introduce(network, status)
-        large = batch.check_sizes(jobs, args.outscale or bind_upscaler(network).scale)
+        factor = args.outscale or bind_upscaler(network).scale
+        batch.fit_formats(jobs, factor, suffix=args.suffix)
+        large = batch.check_sizes(jobs, factor)
         if large and not args.yes:
             _ask(large, status)
         failed = batch.upscale_files(

@@ -87,7 +87,7 @@ def _load(items: Sequence[Item], threads: bool) -> Iterable[tuple[Item, Loaded |
     def attempt(item: Item) -> Loaded | Exception:
         try:
             return item.load()
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        except (ValueError, OSError, MemoryError, RuntimeError, ArithmeticError) as error:
             return error
 
     if not threads:

@@ -130,25 +130,32 @@ class Studio:
                 raise ValueError(f"{source.name} is no image file ({', '.join(images.READABLE)})")
             jobs = batch.plan_jobs(str(source), str(folder / "out"))
             run, job = self.network(network), jobs[0]
+            if large := batch.check_sizes(jobs, scale or bind_upscaler(run).scale):
+                raise ValueError(f"too large for this page: {large}")
             if job.bits == 16 or jax.default_backend() == "cpu":
                 run = run.precise()
             run = dataclasses.replace(run, on_compile=on_compile)
             report = (lambda done, tiles: progress(done / tiles)) if progress else None
             try:
-                old, new, notes = batch.upscale_photo(run, job, scale=scale, progress=report)
+                photo, made = batch.upscale_for_show(run, job, scale=scale, progress=report)
             except images.ImageFileError as error:
                 raise ValueError(f"{source.name} {error}") from error
-            before, after = images.read_photo(source).pixels, images.read_photo(job.target).pixels
-            shown = {"before": _shown(before, after.shape), "after": _shown(after)}
+            old, new, notes = photo.pixels.shape, made.shape, photo.notes
+            shown = {"before": _shown(photo.pixels, new), "after": _shown(made)}
             line = f"{source.name}: {old[1]}x{old[0]} -> {new[1]}x{new[0]} in "
             line += f"{time.perf_counter() - began:.1f} s" + "".join(f"; {note}" for note in notes if note)
             data = job.target.read_bytes()
             result = Result(job.target.name, data, shown, (new[0], new[1]), line)
-        for key in [k for k, kept in self.results.items() if kept.made < result.made - _SECONDS_KEPT]:
-            self.forget(key)
+        self.forget_old()
         key = secrets.token_urlsafe(12)
         self.results[key] = result
         return key
+
+    def forget_old(self) -> None:
+        """Lets go what was made an hour ago."""
+        now = time.monotonic()
+        for key in [k for k, kept in list(self.results.items()) if kept.made < now - _SECONDS_KEPT]:
+            self.forget(key)
 
     def forget(self, key: str | None) -> None:
         """Lets a result go; nothing happens if it has gone."""
@@ -181,6 +188,7 @@ def serve(
     """
     nicegui = extra("nicegui", "the page needs NiceGUI", "demo")
     studio = Studio(sources)
+    nicegui.app.timer(60.0, studio.forget_old)
     _add_files(nicegui.app, studio)
     # A form is a little longer than its file.
     nicegui.app.add_middleware(Guard, host=host, largest=_LARGEST_UPLOAD + 2**20)
@@ -321,6 +329,7 @@ class _Page:
         self._set_buttons()
         try:
             while self.waiting and not self.gone.is_set():
+                self.cancelled.clear()  # which emptied the row: what stands in it now came later
                 await self._work(*self.waiting.pop(0))
         finally:
             self.working = False

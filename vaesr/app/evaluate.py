@@ -54,6 +54,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if no_reference and needing:
         raise ValueError(f"{', '.join(needing)} needs references: give them with -r")
     weights = read_weights(args.weights, chosen)
+    batch.check_writable(output)
     database, problems = None, []
     if args.iqa:
         database = read_subjective(args.iqa)

@@ -66,7 +66,11 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._is_here(host):
             return 421, "this page is not called so"
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        try:
+            foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        except ValueError:  # an address that is none
+            foreign = True
+        if foreign:
             return 403, "this page answers no others"
         if scope["type"] == "http" and scope["method"] in ("POST", "PUT", "PATCH"):
             length = headers.get("content-length", "")

@@ -140,8 +140,8 @@ def measure_batch(
         try:
             # Waits: programs in flight beside one another gain nothing here.
             scores[metric.name] = np.asarray(metric.score(reference, image), np.float64)
-        except ValueError as error:
-            # Too small for its windows, or of a number of channels that it doesn't take.
+        except (ValueError, MemoryError, RuntimeError) as error:
+            # Too small for its windows, of a number of channels that it doesn't take, or too large.
             refused[metric.name] = str(error)
             scores[metric.name] = np.full(len(image), math.nan)
     return scores, refused

@@ -81,7 +81,8 @@ class Status:
         """Prints a line of results."""
         if self._bar is not None:
             self._bar.clear()
-        print(line, flush=True)
+        coding = sys.stdout.encoding or "utf-8"  # which may not know a file's name
+        print(line.encode(coding, "backslashreplace").decode(coding), flush=True)
         self._show()
 
     def text(self) -> str:

@@ -117,8 +117,9 @@ def find_npy(spec: str, path: pathlib.Path) -> Source:
 def _load_npy(path: pathlib.Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"npy file {path} cannot be read: {error}") from error
+    except Exception as error:  # Python's own parser reads the file's head
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"npy file {path} cannot be read: {words}") from error
 
 
 def _write_npy(writer: BankWriter, files: dict[str, pathlib.Path], labels: dict[str, pathlib.Path]) -> None:

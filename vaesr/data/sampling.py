@@ -112,11 +112,13 @@ def device_memory() -> float:
 
 
 def batch_bytes(sampler: Sampler, batch_size: int) -> int:
-    """How much a batch of the sampler's takes, found without making one."""
-    source = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in sampler.resident().items()}
-    position = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    batch = jax.eval_shape(
-        lambda source, position: sampler(source, key=jax.random.key(0), step=jnp.int32(0), position=position),
-        source, position,
-    )  # fmt: skip
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch))
+    """How much a batch of the sampler's takes, found by one example."""
+
+    def drawn(position: Array) -> dict[str, Array]:
+        return sampler.draw(jax.random.key(0), jnp.int32(0), position)
+
+    # The first example that there is: of all data that may be large, no more is read.
+    shapes = jax.eval_shape(drawn, jax.ShapeDtypeStruct((1,), jnp.int32))
+    first = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+    batch = jax.eval_shape(sampler.finish, sampler.gather_host(first), first)
+    return batch_size * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch))

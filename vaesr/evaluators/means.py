@@ -18,7 +18,9 @@ def means_with_errors(values: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, each in values.items():
         numbers = np.asarray(each, np.float64)
-        found[name] = float(numbers.mean())
-        if len(numbers) > 1 and np.isfinite(numbers).all():
-            found[error_name(name)] = float(numbers.std(ddof=1) / math.sqrt(len(numbers)))
+        with np.errstate(all="ignore"):  # of a training that has gone wrong
+            found[name] = float(numbers.mean())
+            error = float(numbers.std(ddof=1) / math.sqrt(len(numbers))) if len(numbers) > 1 else math.nan
+        if math.isfinite(error):
+            found[error_name(name)] = error
     return found

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import io
+import math
 import os
 import pathlib
 from typing import Any
@@ -21,6 +22,7 @@ READABLE = (
 )  # fmt: skip
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 WRITABLE = tuple(_FORMATS)
+_MOST_SIDE = {"JPEG": 65_535, "WEBP": 16_383}
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
@@ -89,6 +91,9 @@ def _tiff16(file: ImageFile) -> np.ndarray | None:
     try:
         with tifffile.TiffFile(io.BytesIO(file.data)) as tiff:
             page = tiff.pages[0]
+            # Pillow has looked at the sides alone; there are tags that make more of them.
+            if math.prod(page.shape) > 4 * file.image.width * file.image.height:
+                raise ValueError("it has more numbers than pixels")
             pixels = page.asarray()
             planar = page.planarconfig == 2
     except Exception as error:  # codecs it lacks; what is damaged Pillow will find, too
@@ -116,10 +121,11 @@ def _cmyk_to_rgb(image: Any, icc: bytes | None) -> Any:
     return image.convert("RGB")
 
 
-def fits(extension: str, channels: int, bits: int) -> str | None:
+def fits(extension: str, channels: int, bits: int, side: int = 1) -> str | None:
     """Tells why a format cannot hold an image, for example `"JPEG cannot hold transparency"`; None: it can.
 
-    The extension is one of `WRITABLE`, lower case; there are 1 to 4 channels of 8 or 16 bits.
+    The extension is one of `WRITABLE`, lower case; there are 1 to 4 channels of 8 or 16 bits, and `side`
+    pixels on the longer side.
     """
     if extension not in _FORMATS:
         raise ValueError(f"extension must be one of {', '.join(WRITABLE)}, got {extension!r}")
@@ -128,6 +134,8 @@ def fits(extension: str, channels: int, bits: int) -> str | None:
         return "JPEG cannot hold transparency"
     if bits == 16 and (kind in ("JPEG", "WEBP") or (kind == "TIFF" and channels == 2)):
         return f"{kind} is written with 8 bits, the image has 16"
+    if side > _MOST_SIDE.get(kind, side):
+        return f"{kind} holds at most {_MOST_SIDE[kind]} pixels a side, the image has {side}"
     return None
 
 
@@ -142,13 +150,10 @@ def write_photo(path: str | os.PathLike[str], photo: Photo, *, quality: int = 95
     path = pathlib.Path(path)
     height, width, channels = photo.pixels.shape
     bits = 16 if photo.pixels.dtype == np.uint16 else 8
-    reason = fits(path.suffix.lower(), channels, bits)
+    reason = fits(path.suffix.lower(), channels, bits, max(height, width))
     if reason:
         raise ImageFileError(f"{reason}; write PNG instead")
     kind = _FORMATS[path.suffix.lower()]
-    limit = {"JPEG": 65535, "WEBP": 16383}.get(kind)
-    if limit and max(height, width) > limit:
-        raise ImageFileError(f"{kind} holds at most {limit} pixels a side, the result has {width} x {height}")
     if bits == 16 and kind == "PNG":
         # What Pillow writes beside the pixels of a PNG of its own.
         like = encoded(np.zeros((1, 1), np.uint8), kind, **saved_with(photo.details, kind, width, height))

@@ -10,11 +10,13 @@ from vaesr.files.extras import pillow
 Metadata = Literal["all", "no-gps", "none"]
 
 _ORIENTATION, _GPS, _DETAILS, _WIDTH, _HEIGHT = 0x0112, 0x8825, 0x8769, 0xA002, 0xA003
-# What describes the old file's layout, or holds pictures of it, and where other directories stood there.
-_OF_THE_FILE = (
-    *range(0x0100, 0x0104), 0x0106, 0x010A, 0x0111, *range(0x0115, 0x0118), 0x011C, 0x013D, 0x0140,
-    *range(0x0142, 0x0146), 0x014A, 0x0152, 0x0153, 0x015B, 0x0201, 0x0202, 0x0212, 0x0213, 0x02BC, 0x8773,
-)  # fmt: skip
+# Of the first directory: texts, dates and resolution. The others describe the old file's layout, hold smaller
+# pictures of it, or tell what is true of its pixels alone; some tell the place by another name (GeoTIFF).
+_KEPT = frozenset({
+    0x010D, 0x010E, 0x010F, 0x0110, _ORIENTATION, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x013C,
+    0x4746, 0x4749, 0x8298, *range(0x9C9B, 0x9CA0),
+})  # fmt: skip
+_MAKERS_OWN = 0x927C  # whatever the camera's maker writes, and nobody else can read
 _INTEROPERABILITY = 0xA005  # where that directory stood
 _ENDS: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 _MOST = 1 << 20  # bytes of one of them; JPEG holds 64 KiB
@@ -42,11 +44,7 @@ def read_details(image: Any, xmp: bytes | None, keep: Metadata) -> Details:
     `xmp` is given where Pillow doesn't read it. With "no-gps" all but the place is kept, with "none" nothing
     but the resolution. What is broken or very large is left out.
     """
-    dpi = image.info.get("dpi")
-    try:
-        dpi = (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 1 else None  # 1 is "not known"
-    except (TypeError, ValueError, ZeroDivisionError):
-        dpi = None
+    dpi = _resolution(image.info.get("dpi"))
     if keep == "none":
         return Details(dpi=dpi)
     xmp = xmp or image.info.get("xmp")
@@ -54,15 +52,24 @@ def read_details(image: Any, xmp: bytes | None, keep: Metadata) -> Details:
     return Details(_upright_exif(image, keep), _upright_xmp(xmp, keep), dpi)
 
 
+def _resolution(dpi: Any) -> tuple[float, float] | None:
+    """Pixels per inch that a format can hold; 1 and less mean "not known"."""
+    try:
+        across, down = (float(each) for each in dpi)
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    return (across, down) if 1 < across <= 65535 and 1 < down <= 65535 else None
+
+
 def _upright_exif(image: Any, keep: Metadata) -> bytes | None:
     try:
         found, exif = image.getexif(), pillow("Image").Exif()
-        exif.update({tag: value for tag, value in found.items() if tag not in _OF_THE_FILE})
+        exif.update({tag: value for tag, value in found.items() if tag in _KEPT})
         if _ORIENTATION in exif:
             exif[_ORIENTATION] = 1
         for tag in (_DETAILS, _GPS):
-            exif.pop(tag, None)  # where it stood
-            inner = {name: value for name, value in found.get_ifd(tag).items() if name != _INTEROPERABILITY}
+            left_out = {_INTEROPERABILITY} | ({_MAKERS_OWN} if keep == "no-gps" else set())
+            inner = {name: value for name, value in found.get_ifd(tag).items() if name not in left_out}
             if inner and not (tag == _GPS and keep == "no-gps"):
                 exif[tag] = inner
         if not len(exif):
@@ -81,7 +88,7 @@ def _upright_xmp(xmp: Any, keep: Metadata) -> bytes | None:
         xmp = re.sub(rb"\sexif:GPS\w+\s*=\s*(\"[^\"]*\"|'[^']*')", b"", xmp)
         xmp = re.sub(rb"<(exif:GPS\w+)\b[^<>]*(/>|>[^<]*</\1\s*>)", b"", xmp)
     # What is written in another way is not kept at all.
-    return None if keep == "no-gps" and b"GPS" in xmp else xmp
+    return None if keep == "no-gps" and re.search(rb"(?i)gps|latitude|long\w*tude", xmp) else xmp
 
 
 def sized_exif(exif: bytes, width: int, height: int) -> bytes:

@@ -17,7 +17,7 @@ from vaesr import forms
 from vaesr.files.atomic import write_atomically
 from vaesr.files.extras import extra
 from vaesr.inference.tiling import bind_upscaler
-from vaesr.models import Convolutional, MultiScaleUpscaler
+from vaesr.models import Convolutional, Looped, MultiScaleUpscaler
 from vaesr.runs.load import Run
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -236,9 +236,9 @@ def _portable(run: Run, scale: int | None, layout: str, *, direct: bool) -> tupl
         raise ValueError(f"layout must be nhwc or nchw, got {layout!r}")
     net = bind_upscaler(run, scale)
     static: dict[str, Any] = {"scale": net.scale} if isinstance(run.model, MultiScaleUpscaler) else {}
-    model: Any = run.model
-    if direct and isinstance(model, Convolutional):
-        model = run.model.clone(conv_form="direct")
+    model: Any = run.model.clone(loop=False) if isinstance(run.model, Looped) else run.model
+    if direct and isinstance(run.model, Convolutional):
+        model = model.clone(conv_form="direct")
     collections = run.collections
 
     def apply(x: Any) -> Any:

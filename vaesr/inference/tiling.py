@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from vaesr.models import MultiScaleUpscaler, Upscaler
-from vaesr.runs.load import Run
+from vaesr.runs.load import Run, described
 
 Apply = Callable[[Any], Any]
 # Radii up to which tiles are exact, and the margin beyond.
@@ -55,6 +55,11 @@ def bind_upscaler(run: Run, outscale: float | None = None) -> BoundUpscaler:
     Raises:
         ValueError: where the run's model is no upscaler, or lacks the scale.
     """
+    with described(run.path):
+        return _bound(run, outscale)
+
+
+def _bound(run: Run, outscale: float | None) -> BoundUpscaler:
     model = run.model
     several = isinstance(model, MultiScaleUpscaler)
     if isinstance(model, MultiScaleUpscaler):

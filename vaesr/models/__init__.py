@@ -47,6 +47,17 @@ class Convolutional(Protocol):
 
 
 @runtime_checkable
+class Looped(Protocol):
+    """A network of many blocks alike, which may be one loop in place of so much program.
+
+    Attributes:
+        loop: whether they are.
+    """
+
+    loop: bool
+
+
+@runtime_checkable
 class Synchronised(Protocol):
     """A network with batch statistics, which are those of all devices.
 

@@ -200,6 +200,7 @@ def nogan(
     content: Content | None = None,
     content_weight: float = 1.0,
     players: tuple[str, str] = ("critic", "generator"),
+    axis_name: str | None = None,
 ) -> dict[str, Objective]:
     """The joint phase: the critic moves until its loss is below a threshold, then the generator, once.
 
@@ -218,6 +219,7 @@ def nogan(
         content: from `feature_content`; its network is in `variables["features"]`. None leaves it out.
         content_weight: its weight.
         players: names of critic and generator.
+        axis_name: of the devices under `pmap`, which agree on whose turn it is by their mean loss.
 
     Returns:
         The two objectives, in this order, with the metrics of `critic_alone` and of `restoration` and
@@ -241,7 +243,8 @@ def nogan(
         own = own_variables(variables, by_critic)
         value, state, metrics = _tell_apart(critic, params[by_critic], own, batch, x_sr, key)
         variables = replace_variables(variables, by_critic, state)
-        return value, Aux(metrics, {**variables, TURN: value < threshold})
+        mean = value if axis_name is None else jax.lax.pmean(value, axis_name)
+        return value, Aux(metrics, {**variables, TURN: mean < threshold})
 
     def of_generator(
         params: Params, variables: Any, batch: Batch, *, key: Array, step: Array

@@ -23,6 +23,7 @@ _SPARE = 1 << 20
 # Some seconds; the largest of the published checkpoints has a tenth of a million.
 _MOST_INSTRUCTIONS = _MOST_ITEMS = 1_000_000
 _DEEPEST = 100
+_LONGEST_KEY = 1000  # names of arrays are joined of those on the way
 _MOST_AXES = 64
 # NumPy's numbers by the letters that its pickles have.
 _NUMBERS = {
@@ -170,6 +171,8 @@ def numpy_names(budget: Budget) -> dict[str, Any]:
 
 def _key(key: Any) -> Any:
     """Keys whose hash costs nothing: that of nested tuples may take for ever."""
+    if isinstance(key, str | bytes) and len(key) > _LONGEST_KEY:
+        raise ValueError(f"a dictionary has a key of {len(key)} letters")
     if key is None or isinstance(key, str | bytes | float) or (isinstance(key, int) and abs(key) < 1 << 63):
         return key
     raise ValueError("a dictionary has keys that are no names or numbers")

@@ -137,7 +137,7 @@ def _leaf(budget: Budget, value: Any) -> Any:
 
 def _read_zip(content: bytes, budget: Budget) -> Any:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = archive.namelist()
+        names = set(archive.namelist())
         roots = [name[: -len("data.pkl")] for name in names if name.endswith("data.pkl")]
         if len(roots) != 1:
             raise ValueError("the archive holds no data.pkl, so it is no PyTorch checkpoint")

@@ -3,10 +3,10 @@
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import shutil
 import sys
+import tempfile
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
@@ -61,7 +61,7 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
     elif config.resume:
         if not stored.exists():
             raise UserError(f"{workdir} holds no {CONFIG}; it isn't a run folder that could be resumed.")
-        if lost := _lost_steps(workdir, config):
+        if lost := _lost_steps(workdir, stored, config):
             raise UserError(
                 f"{workdir} has taken {lost} steps, and its checkpoints are gone: put them back, or begin "
                 "anew with --overwrite."
@@ -86,18 +86,20 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
         if not stored.exists():
             raise UserError(f"{workdir} is not empty and not a run folder; --overwrite won't delete it.")
         # Out of the way first, and what says whose folder it is as the last: a half-deleted run is still one.
-        aside = workdir / f".deleted-{os.getpid()}"
-        aside.mkdir()
-        for path in sorted(workdir.iterdir(), key=lambda path: path.name == CONFIG):
-            if path.name != LOCK and path != aside:
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=".deleted-", dir=workdir))
+        for path in list(workdir.iterdir()):
+            if path.name not in (LOCK, CONFIG) and path != aside:
                 path.rename(aside / path.name)
         shutil.rmtree(aside)
+        stored.unlink()
     else:
         raise UserError(
             f"{workdir} already holds a run. --resume goes on with it, --overwrite deletes it, "
             "--workdir DIR puts this one elsewhere."
         )
     workdir.mkdir(parents=True, exist_ok=True)
+    for path in workdir.glob(".deleted-*"):  # of a deletion that was killed
+        shutil.rmtree(path, ignore_errors=True)
     for name in ("checkpoints", "figures", "tensorboard"):  # not after hours of training
         if (workdir / name).exists() and not (workdir / name).is_dir():
             raise UserError(f"{workdir / name} is a file where a folder belongs; move it away.")
@@ -112,7 +114,7 @@ def is_bare(workdir: pathlib.Path) -> bool:
         return True
     harmless = {CONFIG, LOCK, CONFIG + ".tmp", "tensorboard", "checkpoints", "metrics.jsonl"}
     left = {path.name for path in workdir.iterdir()} - harmless
-    if any(not (name.startswith(".") and name.endswith(".part.json")) for name in left):
+    if any(not _left_by_a_kill(name) for name in left):
         return False
     rows, checkpoints = workdir / "metrics.jsonl", workdir / "checkpoints"
     if rows.exists() and rows.stat().st_size:
@@ -120,14 +122,23 @@ def is_bare(workdir: pathlib.Path) -> bool:
     return not (checkpoints.exists() and any(path.name.isdigit() for path in checkpoints.iterdir()))
 
 
-def _lost_steps(workdir: pathlib.Path, config: Config) -> int:
+def _left_by_a_kill(name: str) -> bool:
+    """Whether it was being written or deleted when a process was killed."""
+    return name.startswith(".deleted-") or (name.startswith(".") and name.endswith(".part.json"))
+
+
+def _lost_steps(workdir: pathlib.Path, stored: pathlib.Path, config: Config) -> int:
     """The steps of a run whose checkpoints somebody deleted; 0 where there are some, or were none yet."""
+    try:  # as often as the run was told, not as it is told now
+        every = int(json.loads(stored.read_text("utf-8"))["config"]["checkpoint_every"])
+    except (OSError, ValueError, KeyError, TypeError):
+        every = config.checkpoint_every
     folder = workdir / "checkpoints"
     if folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir()):
         return 0
     steps = max((int(row["step"]) for row in read_metrics(workdir)), default=0)
     # One is complete before the next one begins, so that this long after the first there was one.
-    return steps if not folder.is_dir() or steps > 2 * config.checkpoint_every else 0
+    return steps if not folder.is_dir() or steps > 2 * every else 0
 
 
 def write_config(
@@ -138,10 +149,11 @@ def write_config(
     *,
     model: dict[str, Any],
     bank: str | None,
+    stage: str = "",
 ) -> None:
     """Write what the run is into its folder's `config.json`, whole or not at all.
 
-    `bank` is the name of the data's bank, if it has one.
+    `bank` is the name of the data's bank, if it has one; `stage` the folder's place below the whole run's.
     """
     content = {
         "experiment": experiment,
@@ -149,6 +161,7 @@ def write_config(
         "config": as_json(config),
         "model": model,
         "bank": bank,
+        "stage": stage,
         "environment": {
             "vaesr": vaesr.__version__,
             "jax": jax.__version__,
@@ -162,6 +175,15 @@ def write_config(
         print(
             f"note: {config.data} has changed since this run began; its splits may differ.", file=sys.stderr
         )
+
+
+def keep_config(workdir: pathlib.Path, config: Config) -> None:
+    """Note the fields of a finished training that may change and did, for who resumes the run next."""
+    path = workdir / CONFIG
+    content = json.loads(path.read_text("utf-8"))
+    if content["config"] != as_json(config):
+        content["config"] = as_json(config)
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:

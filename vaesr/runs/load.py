@@ -1,15 +1,17 @@
 """A trained run, read back from its folder."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.errors import FlaxError
 
 from vaesr.models import Precise, Typed
 from vaesr.runs.description import build_model
@@ -86,12 +88,15 @@ class Run:
     def _call(self, key: Any, collections: Any, *inputs: Any) -> Any:
         """Calls what is compiled at its first call with inputs of a shape, and tells of that."""
         shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(inputs))
-        if self.on_compile is None or (key, shapes) in self._compiled:
+        if (key, shapes) in self._compiled:
             return self._compiled[key](collections, *inputs)
-        self.on_compile(shapes[0])
-        result = self._compiled[key](collections, *inputs)
+        if self.on_compile is not None:
+            self.on_compile(shapes[0])
+        with described(self.path):
+            result = self._compiled[key](collections, *inputs)
         self._compiled[key, shapes] = True
-        self.on_compile(None)
+        if self.on_compile is not None:
+            self.on_compile(None)
         return result
 
     def spread(self, how: Literal["batch", "rows"], **static: Any) -> Callable[[Any], Any]:
@@ -137,6 +142,18 @@ class Run:
         return dataclasses.replace(run, model=run.model.clone(precision="highest"), _compiled={})
 
 
+@contextlib.contextmanager
+def described(path: pathlib.Path) -> Iterator[None]:
+    """Errors of a network whose fields are not those that its parameters were made with, as a ValueError."""
+    try:
+        yield
+    except (FlaxError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: its config.json is not of the network whose parameters it has: {words}"
+        ) from error
+
+
 def load_run(path: str | os.PathLike[str], which: Literal["best", "latest"] = "best") -> Run:
     """Reads a run folder, such as `"runs/edsr/default"`: its model, and the parameters of a checkpoint.
 
@@ -150,7 +167,7 @@ def load_run(path: str | os.PathLike[str], which: Literal["best", "latest"] = "b
     config = read_config(path)
     model = build_model(config["model"])
     params, variables, step = restore_params(path, which=which)
-    _check_sizes(config["model"].get("fields", {}), sum(x.size for x in jax.tree.leaves(params)), path)
+    _check_sizes(config["model"].get("fields") or {}, sum(x.size for x in jax.tree.leaves(params)), path)
     return Run(path=path, model=model, params=params, variables=variables, config=config, step=step)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import json
 import math
 import pathlib
 import sys
@@ -21,7 +22,17 @@ from vaesr.files.atomic import cache_root
 from vaesr.runs.config import Config
 from vaesr.runs.experiment import Experiment, Stage
 from vaesr.runs.flags import cli
-from vaesr.runs.folder import ConfigT, UserError, claim, is_bare, run_folder, with_stored, write_config
+from vaesr.runs.folder import (
+    CONFIG,
+    ConfigT,
+    UserError,
+    claim,
+    is_bare,
+    keep_config,
+    run_folder,
+    with_stored,
+    write_config,
+)
 from vaesr.runs.lock import held
 
 PyTree = Any
@@ -88,18 +99,31 @@ def run(experiment: str, preset: str, config: ConfigT, build: Build[ConfigT]) ->
     )
     training.enable_compile_cache(cache_root() / "xla")
     workdir = run_folder(experiment, preset, config)
-    with held(workdir):
+    with held(workdir), training.stop_on_signals() as stop:
+        _refuse_stage(workdir)
         if inspect.isgeneratorfunction(build):
-            return _run_stages(experiment, preset, config, build, workdir)
-        return _run_alone(experiment, preset, config, build)
+            return _run_stages(experiment, preset, config, build, workdir, stop)
+        return _run_alone(experiment, preset, config, build, workdir, stop)
 
 
 def _run_stages(
-    experiment: str, preset: str, config: ConfigT, build: Build[ConfigT], workdir: pathlib.Path
+    experiment: str,
+    preset: str,
+    config: ConfigT,
+    build: Build[ConfigT],
+    workdir: pathlib.Path,
+    stop: threading.Event,
 ) -> bool:
     """Several trainings one after the other; those that are finished are left out."""
     stages = build(dataclasses.replace(config, workdir=workdir))
+    begun = False
     while (stage := _refusing(lambda: next(stages, None))) is not None:
+        # A signal that came while the stage before was being measured.
+        if begun and training.from_first_process("stop" if stop.is_set() else ""):
+            words = f"stopped between two stages; --resume --workdir {workdir} goes on."
+            _say(words, jax.process_index() == 0)
+            return False
+        begun = True
         if not isinstance(stage, Stage):
             if jax.process_index() == 0:
                 _refusing(stage)
@@ -110,8 +134,11 @@ def _run_stages(
         own = dataclasses.replace(
             stage.config, workdir=folder, resume=resume, overwrite=config.overwrite and not stage.folder
         )
-        done = resume and is_finished(folder, own.steps)
-        if not done and not _run_alone(experiment, preset, own, stage.build):
+        if resume and is_finished(folder, own.steps):
+            claim(folder, own)  # other flags are refused here, too
+            if jax.process_index() == 0:
+                keep_config(folder, own)
+        elif not _run_alone(experiment, preset, own, stage.build, workdir, stop, stage=stage.folder):
             return False
     return True
 
@@ -134,40 +161,49 @@ def is_finished(folder: pathlib.Path, steps: int) -> bool:
     return tested and latest is not None and latest >= steps
 
 
-def _run_alone(experiment: str, preset: str, config: ConfigT, build: Callable[[ConfigT], Experiment]) -> bool:
-    """One training in its run folder."""
-    workdir = run_folder(experiment, preset, config)
-    _check_devices(config)
-    claim(workdir, config)
-    with training.stop_on_signals() as stop:
-        return _run(experiment, preset, config, build, workdir, stop)
+def _refuse_stage(workdir: pathlib.Path) -> None:
+    """A stage of a run is gone on with from the whole run's folder, which knows what it is part of."""
+    try:
+        stage = json.loads((workdir / CONFIG).read_text("utf-8")).get("stage", "")
+    except (OSError, ValueError, AttributeError):
+        return  # `claim` says what is wrong with the folder
+    if stage:
+        root = workdir.absolute().parents[len(pathlib.PurePath(stage).parts) - 1]
+        raise UserError(f"{workdir} holds one stage, {stage}, of the run in {root}: give --workdir {root}.")
 
 
-def _run(
+def _run_alone(
     experiment: str,
     preset: str,
     config: ConfigT,
     build: Callable[[ConfigT], Experiment],
-    workdir: pathlib.Path,
+    root: pathlib.Path,
     stop: threading.Event,
+    *,
+    stage: str = "",
 ) -> bool:
+    """One training in its run folder, which is `root`, or a stage's below it."""
+    workdir = root / stage
+    _check_devices(config)
+    claim(workdir, config)
     first = jax.process_index() == 0
     began = time.perf_counter()
     system = _refusing(lambda: build(config))
+    if system.sampler.bank is not None:
+        # Not after hours, when the first of them is evaluated.
+        _refusing(lambda: [system.sampler.bank.split(split) for split in ("train", "validation", "test")])
     _check_memory(config, system)
     if first:
         source = system.sampler.bank
         write_config(
-            workdir, experiment, preset, config, model=system.model,
+            workdir, experiment, preset, config, model=system.model, stage=stage,
             bank=None if source is None else source.path.name,
         )  # fmt: skip
     state, finished = _train(workdir, config, system, first, stop)
     if not finished:
         step = int(state.step)
         saved = (
-            f"the checkpoint is saved. --resume --workdir {workdir} goes on."
-            if step
-            else "nothing was saved."
+            f"the checkpoint is saved. --resume --workdir {root} goes on." if step else "nothing was saved."
         )
         _say(f"stopped at step {step}; {saved}", first)
         return False
@@ -177,10 +213,15 @@ def _run(
         seconds = time.perf_counter() - began
         with training.MetricsWriter(workdir, resume_step=int(state.step)) as writer:
             writer.write(step, "test", results)
-        system.figures(params, variables, workdir / "figures", step)
+        _draw(system, params, variables, workdir, step, results)
         page = reports.write_report(workdir)
         _say(reports.format_results(results), first)
         _say(f"test split, checkpoint of step {step}, {seconds:.0f} s in all. Look at {page}", first)
+    if broken := [name for name, value in results.items() if math.isnan(value)]:
+        raise training.NonFiniteError(
+            f"{broken[0]} of the test split is no number: the training has gone wrong. Lower --optim.lr, or "
+            "set --optim.clip-norm."
+        )
     return True
 
 
@@ -193,14 +234,16 @@ def _train(
         return training.create_state(system.init, system.players, key=key, ema=system.ema_decay is not None)
 
     key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(create, key)
+    shapes = _refusing(lambda: jax.eval_shape(create, key))
     shardings = training.state_shardings(shapes, mesh)
     on_device = config.data_on == "device"
     if config.data_on == "auto":
         on_device = training.from_first_process(str(int(data.fits_on_device(system.sampler)))) == "1"
     batches = system.sampler if on_device else system.sampler.host_batch
-    train_step = training.make_train_step(
-        system.players, accumulate=config.accumulate, ema_decay=system.ema_decay
+    train_step = _refusing(
+        lambda: training.make_train_step(
+            system.players, accumulate=config.accumulate, ema_decay=system.ema_decay
+        )
     )
     with training.Checkpoints(workdir) as checkpoints:
         if config.resume and checkpoints.latest is not None:
@@ -213,29 +256,33 @@ def _train(
                 state = _start_from(system.warm_start(state.params, state.variables), state, shardings)
         start = int(state.step)
         steps_per_dispatch = config.steps_per_dispatch or _choose_dispatch(config, create, start)
-        step = training.compile_step(
-            train_step,
-            mesh,
-            state=shapes,
-            batches=batches,
-            batch_size=config.batch_size,
-            streamed=not on_device,
-            parallel=config.parallel,
-            steps_per_dispatch=steps_per_dispatch,
+        step = _refusing(
+            lambda: training.compile_step(
+                train_step,
+                mesh,
+                state=shapes,
+                batches=batches,
+                batch_size=config.batch_size,
+                streamed=not on_device,
+                parallel=config.parallel,
+                steps_per_dispatch=steps_per_dispatch,
+            )
         )
-        loop = training.LoopConfig(
-            steps=config.steps,
-            steps_per_dispatch=steps_per_dispatch,
-            log_every=min(config.log_every, config.steps),
-            eval_every=config.eval_every,
-            checkpoint_every=config.checkpoint_every,
+        loop = _refusing(
+            lambda: training.LoopConfig(
+                steps=config.steps,
+                steps_per_dispatch=steps_per_dispatch,
+                log_every=min(config.log_every, config.steps),
+                eval_every=config.eval_every,
+                checkpoint_every=config.checkpoint_every,
+            )
         )
 
         def evaluate(state: training.TrainState, step: int) -> training.Evaluation:
             params, variables = _local(state.eval_params, mesh), _local(state.variables, mesh)
             metrics = system.evaluate(params, variables)
             if first:
-                system.figures(params, variables, workdir / "figures", step)
+                _draw(system, params, variables, workdir, step, metrics)
             value = metrics[system.best_by.removeprefix("-")]
             return training.Evaluation(metrics, -value if system.best_by.startswith("-") else value)
 
@@ -245,6 +292,17 @@ def _train(
                 state, step, sources, loop,
                 checkpoints=checkpoints, writer=writer, evaluate=evaluate, stop=stop,
             )  # fmt: skip
+
+
+def _draw(
+    system: Experiment, params: PyTree, variables: PyTree, workdir: pathlib.Path, step: int, metrics: Any
+) -> None:
+    """The pictures of an evaluation; of a network whose outputs are no numbers there are none."""
+    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        print(f"note: {broken[0]} is not finite at step {step}; no pictures are drawn.", file=sys.stderr)
+    else:
+        system.figures(params, variables, workdir / "figures", step)
 
 
 def _start_from(

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -69,15 +70,38 @@ def _damage(folder: pathlib.Path, part: str = "") -> str:
         return ""
     except (OSError, ValueError):
         return _HASHES
+    if not isinstance(hashes, dict):
+        return _HASHES
+    # Names of strangers: of files that are there, and of no others.
+    own = {path.relative_to(folder).as_posix(): path for path in folder.glob("*/**/*") if path.is_file()}
     for name, expected in sorted(hashes.items()):
         if not name.startswith(part):
             continue
         try:
-            if _digest(folder / name) != expected:
+            if name not in own or _digest(own[name]) != expected:
                 return name
         except OSError:
             return name
     return ""
+
+
+def _all_damaged(directory: pathlib.Path, step: int, name: str) -> str:
+    return (
+        f"every checkpoint of {directory.parent} is damaged, the latest in {step}/{name}: put a copy back, "
+        "or begin anew with --overwrite."
+    )
+
+
+def _alone() -> dict[str, Any]:
+    """Orbax's options of a process that waits for no other one."""
+    if jax.process_count() == 1:
+        return {}
+    own = jax.process_index()
+    return {
+        "multiprocessing_options": ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"alone_{own}"
+        )
+    }
 
 
 class Checkpoints:
@@ -90,6 +114,8 @@ class Checkpoints:
 
     def __init__(self, run_dir: str | pathlib.Path, *, read_only: bool = False) -> None:
         """Open (or create) `run_dir/checkpoints`; `read_only` creates and cleans nothing."""
+        # Whoever only reads does it alone: other processes may be doing something else.
+        alone = _alone() if read_only else {}
         options = ocp.CheckpointManagerOptions(
             # `best_fn` with `max_to_keep` would delete the latest step when an older one is better.
             preservation_policy=policies.AnyPreservationPolicy(
@@ -103,6 +129,7 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            **alone,
         )
         self._directory = pathlib.Path(run_dir).absolute() / DIRECTORY
         self._check_scores(read_only)
@@ -119,19 +146,26 @@ class Checkpoints:
     def _check_scores(self, read_only: bool) -> None:
         """Scores are read by whoever opens the folder, of all checkpoints."""
         problem = ""
-        if jax.process_index() == 0:
-            for folder in self._directory.glob("*"):
-                if folder.name.isdigit() and (name := _damage(folder, "metrics")):
-                    if read_only:
-                        problem = f"checkpoint {folder.name} of {self._directory.parent} is damaged: {name}"
-                    else:
-                        self._put_aside(int(folder.name), name)
-        problem = from_first_process(problem)
+        if read_only or jax.process_index() == 0:
+            steps = [folder for folder in self._directory.glob("*") if folder.name.isdigit()]
+            damaged = [(int(folder.name), name) for folder in steps if (name := _damage(folder, "metrics"))]
+            if damaged and read_only:
+                step, name = damaged[0]
+                where = f"checkpoint {step} of {self._directory.parent}"
+                problem = f"{where} is damaged: {name} is not as it was written."
+            elif damaged and len(damaged) == len(steps):
+                problem = _all_damaged(self._directory, *max(damaged))
+            elif damaged:
+                for step, name in damaged:
+                    self._put_aside(step, name)
+        problem = problem if read_only else from_first_process(problem)
         if problem:
-            raise ValueError(f"{problem} is not as it was written.")
+            raise ValueError(problem)
 
     def _put_aside(self, step: int, name: str) -> None:
-        where = self._directory / f"{step}.damaged"
+        names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+        free = (self._directory / f"{step}.damaged{name}" for name in names)
+        where = next(path for path in free if not path.exists())
         print(f"note: checkpoint {step} is damaged ({name}) and is called {where} now.", file=sys.stderr)
         (self._directory / str(step)).rename(where)
 
@@ -153,7 +187,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         metrics = None if score is None or not math.isfinite(score) else {"score": score}
-        with _quiet():  # about the checkpoints that have no score
+        with _quiet(), self._telling():  # quiet about the checkpoints that have no score
             self._manager.save(step, args=ocp.args.StandardSave(_pack(state)), metrics=metrics)
 
     def restore(self, state: TrainState, shardings: PyTree, *, step: int | None = None) -> TrainState:
@@ -195,11 +229,7 @@ class Checkpoints:
         report = from_first_process(json.dumps({"found": found, "damaged": damaged[:1]}))
         if json.loads(report)["damaged"]:
             if json.loads(report)["found"] is None:
-                step, name = json.loads(report)["damaged"][0]
-                raise ValueError(
-                    f"every checkpoint of {self._directory.parent} is damaged, the latest in {step}/{name}: "
-                    "put a copy back, or begin anew with --overwrite."
-                )
+                raise ValueError(_all_damaged(self._directory, *json.loads(report)["damaged"][0]))
             self._manager.reload()
         return json.loads(report)["found"]
 
@@ -216,13 +246,28 @@ class Checkpoints:
         return max(scored, key=lambda step: (_score(scores[step]), step)) if scored else self.latest
 
     def wait(self) -> None:
-        """Block until every started save is complete."""
-        self._manager.wait_until_finished()
+        """Block until every started save is complete; OSError where it can't be."""
+        with self._telling():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish what is being saved and stop the background threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What goes wrong in writing is the disk's doing, in whatever words."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise OSError(
+                f"a checkpoint could not be written into {self._directory}: {reason}. Those before it are "
+                "whole; make room, and go on with --resume."
+            ) from error
 
 
 def restore_params(
@@ -245,17 +290,28 @@ def restore_params(
         raise FileNotFoundError(f"{directory} holds no complete checkpoint; train for longer.")
     if name := _damage(directory / str(step)):
         raise ValueError(f"checkpoint {step} of {run_dir} is damaged: {name} is not as it was written.")
-    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        path = directory / str(step) / "default"
+    try:
+        return *_read_params(directory / str(step), f"checkpoint {step} of {run_dir}"), step
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever strangers' files make Orbax raise
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"checkpoint {step} of {run_dir} can't be read: {words}.") from error
+
+
+def _read_params(folder: pathlib.Path, what: str) -> tuple[dict[str, PyTree], PyTree]:
+    """Parameters and variables of one checkpoint, of whose numbers no more are made than its files hold."""
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**_alone()), **_alone()) as reader:
+        path = folder / "default"
         saved = reader.metadata(path).item_metadata.tree
         wanted = {name: saved[name] for name in ("params", "ema", "variables") if saved.get(name) is not None}
         claimed = sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(wanted))
         stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         if claimed > _SPARE + _GROWTH * stored:  # zeros are stored as nothing, but networks aren't all zeros
-            raise ValueError(f"checkpoint {step} of {run_dir} claims {claimed} bytes and has {stored}.")
+            raise ValueError(f"{what} claims {claimed} bytes and has {stored}.")
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         tree = reader.restore(
             path,
             args=ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True),
         )
-    return tree.get("ema") or tree["params"], tree.get("variables") or {}, step
+    return tree.get("ema") or tree["params"], tree.get("variables") or {}
