@@ -167,11 +167,12 @@ def test_the_presets_are_there_and_the_papers_builds_its_shapes(name, tmp_path):
     assert {"smoke", "default", "paper"} <= set(module.PRESETS)
     paper, quick = module.PRESETS["paper"], module.PRESETS["smoke"]
     source = "embedded:photos" if paper.data.startswith("folder:") else quick.data
-    if paper.data in _SHAPES:
-        np.save(
-            tmp_path / "images.npy",
-            np.random.default_rng(0).integers(0, 255, (64, *_SHAPES[paper.data]), np.uint8),
-        )
+    shape = _SHAPES.get(paper.data)
+    if hasattr(paper, "tile") and paper.data.startswith("folder:"):
+        shape = (paper.tile, paper.tile, 3)  # a few, for all are encoded
+    if shape is not None:
+        images = np.random.default_rng(0).integers(0, 255, (12, *shape), np.uint8)
+        np.save(tmp_path / "images.npy", images)
         source = f"npy:{tmp_path / 'images.npy'}"
     others = {"features": "random"} if hasattr(paper, "features") else {}
     config = dataclasses.replace(paper, data=source, workdir=tmp_path, **others)
