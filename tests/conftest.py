@@ -2,7 +2,6 @@
 
 import gc
 import importlib.metadata
-import json
 import os
 import pathlib
 import resource
@@ -25,8 +24,8 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from written_runs import write_run
 
 # Tracing makes millions of small objects: looking through them for cycles took an eighth of the suite's time.
 gc.set_threshold(100_000, 50, 100)
@@ -103,40 +102,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if _PASSED and not _WORKER and report.when == "call" and report.passed:
         with open(_PASSED, "a", encoding="utf-8") as file:
             file.write(f"{report.nodeid}\n")
-
-
-def write_run(folder: pathlib.Path, player: str, model: Any, example: jax.Array) -> pathlib.Path:
-    """Saves a run, as training leaves it, whose parameters come from a numpy generator."""
-    import optax
-
-    from vaesr.runs import describe_model
-    from vaesr.training.checkpoint import Checkpoints
-    from vaesr.training.state import TrainState
-
-    shapes = jax.eval_shape(model.init, jax.random.key(0), example)["params"]
-    generator = np.random.default_rng(3)
-
-    def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        spread = (2.0 / max(1, int(np.prod(leaf.shape[:-1])))) ** 0.5
-        return jnp.asarray(generator.normal(0, spread, leaf.shape), leaf.dtype)
-
-    params = {player: jax.tree.map(fill, shapes)}
-    state = TrainState(
-        step=jnp.int32(7),
-        params=params,
-        variables={},
-        opt_state={player: optax.sgd(0.1).init(params)},
-        key=jax.random.key(1),
-        ema=None,
-        skipped=jnp.int32(0),
-        skipped_run=jnp.int32(0),
-    )
-    folder.mkdir(parents=True)
-    config = {"experiment": f"experiments.{player}", "config": {}, "model": describe_model(model)}
-    (folder / "config.json").write_text(json.dumps(config))
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(state, step=7, score=1.0)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_run
 from PIL import Image
+from written_runs import write_run
 
 import experiments
 from vaesr import data

@@ -25,7 +25,7 @@ from vaesr.models.edsr import EDSR
 def slow_folder(tmp_path_factory):
     """A run whose network takes some seconds for a photo."""
     import jax.numpy as jnp
-    from conftest import write_run
+    from written_runs import write_run
 
     model = EDSR(scale=2, channels=64, blocks=16)
     return write_run(tmp_path_factory.mktemp("runs") / "edsr", "edsr", model, jnp.zeros((1, 8, 8, 3)))

@@ -293,10 +293,24 @@ def restore_params(
     try:
         return *_read_params(directory / str(step), f"checkpoint {step} of {run_dir}"), step
     except (ValueError, OSError, MemoryError):
+        _hush_late_answers()
         raise
     except Exception as error:  # whatever strangers' files make Orbax raise
+        _hush_late_answers()
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(f"checkpoint {step} of {run_dir} can't be read: {words}.") from error
+
+
+def _hush_late_answers() -> None:
+    """TensorStore answers what Orbax asked after that has given up: Python would print tracebacks of it."""
+    before = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
+            before(found)
+
+    if getattr(before, "__qualname__", "") != hook.__qualname__:
+        sys.unraisablehook = hook
 
 
 def _read_params(folder: pathlib.Path, what: str) -> tuple[dict[str, PyTree], PyTree]:
