@@ -290,13 +290,12 @@ def restore_params(
         raise FileNotFoundError(f"{directory} holds no complete checkpoint; train for longer.")
     if name := _damage(directory / str(step)):
         raise ValueError(f"checkpoint {step} of {run_dir} is damaged: {name} is not as it was written.")
+    _hush_late_answers()
     try:
         return *_read_params(directory / str(step), f"checkpoint {step} of {run_dir}"), step
     except (ValueError, OSError, MemoryError):
-        _hush_late_answers()
         raise
     except Exception as error:  # whatever strangers' files make Orbax raise
-        _hush_late_answers()
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(f"checkpoint {step} of {run_dir} can't be read: {words}.") from error
 
