@@ -51,6 +51,7 @@ def test_the_command_takes_it(
     path = checkpoint(tmp_path, edsr_folder, ".pth")
     write_photo(tmp_path / "a.png", Photo(pixels()))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VAESR_CACHE", str(tmp_path / "cache"))  # where nobody has been told yet
     assert main(["upscale", "a.png", "--model_path", str(path)]) == 0
     said = capsys.readouterr().out
     assert "edsr.pth: EDSR, sha256 " in said
