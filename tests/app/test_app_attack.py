@@ -1,4 +1,4 @@
-"""Some seven hundred hostile inputs, made by chance from a fixed seed: each is done, or refused in a line.
+"""Hostile inputs by the thousand, made by chance from fixed seeds: each is done, or refused in a line.
 
 Nothing may end in a traceback, hang, or take much memory. What is known to go wrong has tests of its own in
 `test_app_hostile.py`.
@@ -212,7 +212,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_words(name, checkpoints, vae_folder, tmp_path, capsys, monkeypatch):
-    """Every value for every option: eight hundred and sixty."""
+    """Every value for every option."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").write_bytes(photo("PNG"))
     start = {
