@@ -111,11 +111,15 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
 def test_a_signal_saves_and_ends_cleanly(tmp_path, number):
     runner = Runner(tmp_path)
     runner.signal_at, runner.signal = 5, number
-    state, finished = runner.go(steps=1000, log_every=100, eval_every=1000, checkpoint_every=1000)
+    before = signal.signal(number, signal.SIG_DFL)  # these tests may run under nohup
+    try:
+        state, finished = runner.go(steps=1000, log_every=100, eval_every=1000, checkpoint_every=1000)
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
     assert not finished and 6 <= int(state.step) <= 8
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest == int(state.step)
-    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_what_nohup_ignores_stays_ignored(monkeypatch):
