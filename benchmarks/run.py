@@ -233,7 +233,7 @@ def _rows(case: Any, options: Any, trace: str | None) -> list[dict[str, Any]]:
     plan = options.plan
     if case.suite == "peaks":
         plan = timing.Plan(max(4, plan.samples // 2), plan.sample_s, plan.warmup, 2)
-    elif case.suite == "tiles":  # a call takes seconds
+    elif case.long:
         plan = timing.Plan(max(2, plan.samples // 5), plan.sample_s, int(not case.slow), 2)
         if case.slow and options.once:
             plan = timing.Plan(1, plan.sample_s, 0, 1)

@@ -18,6 +18,11 @@ from typing import Any
 
 import numpy as np
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
 NOISY = 0.03  # IQR over median above which a row is flagged
 
 
@@ -65,7 +70,8 @@ class Case:
         sides: what is timed; the first is ours.
         parity: facts of the equality check, with `"passed"`; None where nothing was compared.
         absent: one `(side name, reason)` for each side that could not be built.
-        slow: whether a call takes many seconds, so that no call is spent on warmth.
+        long: whether a call takes seconds, so that a sample is one call, and few are taken.
+        slow: whether it takes many, so that no call is spent on warmth.
     """
 
     suite: str
@@ -73,6 +79,7 @@ class Case:
     sides: list[Side]
     parity: dict[str, Any] | None = None
     absent: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    long: bool = False
     slow: bool = False
 
 
@@ -177,6 +184,14 @@ def measure(sides: Sequence[Side], plan: Plan) -> dict[str, Samples]:
     return results
 
 
+def _cpu_time() -> float:
+    """CPU seconds of this process and of those that it started and that have ended."""
+    if resource is None:
+        return time.process_time()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
 def _block(side: Side, samples: Samples, count: int) -> None:
     """Take `count` samples of one side, without a garbage collection in between."""
     steps = samples.calls_per_sample * side.steps_per_call
@@ -184,9 +199,9 @@ def _block(side: Side, samples: Samples, count: int) -> None:
     gc.disable()
     try:
         for _ in range(count):
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall, cpu = time.perf_counter(), _cpu_time()
             side.run(samples.calls_per_sample)
-            samples.cpu_s.append((time.process_time() - cpu) / steps)
+            samples.cpu_s.append((_cpu_time() - cpu) / steps)
             samples.wall_s.append((time.perf_counter() - wall) / steps)
     finally:
         gc.enable()

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import pathlib
 import resource
+import signal
 import sys
 from typing import Any
 
@@ -26,6 +27,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 from written_runs import write_run
+
+# What ignores a signal, as under nohup or in a script's background, hands that on to the processes it starts,
+# which tests send signals to; what has a handler for it does not.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda number, frame: None)
 
 # Tracing makes millions of small objects: looking through them for cycles took an eighth of the suite's time.
 gc.set_threshold(100_000, 50, 100)

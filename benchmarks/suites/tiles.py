@@ -138,7 +138,9 @@ def _ours(name: str, run: Run, photo: np.ndarray, options: Options) -> tuple[tim
     kind = jnp.dtype(getattr(run.model, "dtype", jnp.float32)).name
     title = f"{name} x{net.scale}, {width}x{height}, {kind}, megapixels"
     slow = not options.accelerator and work > _SLOW
-    case = timing.Case("tiles", title, [], {"passed": True, "output": 0.0, "losses": 0.0}, slow=slow)
+    case = timing.Case(
+        "tiles", title, [], {"passed": True, "output": 0.0, "losses": 0.0}, long=True, slow=slow
+    )
     first: np.ndarray | None = None
     for cut in options.tiles if not options.smoke else ("whole", "16", "auto"):
         tile = {"whole": 0, "auto": None}[cut] if cut in ("whole", "auto") else int(cut)

@@ -25,7 +25,7 @@ def test_one_model_can_be_asked_for(model):
 
 
 def test_suites_are_found():
-    assert run.SUITES == ("input", "metrics", "sample", "tiles", "train", "vq")
+    assert run.SUITES == ("input", "metrics", "sample", "startup", "tiles", "train", "vq")
     for name in run.SUITES:
         assert callable(importlib.import_module(f"benchmarks.suites.{name}").cases)
 

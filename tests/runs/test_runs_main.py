@@ -19,7 +19,9 @@ import pytest
 import experiments
 from experiments import edsr
 from vaesr import reports, runs, training
-from vaesr.runs.folder import as_json, claim, with_stored
+from vaesr.runs.folder import as_json, claim, read_config, with_stored, write_config
+from vaesr.runs.lock import held
+from vaesr.runs.main import best_or_latest
 
 pytestmark = pytest.mark.usefixtures("use_cache")
 EXPERIMENTS = {module.__name__.rpartition(".")[2]: module for module in experiments.discover()}
@@ -97,6 +99,102 @@ def test_a_folder_is_guarded(tmp_path, capsys):
     assert smoke("vae", tmp_path / "run", steps=2, overwrite=True, seed=3)
     after = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (before["config"]["seed"], after["config"]["seed"]) == (0, 3)
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_in_use_is_left_alone(how, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2}\n')
+    with held(tmp_path), pytest.raises(runs.UserError, match=r"is in use by process \d+ on"):
+        smoke("vae", tmp_path, **how)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "config.json": "{}", "metrics.jsonl": '{"step": 2}\n',
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_what_describes_nothing_is_written_anew(content, tmp_path):
+    config = dataclasses.replace(EXPERIMENTS["vae"].PRESETS["smoke"], workdir=tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    claim(tmp_path, config)
+    write_config(tmp_path, "experiments.vae", "smoke", config, model={"name": "VAE"}, bank=None)
+    assert read_config(tmp_path)["preset"] == "smoke"
+
+
+def test_emptied_checkpoints_are_noticed_once_there_must_have_been_some(tmp_path):
+    config = dataclasses.replace(EXPERIMENTS["vae"].PRESETS["smoke"], workdir=tmp_path, checkpoint_every=2)
+    content = {"experiment": "experiments.vae", "preset": "smoke", "config": as_json(config)}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    (tmp_path / "checkpoints").mkdir()
+    resumed = dataclasses.replace(config, resume=True)
+    # The first checkpoint, of step 2, may be half-written until the second begins.
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4, "split": "train"}\n')
+    claim(tmp_path, resumed)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "split": "train"}\n')
+    with pytest.raises(runs.UserError, match="has taken 5 steps, and its checkpoints are gone"):
+        claim(tmp_path, resumed)
+
+
+@pytest.mark.slow
+def test_what_is_measured_in_the_end_is_whole(tmp_path, plain, monkeypatch, capsys):
+    shutil.copytree(plain(1), tmp_path / "run")
+    first, last = (tmp_path / "run" / "checkpoints" / step for step in "24")
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Checkpoints, "best", 2)
+        assert best_or_latest(tmp_path / "run", True)[2] == 2
+        next((first / "default" / "d").iterdir()).write_bytes(b"")
+        assert best_or_latest(tmp_path / "run", True)[2] == 4
+        assert "checkpoint 2 of" in (said := capsys.readouterr().out) and "The latest one is measured" in said
+        next((last / "default" / "d").iterdir()).write_bytes(b"")
+        with pytest.raises(runs.UserError, match=r"checkpoint 4 of .* is damaged"):
+            best_or_latest(tmp_path / "run", True)
+    shutil.rmtree(first)
+    (last / "metrics" / "metrics").write_bytes(b"\xff")
+    with pytest.raises(runs.UserError, match=r"every checkpoint of .* is damaged"):
+        smoke("vae", tmp_path / "run", **COMMON, resume=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MiB, where this process may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True
+    )
+    if not made or made.returncode:
+        pytest.skip("mounts no file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 50_000])
+def test_a_full_disk_loses_nothing(left, small_disk):
+    run, ballast = small_disk / "run", small_disk / "ballast"
+    assert smoke("vae", run, steps=4)
+    ballast.write_bytes(b"")
+    free = shutil.disk_usage(small_disk).free - left
+    ballast.write_bytes(bytes(free))
+    words = (
+        "--resume",
+        "--workdir",
+        str(run),
+        "--steps",
+        "400",
+        "--checkpoint-every",
+        "10",
+        "--log-every",
+        "1",
+    )
+    done = subprocess.run(command(*words), capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "make room, and go on with --resume" in last
+    assert training.restore_params(run, "latest")[2] >= 4
+    ballast.unlink()
+    assert smoke("vae", run, steps=8, resume=True)
 
 
 @pytest.mark.slow
@@ -219,7 +317,6 @@ def test_a_run_that_never_began_leaves_no_claim(tmp_path):
     assert smoke("edsr", tmp_path / "run", steps=2)
 
 
-@pytest.mark.slow
 def two_stages(config):
     """A system of two trainings, the second of which needs the first."""
     vae = EXPERIMENTS["vae"]
@@ -255,6 +352,10 @@ def test_a_finished_stage_is_guarded_and_a_stage_is_no_run(tmp_path, capsys, mon
     monkeypatch.undo()
     monkeypatch.setenv("VAESR_CACHE", str(tmp_path / "cache"))
     assert stages(tmp_path, steps=4, resume=True) and (tmp_path / "second" / "report.html").exists()
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    (tmp_path / "checkpoints" / "4" / "metrics" / "metrics").write_bytes(b"\xff")
+    with pytest.raises(runs.UserError, match=r"every checkpoint of .* is damaged"):
+        stages(tmp_path, steps=4, resume=True)
 
 
 def test_a_deletion_that_was_killed_may_be_done_again(tmp_path, monkeypatch):

@@ -187,6 +187,55 @@ def test_what_orbax_does_not_understand_is_a_value_error(tmp_path, key, content)
         restore_params(tmp_path)
 
 
+@pytest.mark.parametrize("content", ("{}", "[]", '{"tree_metadata": {"a": 1}}'))
+def test_what_orbax_does_not_understand_does_not_resume(tmp_path, key, content):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(create(key), step=1)
+    (tmp_path / "checkpoints" / "1" / "hashes.json").unlink()
+    (tmp_path / "checkpoints" / "1" / "default" / "_METADATA").write_text(content)
+    shapes = jax.eval_shape(create, key)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises((ValueError, OSError)):
+        checkpoints.restore(shapes, state_shardings(shapes, make_mesh()))
+
+
+@pytest.mark.parametrize("name", ("default/_METADATA", "default/manifest.ocdbt"))
+def test_each_file_of_a_checkpoint_counts(tmp_path, key, name, capsys):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(create(key), step=step)
+    (tmp_path / "checkpoints" / "2" / name).write_bytes(b"{}")
+    with pytest.raises(ValueError, match=f"checkpoint 2 of .* is damaged: {name}"):
+        restore_params(tmp_path, "latest")
+    shapes = jax.eval_shape(create, key)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.restore(shapes, state_shardings(shapes, make_mesh()))
+        assert checkpoints.latest == 1
+
+
+@pytest.mark.parametrize("content", (b"", b"{", b"\xff"))
+def test_what_orbax_notes_beside_its_items_may_be_damaged(tmp_path, key, content):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(create(key), step=1)
+    (tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA").write_bytes(content)
+    assert restore_params(tmp_path)[2] == 1
+    shapes = jax.eval_shape(create, key)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.restore(shapes, state_shardings(shapes, make_mesh()))
+        checkpoints.save(create(key), step=2)
+    assert restore_params(tmp_path, "latest")[2] == 2
+
+
+@pytest.mark.parametrize("content", ("[]", '{"item_handlers": 3}'))
+def test_what_strangers_note_there_is_a_value_error(tmp_path, key, content):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(create(key), step=1)
+    (tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA").write_text(content)
+    with pytest.raises(ValueError, match=r"checkpoints can't be read: "):
+        restore_params(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoints can't be read: "):
+        Checkpoints(tmp_path)
+
+
 def test_a_full_disk_is_told_with_what_is_left(tmp_path, key, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(create(key), step=1)

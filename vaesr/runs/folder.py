@@ -169,9 +169,12 @@ def write_config(
         },
     }
     path = workdir / CONFIG
-    before = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        before = json.loads(path.read_text("utf-8")).get("bank", bank)
+    except (OSError, ValueError, AttributeError):  # none yet, or one that describes nothing
+        before = bank
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-    if before.get("bank", bank) != bank:
+    if before != bank:
         print(
             f"note: {config.data} has changed since this run began; its splits may differ.", file=sys.stderr
         )

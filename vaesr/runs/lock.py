@@ -70,10 +70,11 @@ def _acquire(workdir: pathlib.Path) -> Any:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 break
         file.close()
-    file.truncate(0)
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": since}, file)
-    file.flush()
+    holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
+    with contextlib.suppress(OSError):  # on a full disk it holds without saying for whom
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps(holder).encode())
     return file
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import inspect
 import itertools
@@ -57,7 +58,7 @@ def main(presets: Mapping[str, ConfigT], build: Build[ConfigT]) -> None:
     except (UserError, training.NonFiniteError, OSError) as error:
         if config.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}{_full_disk(error)}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if config.debug or not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
@@ -69,6 +70,12 @@ def main(presets: Mapping[str, ConfigT], build: Build[ConfigT]) -> None:
         )
         sys.exit(2)
     sys.exit(0 if finished else 130)
+
+
+def _full_disk(error: Exception) -> str:
+    """What to do where a file could not be written for want of room."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ". The checkpoints that are there are whole: make room, and go on with --resume." if full else ""
 
 
 def module_name(presets: Mapping[str, Config]) -> str:
@@ -134,7 +141,7 @@ def _run_stages(
         own = dataclasses.replace(
             stage.config, workdir=folder, resume=resume, overwrite=config.overwrite and not stage.folder
         )
-        if resume and is_finished(folder, own.steps):
+        if resume and _refusing(functools.partial(is_finished, folder, own.steps)):
             claim(folder, own)  # other flags are refused here, too
             if jax.process_index() == 0:
                 keep_config(folder, own)
@@ -207,7 +214,7 @@ def _run_alone(
         )
         _say(f"stopped at step {step}; {saved}", first)
         return False
-    params, variables, step = training.restore_params(workdir, "best")
+    params, variables, step = best_or_latest(workdir, first)
     results = system.evaluate_test(params, variables)
     if first:
         seconds = time.perf_counter() - began
@@ -223,6 +230,15 @@ def _run_alone(
             "set --optim.clip-norm."
         )
     return True
+
+
+def best_or_latest(workdir: pathlib.Path, first: bool) -> tuple[dict[str, PyTree], PyTree, int]:
+    """What is measured in the end: the best parameters, or the latest if those are damaged by now."""
+    try:
+        return training.restore_params(workdir, "best")
+    except ValueError as error:
+        _say(f"note: {error} The latest one is measured.", first)
+        return _refusing(lambda: training.restore_params(workdir, "latest"))
 
 
 def _train(
@@ -245,7 +261,7 @@ def _train(
             system.players, accumulate=config.accumulate, ema_decay=system.ema_decay
         )
     )
-    with training.Checkpoints(workdir) as checkpoints:
+    with _refusing(lambda: training.Checkpoints(workdir)) as checkpoints:
         if config.resume and checkpoints.latest is not None:
             state = _refusing(lambda: checkpoints.restore(shapes, shardings))
         else:

@@ -133,7 +133,16 @@ class Checkpoints:
         )
         self._directory = pathlib.Path(run_dir).absolute() / DIRECTORY
         self._check_scores(read_only)
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            KeyError,
+        ) as error:  # of what it notes beside its items
+            words = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self._directory} can't be read: {words}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -207,7 +216,8 @@ class Checkpoints:
             state,
             shardings,
         )
-        tree = self._manager.restore(step, args=ocp.args.StandardRestore(_pack(placed)))
+        with _understanding(f"checkpoint {step} of {self._directory.parent}"):
+            tree = self._manager.restore(step, args=ocp.args.StandardRestore(_pack(placed)))
         tree["key"] = jax.random.wrap_key_data(tree["key"])
         return TrainState(**tree)
 
@@ -290,14 +300,22 @@ def restore_params(
         raise FileNotFoundError(f"{directory} holds no complete checkpoint; train for longer.")
     if name := _damage(directory / str(step)):
         raise ValueError(f"checkpoint {step} of {run_dir} is damaged: {name} is not as it was written.")
+    what = f"checkpoint {step} of {run_dir}"
+    with _understanding(what):
+        return *_read_params(directory / str(step), what), step
+
+
+@contextlib.contextmanager
+def _understanding(what: str) -> Iterator[None]:
+    """Whatever others' files make Orbax raise is a ValueError; the memory's limits are not."""
     _hush_late_answers()
     try:
-        return *_read_params(directory / str(step), f"checkpoint {step} of {run_dir}"), step
-    except (ValueError, OSError, MemoryError):
+        yield
+    except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError):
         raise
-    except Exception as error:  # whatever strangers' files make Orbax raise
+    except Exception as error:
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ValueError(f"checkpoint {step} of {run_dir} can't be read: {words}.") from error
+        raise ValueError(f"{what} can't be read: {words}.") from error
 
 
 def _hush_late_answers() -> None:
