@@ -1,8 +1,11 @@
 """The page: its workings, and a browser without a window that uses it."""
 
+import contextlib
+import functools
 import io
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -111,6 +114,7 @@ def test_work_ends_when_nobody_waits_for_it(studio: demo.Studio, photo: pathlib.
     [
         ("notes.txt", "edsr", "notes.txt is no image file"),
         ("broken.png", "edsr", "broken.png is not an image"),
+        ("", "edsr", "photo is no image file"),
         ("../../../etc/a.png", "edsr", "a.png is not an image"),
         ("photo.png", "vae", "needs a super-resolution network"),
     ],
@@ -153,18 +157,26 @@ def test_run_folders_of_one_name_are_two_networks(
     assert list(seen[0])[:2] == paths and "RealESRGAN_x4plus" in seen[0]
 
 
-@pytest.fixture
-def page_address(edsr_folder: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[str]:
+# `vaesr` with the arguments that follow; the page waits no half a minute for an upload that stops.
+IMPATIENT = """
+import functools, sys
+from vaesr.app import cli, commands
+commands.serve = functools.partial(commands.serve, patience=2.0)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@contextlib.contextmanager
+def serving(network: pathlib.Path, log: pathlib.Path, *start: str) -> Iterator[str]:
+    """The address of a `vaesr demo` of its own; `start` is how Python is told to run `vaesr`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vaesr", "demo", "--port", str(port), "--no-browser"]
-    address, log = f"http://127.0.0.1:{port}", tmp_path / "demo.log"
+    command = [sys.executable, *start, "demo", "--port", str(port), "--no-browser", "--run", str(network)]
+    address = f"http://127.0.0.1:{port}"
     # NiceGUI behaves differently where it sees pytest.
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     with log.open("wb") as file:
-        server = subprocess.Popen(
-            [*command, "--run", str(edsr_folder)], stdout=file, stderr=file, env=outside
-        )
+        server = subprocess.Popen(command, stdout=file, stderr=file, env=outside)
     try:
         for _ in range(240):
             try:
@@ -177,6 +189,73 @@ def page_address(edsr_folder: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[
     finally:
         server.terminate()
         server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def page_log(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """What the command that serves `page_address` says."""
+    return tmp_path_factory.mktemp("demo") / "demo.log"
+
+
+@pytest.fixture(scope="module")
+def page_address(edsr_folder: pathlib.Path, page_log: pathlib.Path) -> Iterator[str]:
+    with serving(edsr_folder, page_log, "-m", "vaesr") as address:
+        yield address
+
+
+def status_of(address: str, request: str, *fields: str, body: bytes = b"") -> int:
+    """The status that a request gets, sent as it stands here with our Host, unless there is one."""
+    host, port = address.removeprefix("http://").split(":")
+    lines = [f"{request} HTTP/1.1", *fields]
+    if not any(field.startswith("Host:") for field in fields):
+        lines.append(f"Host: {host}:{port}")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+def form(field: str, content: bytes) -> tuple[list[str], bytes]:
+    """Header fields and body of a form of one field."""
+    head = f"--edge\r\nContent-Disposition: form-data; name=a{field}\r\n\r\n"
+    body = head.encode() + content + b"\r\n--edge--\r\n"
+    return ["Content-Type: multipart/form-data; boundary=edge", f"Content-Length: {len(body)}"], body
+
+
+@pytest.mark.slow
+def test_the_server_answers_whom_it_is_for_and_takes_what_it_can_hold(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    log = tmp_path / "demo.log"
+    with serving(edsr_folder, log, "-c", IMPATIENT) as address:
+        page = urllib.request.urlopen(address, timeout=60).read().decode()
+        found = re.search(r"/_nicegui/client/[\w-]+/upload/\d+", page)
+        assert found
+        upload = f"POST {found[0]}"
+        ask = functools.partial(status_of, address)
+        polling = "GET /_nicegui_ws/socket.io/?EIO=4&transport=polling"
+        socket_ = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+        socket_ += ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="]
+        evil = "Origin: http://evil.example"
+
+        def websocket(*fields: str) -> int:
+            return ask("GET /_nicegui_ws/socket.io/?EIO=4&transport=websocket", *socket_, *fields)
+
+        assert ask("GET /") == ask("GET /", f"Origin: {address}") == ask(polling) == 200
+        assert websocket(f"Origin: {address}") == 101
+        assert ask("GET /", "Host: evil.example") == ask(upload, "Host: evil.example") == 421
+        assert ask("GET /", evil) == ask(upload, evil) == ask(polling, evil) == 403
+        assert websocket(evil) == websocket("Host: evil.example") == 403
+
+        assert ask(upload, f"Content-Length: {600 * 2**20}") == 413
+        assert ask(upload, "Transfer-Encoding: chunked") == 411
+        kind = "Content-Type: multipart/form-data; boundary=edge"
+        assert ask(upload, kind, f"Content-Length: {200 * 2**20}", body=b"--edge") == 408
+        fields, body = form("", b"a text field")
+        assert ask(upload, *fields, body=body) == 400
+        # A file without a name is taken; the page says to its visitor that it is no image.
+        fields, body = form('; filename=""', b"no picture")
+        assert ask(upload, *fields, body=body) == 200
+    assert log.read_text().splitlines() == [f"{address} (Ctrl-C ends it)"]
 
 
 def shown_colour(page: Any, left: float, right: float) -> np.ndarray:
