@@ -164,6 +164,30 @@ from vaesr.app import cli, commands
 commands.serve = functools.partial(commands.serve, patience=2.0)
 sys.exit(cli.main(sys.argv[1:]))
 """
+# Again, with many tiles, each of which takes a moment; what becomes of a photo is said.
+SLOW = """
+import functools, sys, time
+from vaesr.app import cli, demo
+from vaesr.inference import tiling
+
+tiling.memory_budget = lambda: 0
+upscale = demo.Studio.upscale
+
+def told(studio, name, *more, progress, **knobs):
+    def slowly(share):
+        time.sleep(0.1)
+        progress(share)
+    try:
+        key = upscale(studio, name, *more, progress=slowly, **knobs)
+    except demo.GoneError:
+        print(name, "given up", flush=True)
+        raise
+    print(name, "done", flush=True)
+    return key
+
+demo.Studio.upscale = told
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 @contextlib.contextmanager
@@ -323,7 +347,9 @@ def test_a_browser_uploads_upscales_slides_zooms_and_downloads(
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium: apt-get install chromium")
 @pytest.mark.slow
-def test_a_newcomer_tries_it_and_several_photos_are_kept(page_address: str, tmp_path: pathlib.Path) -> None:
+def test_a_newcomer_tries_it_and_several_photos_are_kept(
+    page_address: str, page_log: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     from playwright.sync_api import expect, sync_playwright
 
     paths = [tmp_path / name for name in ("0.png", "1.png", "more/0.png")]  # two of one name
@@ -351,6 +377,59 @@ def test_a_newcomer_tries_it_and_several_photos_are_kept(page_address: str, tmp_
         with zipfile.ZipFile(tmp_path / "all.zip") as archive:
             assert sorted(archive.namelist()) == ["0_out.png", "1_out.png", "4_0_out.png", "chelsea_out.png"]
             assert decoded(archive.read("0_out.png")).shape == (40, 60, 3)
+        browser.close()
+    assert page_log.read_text().splitlines() == [f"{page_address} (Ctrl-C ends it)"]
+
+
+def status_of_picture(address: str) -> int:
+    try:
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium: apt-get install chromium")
+@pytest.mark.slow
+def test_a_visitor_sees_progress_cancels_and_leaves(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    for name in ("small", "large", "next", "left"):
+        side = 20 if name == "small" else 600
+        write_photo(tmp_path / f"{name}.png", Photo(np.full((side, side, 3), 90, np.uint8)))
+    log = tmp_path / "demo.log"
+    with serving(edsr_folder, log, "-c", SLOW) as address, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.goto(address)
+        for name in ("small", "large", "next"):
+            with page.expect_response(lambda answer: "/upload/" in answer.url):
+                page.set_input_files("input[type=file]", str(tmp_path / f"{name}.png"))
+        bar = page.locator(".q-linear-progress")
+        expect(page.get_by_text(re.compile(r"large\.png.*: [1-9]\d? %"))).to_be_visible(timeout=120000)
+        expect(bar).to_be_visible()
+        assert 0 < float(bar.get_attribute("aria-valuenow")) < 1
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_text("large.png: cancelled")).to_be_visible(timeout=60000)
+        expect(bar).not_to_be_visible()
+        expect(page.get_by_role("button", name="Cancel")).not_to_be_visible()
+        assert log.read_text().splitlines()[1:] == ["small.png done", "large.png given up"]
+
+        picture = address + page.locator(".pair img.after").get_attribute("src")
+        assert status_of_picture(picture) == 200
+        page.set_input_files("input[type=file]", str(tmp_path / "left.png"))
+        expect(page.get_by_text(re.compile(r"left\.png: [1-9]\d? %"))).to_be_visible(timeout=120000)
+        page.close()
+        until = time.monotonic() + 120
+        while status_of_picture(picture) == 200 or "left.png" not in log.read_text():
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+        assert status_of_picture(picture) == 404
+        assert log.read_text().splitlines()[1:] == [
+            "small.png done", "large.png given up", "left.png given up",
+        ]  # fmt: skip
         browser.close()
 
 
