@@ -34,7 +34,10 @@ from vaesr.reports.strips import largest_sum
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Carries out `vaesr evaluate`; returns the exit code: 1 if an image failed or has no partner."""
+    """Carries out `vaesr evaluate`; returns the exit code.
+
+    It is 1 if an image failed or has no partner, or the results cannot be written.
+    """
     output = pathlib.Path(args.output).expanduser()
     if output.is_file():
         raise ValueError(f"-o: {args.output!r} is a file; give a folder for the results")
