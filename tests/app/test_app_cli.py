@@ -1,21 +1,30 @@
 """The `vaesr` command: what users type, and what they get wrong."""
 
 import dataclasses
+import errno
+import io
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import tempfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
+from written_runs import write_run
 
-from vaesr.app import batch
+from vaesr.app import batch, commands, evaluate
 from vaesr.app.cli import main
+from vaesr.app.status import Status
 from vaesr.files.images import Photo, read_photo, write_photo
-from vaesr.inference import latents, load_upscaler, upscale
+from vaesr.inference import latents, load_upscaler, upscale, upscalers
+from vaesr.models.edsr import EDSR
+from vaesr.pretrained import PUBLISHED, write_upscaler
 from vaesr.runs import load_run
 
 
@@ -343,7 +352,7 @@ def test_help_does_not_wait_for_jax() -> None:
 @pytest.mark.slow
 def test_noise_is_kept_as_far_as_wanted(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     from vaesr.models.srvgg import SRVGGNetCompact
-    from vaesr.pretrained import write_checkpoint, write_upscaler
+    from vaesr.pretrained import write_checkpoint
 
     model = SRVGGNetCompact(scale=2, channels=4, convs=2)
     for name, seed in (("tiny-x4v3", 0), ("tiny-wdn-x4v3", 1), ("else", 2)):
@@ -502,3 +511,225 @@ def test_a_name_that_the_terminal_does_not_know(edsr_folder: pathlib.Path, tmp_p
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run([*command, "-o", str(tmp_path / "out")], capture_output=True, env=strict)
     assert done.returncode == 0 and len(list((tmp_path / "out").iterdir())) == 2, done.stderr
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_places_that_cannot_be_written_are_refused_before_anything_is_computed(
+    code: int, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+
+    def refuse(**_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(commands, "load_upscaler", lambda *_, **__: pytest.fail("the network was read"))
+    monkeypatch.setattr(evaluate, "measure_items", lambda *_, **__: pytest.fail("something was measured"))
+    out = tmp_path / "new" / "out"
+    for line in (["upscale", str(tmp_path / "a.png")], ["evaluate", "-i", str(tmp_path / "a.png")]):
+        assert main([*line, "-o", str(out)]) == 2
+        said = capsys.readouterr().err
+        assert f"-o: {out} can't be written: {os.strerror(code)}" in said and said.count("\n") == 1
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".tif"])
+def test_what_a_camera_wrote_is_in_the_result(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, ending: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = "Maker", "One"
+    exif.get_ifd(0x8769).update({0x9003: "2026:01:02 03:04:05", 0xA002: 12, 0xA003: 9})
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 30.0)})
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="r"/></x:xmpmeta>'
+    Image.fromarray(pixels(3)).save(tmp_path / "a.jpg", exif=exif, xmp=xmp, dpi=(300, 300))
+    result = tmp_path / f"b{ending}"
+    line = ["upscale", "--run", str(edsr_folder), str(tmp_path / "a.jpg"), "-o", str(result)]
+    assert main(line) == 0
+    with Image.open(result) as image:
+        found = image.getexif()
+        assert image.size == (24, 18) and (found[0x010F], found[0x0110]) == ("Maker", "One")
+        details, place = found.get_ifd(0x8769), found.get_ifd(0x8825)
+        assert (details[0x9003], details[0xA002], details[0xA003]) == ("2026:01:02 03:04:05", 24, 18)
+        assert dict(place) == {1: "N", 2: (48.0, 8.0, 30.0)}
+        assert image.info["xmp"] == xmp
+        if ending != ".webp":  # which holds no resolution
+            assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_avif_is_done_or_named(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    known = features.check("avif")
+    if known:
+        Image.fromarray(pixels(3)).save(folder / "a.avif")
+    (folder / "broken.avif").write_bytes(b"\x00\x00\x00\x18ftypavif" + bytes(20))
+    assert main(["upscale", "--run", str(edsr_folder), str(folder), "-o", str(tmp_path / "out")]) == 1
+    assert f"{folder / 'broken.avif'}: " in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").glob("*")] == ["a_out.png"] * known
+
+
+@pytest.mark.parametrize(("words", "code"), [("y\n", 0), ("YES\n", 0), ("n\n", 2), ("\n", 2), ("", 2)])
+def test_whoever_sits_at_a_terminal_is_asked(
+    edsr_folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    code: int,
+) -> None:
+    monkeypatch.setattr(batch, "_MOST_PIXELS", 400)  # of 18 x 24
+    answer = io.StringIO(words)
+    monkeypatch.setattr(answer, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdin", answer)
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+    line = ["upscale", "--run", str(edsr_folder), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    assert main(line) == code
+    said = capsys.readouterr()
+    assert "a.png becomes 24x18" in said.out and "Go on? [y/N]" in said.out
+    assert said.err == ("" if code == 0 else "vaesr upscale: nothing was done\n")
+    assert (tmp_path / "out").exists() == (code == 0)
+
+
+def test_yes_is_not_asked(
+    edsr_folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "_MOST_PIXELS", 400)
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+    line = ["upscale", "--run", str(edsr_folder), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    assert main([*line, "--yes"]) == 0
+    assert "Go on" not in capsys.readouterr().out and (tmp_path / "out" / "a_out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("-1", {"jax_platforms": "cpu"}),
+        ("2", {"jax_cuda_visible_devices": "2", "jax_rocm_visible_devices": "2"}),
+        ("0,3", {"jax_cuda_visible_devices": "0,3", "jax_rocm_visible_devices": "0,3"}),
+        (None, {}),
+    ],
+)
+def test_devices_are_chosen(
+    edsr_folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    word: str | None,
+    wanted: dict[str, str],
+) -> None:
+    seen: dict[str, str] = {}
+    monkeypatch.setattr(jax.config, "update", seen.__setitem__)
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+    line = ["upscale", "--run", str(edsr_folder), str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png")]
+    assert main([*line, *(["-g", word] if word else [])]) == 0
+    assert {name: value for name, value in seen.items() if "visible" in name or "platforms" in name} == wanted
+
+
+@pytest.mark.parametrize(
+    ("backend", "flag", "kind"),
+    [
+        ("gpu", "--fp16", jnp.float16),
+        ("gpu", "--fp32", jnp.float32),
+        ("gpu", "-q", jnp.bfloat16),  # its own
+        ("cpu", "--fp16", jnp.float32),
+    ],
+)
+def test_precision_is_what_was_asked_for_off_the_cpu(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, backend: str, flag: str, kind: Any
+) -> None:
+    model = EDSR(scale=2, channels=4, blocks=1, dtype=jnp.bfloat16)
+    run = write_run(tmp_path / "run", "edsr", model, jnp.zeros((1, 8, 8, 3)))
+    (tmp_path / "in").mkdir()
+    for bits in (8, 16):
+        write_photo(tmp_path / "in" / f"{bits}.png", Photo(pixels(3, bits)))
+    seen: dict[int, Any] = {}
+
+    def note(run: Any, job: batch.Job, **_: Any) -> batch.Done:
+        seen[job.bits] = run.model.dtype
+        return (9, 12, 3), (18, 24, 3), ()
+
+    monkeypatch.setattr(batch, "upscale_photo", note)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    line = ["upscale", "--run", str(run), str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert main([*line, flag]) == 0
+    assert seen == {8: kind, 16: jnp.float32}
+
+
+def test_options_are_grouped_in_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["upscale", "--help"])
+    said = capsys.readouterr().out
+    groups = dict(re.findall(r"^(\S[^\n]*):\n((?:  [^\n]*\n)+)", said, re.M))
+    names = {group: re.findall(r"(?:^  |, )(-[-\w]+)", text, re.M) for group, text in groups.items()}
+    wanted = {"-o": "files", "-n": "network", "-t": "device, memory and precision", "-q": "what is shown"}
+    assert all(name in names[group] for name, group in wanted.items())
+    assert set(names["options"]) == {"-h", "--help", "--debug"}
+
+
+def test_the_licence_of_published_weights_is_told_as_a_fact_and_once(
+    edsr_folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VAESR_CACHE", str(tmp_path / "cache"))
+    trained = load_run(edsr_folder)
+    state = write_upscaler(trained.model, trained.params["edsr"], "edsr")
+    monkeypatch.setattr(upscalers, "read_published", lambda name, packages: state)
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+    line = ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "-n"]
+    for name in ("RealESRGAN_x4plus", "RealSR_DF2K"):
+        origin = PUBLISHED[name]
+        assert main([*line, name]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == (
+            f"{name}: {origin.origin}, from {origin.package}; licence: {origin.licence}"
+        )
+        assert main([*line, name]) == 0
+        assert "licence:" not in capsys.readouterr().out
+
+
+def test_a_folder_is_compiled_for_few_shapes(
+    tmp_path: pathlib.Path, edsr_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[Any] = []
+    monkeypatch.setattr(Status, "compiling", lambda self, shape: shapes.append(shape))
+    for name, sizes in (("one", [(9, 12)] * 6), ("many", [(64 + 3 * i, 70 + 2 * i) for i in range(8)])):
+        (tmp_path / name).mkdir()
+        for number, (height, width) in enumerate(sizes):
+            photo = Photo(pixels(3, 8, height, width))
+            write_photo(tmp_path / name / f"{number}.png", photo)
+        shapes.clear()
+        line = ["upscale", "--run", str(edsr_folder), str(tmp_path / name), "-q"]
+        assert main([*line, "-o", str(tmp_path / "out")]) == 0
+        compiled = [shape for shape in shapes if shape]
+        assert len(compiled) == 1, compiled
+
+
+# A compilation of moments is not worth keeping; a test has no others.
+KEEP_ALL = """
+import sys, jax
+from vaesr.app import cli
+update = jax.config.update
+jax.config.update = lambda name, value: update(name, 0.0 if name.endswith("compile_time_secs") else value)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_what_is_compiled_is_kept_for_the_next_time(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    write_photo(tmp_path / "a.png", Photo(pixels(3)))
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    outside["VAESR_CACHE"] = str(tmp_path / "cache")
+    line = ["upscale", "--run", str(edsr_folder), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    kept = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", KEEP_ALL, *line], check=True, env=outside, timeout=300)
+        kept.append({path.name for path in (tmp_path / "cache" / "xla").glob("*-cache")})
+    assert kept[0] and kept[0] == kept[1]

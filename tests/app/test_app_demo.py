@@ -1,8 +1,11 @@
 """The page: its workings, and a browser without a window that uses it."""
 
+import contextlib
+import functools
 import io
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -111,6 +114,7 @@ def test_work_ends_when_nobody_waits_for_it(studio: demo.Studio, photo: pathlib.
     [
         ("notes.txt", "edsr", "notes.txt is no image file"),
         ("broken.png", "edsr", "broken.png is not an image"),
+        ("", "edsr", "photo is no image file"),
         ("../../../etc/a.png", "edsr", "a.png is not an image"),
         ("photo.png", "vae", "needs a super-resolution network"),
     ],
@@ -153,18 +157,50 @@ def test_run_folders_of_one_name_are_two_networks(
     assert list(seen[0])[:2] == paths and "RealESRGAN_x4plus" in seen[0]
 
 
-@pytest.fixture
-def page_address(edsr_folder: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[str]:
+# `vaesr` with the arguments that follow; the page waits no half a minute for an upload that stops.
+IMPATIENT = """
+import functools, sys
+from vaesr.app import cli, commands
+commands.serve = functools.partial(commands.serve, patience=2.0)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+# Again, with many tiles, each of which takes a moment; what becomes of a photo is said.
+SLOW = """
+import functools, sys, time
+from vaesr.app import cli, demo
+from vaesr.inference import tiling
+
+tiling.memory_budget = lambda: 0
+upscale = demo.Studio.upscale
+
+def told(studio, name, *more, progress, **knobs):
+    def slowly(share):
+        time.sleep(0.1)
+        progress(share)
+    try:
+        key = upscale(studio, name, *more, progress=slowly, **knobs)
+    except demo.GoneError:
+        print(name, "given up", flush=True)
+        raise
+    print(name, "done", flush=True)
+    return key
+
+demo.Studio.upscale = told
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@contextlib.contextmanager
+def serving(network: pathlib.Path, log: pathlib.Path, *start: str) -> Iterator[str]:
+    """The address of a `vaesr demo` of its own; `start` is how Python is told to run `vaesr`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vaesr", "demo", "--port", str(port), "--no-browser"]
-    address, log = f"http://127.0.0.1:{port}", tmp_path / "demo.log"
+    command = [sys.executable, *start, "demo", "--port", str(port), "--no-browser", "--run", str(network)]
+    address = f"http://127.0.0.1:{port}"
     # NiceGUI behaves differently where it sees pytest.
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     with log.open("wb") as file:
-        server = subprocess.Popen(
-            [*command, "--run", str(edsr_folder)], stdout=file, stderr=file, env=outside
-        )
+        server = subprocess.Popen(command, stdout=file, stderr=file, env=outside)
     try:
         for _ in range(240):
             try:
@@ -177,6 +213,73 @@ def page_address(edsr_folder: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[
     finally:
         server.terminate()
         server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def page_log(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """What the command that serves `page_address` says."""
+    return tmp_path_factory.mktemp("demo") / "demo.log"
+
+
+@pytest.fixture(scope="module")
+def page_address(edsr_folder: pathlib.Path, page_log: pathlib.Path) -> Iterator[str]:
+    with serving(edsr_folder, page_log, "-m", "vaesr") as address:
+        yield address
+
+
+def status_of(address: str, request: str, *fields: str, body: bytes = b"") -> int:
+    """The status that a request gets, sent as it stands here with our Host, unless there is one."""
+    host, port = address.removeprefix("http://").split(":")
+    lines = [f"{request} HTTP/1.1", *fields]
+    if not any(field.startswith("Host:") for field in fields):
+        lines.append(f"Host: {host}:{port}")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+def form(field: str, content: bytes) -> tuple[list[str], bytes]:
+    """Header fields and body of a form of one field."""
+    head = f"--edge\r\nContent-Disposition: form-data; name=a{field}\r\n\r\n"
+    body = head.encode() + content + b"\r\n--edge--\r\n"
+    return ["Content-Type: multipart/form-data; boundary=edge", f"Content-Length: {len(body)}"], body
+
+
+@pytest.mark.slow
+def test_the_server_answers_whom_it_is_for_and_takes_what_it_can_hold(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    log = tmp_path / "demo.log"
+    with serving(edsr_folder, log, "-c", IMPATIENT) as address:
+        page = urllib.request.urlopen(address, timeout=60).read().decode()
+        found = re.search(r"/_nicegui/client/[\w-]+/upload/\d+", page)
+        assert found
+        upload = f"POST {found[0]}"
+        ask = functools.partial(status_of, address)
+        polling = "GET /_nicegui_ws/socket.io/?EIO=4&transport=polling"
+        socket_ = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+        socket_ += ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="]
+        evil = "Origin: http://evil.example"
+
+        def websocket(*fields: str) -> int:
+            return ask("GET /_nicegui_ws/socket.io/?EIO=4&transport=websocket", *socket_, *fields)
+
+        assert ask("GET /") == ask("GET /", f"Origin: {address}") == ask(polling) == 200
+        assert websocket(f"Origin: {address}") == 101
+        assert ask("GET /", "Host: evil.example") == ask(upload, "Host: evil.example") == 421
+        assert ask("GET /", evil) == ask(upload, evil) == ask(polling, evil) == 403
+        assert websocket(evil) == websocket("Host: evil.example") == 403
+
+        assert ask(upload, f"Content-Length: {600 * 2**20}") == 413
+        assert ask(upload, "Transfer-Encoding: chunked") == 411
+        kind = "Content-Type: multipart/form-data; boundary=edge"
+        assert ask(upload, kind, f"Content-Length: {200 * 2**20}", body=b"--edge") == 408
+        fields, body = form("", b"a text field")
+        assert ask(upload, *fields, body=body) == 400
+        # A file without a name is taken; the page says to its visitor that it is no image.
+        fields, body = form('; filename=""', b"no picture")
+        assert ask(upload, *fields, body=body) == 200
+    assert log.read_text().splitlines() == [f"{address} (Ctrl-C ends it)"]
 
 
 def shown_colour(page: Any, left: float, right: float) -> np.ndarray:
@@ -244,7 +347,9 @@ def test_a_browser_uploads_upscales_slides_zooms_and_downloads(
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium: apt-get install chromium")
 @pytest.mark.slow
-def test_a_newcomer_tries_it_and_several_photos_are_kept(page_address: str, tmp_path: pathlib.Path) -> None:
+def test_a_newcomer_tries_it_and_several_photos_are_kept(
+    page_address: str, page_log: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     from playwright.sync_api import expect, sync_playwright
 
     paths = [tmp_path / name for name in ("0.png", "1.png", "more/0.png")]  # two of one name
@@ -272,6 +377,59 @@ def test_a_newcomer_tries_it_and_several_photos_are_kept(page_address: str, tmp_
         with zipfile.ZipFile(tmp_path / "all.zip") as archive:
             assert sorted(archive.namelist()) == ["0_out.png", "1_out.png", "4_0_out.png", "chelsea_out.png"]
             assert decoded(archive.read("0_out.png")).shape == (40, 60, 3)
+        browser.close()
+    assert page_log.read_text().splitlines() == [f"{page_address} (Ctrl-C ends it)"]
+
+
+def status_of_picture(address: str) -> int:
+    try:
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium: apt-get install chromium")
+@pytest.mark.slow
+def test_a_visitor_sees_progress_cancels_and_leaves(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    for name in ("small", "large", "next", "left"):
+        side = 20 if name == "small" else 600
+        write_photo(tmp_path / f"{name}.png", Photo(np.full((side, side, 3), 90, np.uint8)))
+    log = tmp_path / "demo.log"
+    with serving(edsr_folder, log, "-c", SLOW) as address, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.goto(address)
+        for name in ("small", "large", "next"):
+            with page.expect_response(lambda answer: "/upload/" in answer.url):
+                page.set_input_files("input[type=file]", str(tmp_path / f"{name}.png"))
+        bar = page.locator(".q-linear-progress")
+        expect(page.get_by_text(re.compile(r"large\.png.*: [1-9]\d? %"))).to_be_visible(timeout=120000)
+        expect(bar).to_be_visible()
+        assert 0 < float(bar.get_attribute("aria-valuenow")) < 1
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_text("large.png: cancelled")).to_be_visible(timeout=60000)
+        expect(bar).not_to_be_visible()
+        expect(page.get_by_role("button", name="Cancel")).not_to_be_visible()
+        assert log.read_text().splitlines()[1:] == ["small.png done", "large.png given up"]
+
+        picture = address + page.locator(".pair img.after").get_attribute("src")
+        assert status_of_picture(picture) == 200
+        page.set_input_files("input[type=file]", str(tmp_path / "left.png"))
+        expect(page.get_by_text(re.compile(r"left\.png: [1-9]\d? %"))).to_be_visible(timeout=120000)
+        page.close()
+        until = time.monotonic() + 120
+        while status_of_picture(picture) == 200 or "left.png" not in log.read_text():
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+        assert status_of_picture(picture) == 404
+        assert log.read_text().splitlines()[1:] == [
+            "small.png done", "large.png given up", "left.png given up",
+        ]  # fmt: skip
         browser.close()
 
 

@@ -1,6 +1,7 @@
 """`vaesr evaluate`: folders as users have them, runs, and databases of rated images."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -112,6 +113,25 @@ def test_names_are_never_formulas_and_need_not_be_text(tmp_path, capsys):
     assert written == {"'=1+1.png", "'+a.png", "'-b.png", "'@c.png", "'\td.png", r"caf\xe9.png", "e.png"}
     found = json.loads((tmp_path / "out" / "scores.json").read_text("utf-8"))
     assert {image["name"] for image in found["images"]} >= {"=1+1.png", r"caf\xe9.png"}
+
+
+def test_a_full_disk_loses_no_figures(tmp_path, capsys, monkeypatch):
+    save(tmp_path / "in" / "a.png", photo(0))
+    save(tmp_path / "ref" / "a.png", damaged(photo(0), 9))
+    command = ["evaluate", "-i", str(tmp_path / "in"), "-r", str(tmp_path / "ref"), "--metrics", "psnr"]
+    assert main([*command, "-o", str(tmp_path / "whole")]) == 0
+    mean = capsys.readouterr().out.splitlines()[0]
+    assert mean.startswith("psnr: 2")
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert main([*command, "-o", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [mean] and said.err.count("\n") == 1
+    assert "scores.csv: No space left on device" in said.err
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The page answers whom it is for, and takes what it can hold."""
 
 import asyncio
+import socket
 
 import pytest
 
@@ -9,7 +10,7 @@ from vaesr.app.guard import Guard
 LARGEST = 2 * 2**20
 
 
-def ask(app=None, *, kind="http", method="GET", body=(b"",), wait=None, **headers):
+def ask(app=None, *, kind="http", method="GET", body=(b"",), wait=None, bound="127.0.0.1", **headers):
     """The status that a request gets, and the body that the page behind saw; 200 is the page's own."""
     seen, sent = [], []
 
@@ -37,7 +38,7 @@ def ask(app=None, *, kind="http", method="GET", body=(b"",), wait=None, **header
         "method": method,
         "headers": [(n.replace("_", "-").encode(), v.encode()) for n, v in headers.items()],
     }
-    guard = Guard(app or page, host="127.0.0.1", largest=LARGEST, patience=0.2)
+    guard = Guard(app or page, host=bound, largest=LARGEST, patience=0.2)
     asyncio.run(guard(scope, receive, send))
     return sent[0].get("status", sent[0].get("code")), b"".join(seen)
 
@@ -56,6 +57,17 @@ def test_names_of_this_machine_are_answered(host):
 def test_other_names_are_not(host):
     assert ask(host=host)[0] == 421
     assert ask(kind="websocket", host=host)[0] == 1008
+
+
+@pytest.mark.parametrize(
+    ("bound", "status"),
+    [("127.0.0.1", 421), ("::1", 421), ("localhost", 421), ("0.0.0.0", 200), ("192.168.0.7", 200)],
+)
+def test_the_machines_name_counts_where_others_reach_it(bound, status, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "Box")
+    monkeypatch.setattr(socket, "getfqdn", lambda: "box.example")
+    assert ask(bound=bound, host="box:8080")[0] == ask(bound=bound, host="box.example")[0] == status
+    assert ask(bound=bound, host="localhost")[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
-"""Ctrl-C at any moment, and what is told to whoever waits."""
+"""Ctrl-C at any moment, and what is told to whoever waits.
+
+`VAESR_INTERRUPTS=50 pytest tests/app/test_app_interrupts.py` interrupts fifty times instead of twelve.
+"""
 
 import fcntl
+import itertools
 import os
 import pty
 import random
@@ -20,6 +24,10 @@ from vaesr.app.status import Status
 from vaesr.files.images import Photo, write_photo
 from vaesr.models.edsr import EDSR
 
+# How many, when, in seconds after the start, and by what.
+INTERRUPTS = int(os.environ.get("VAESR_INTERRUPTS", "12"))
+CASES = itertools.cycle(itertools.product((0.0, 0.1, 1.0, 2.0, 4.0, 8.0), (signal.SIGINT, signal.SIGTERM)))
+
 
 @pytest.fixture(scope="module")
 def slow_folder(tmp_path_factory):
@@ -31,11 +39,13 @@ def slow_folder(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "edsr", "edsr", model, jnp.zeros((1, 8, 8, 3)))
 
 
-def start(slow_folder, folder, *options, **how):
-    write_photo(folder / "a.png", Photo(np.zeros((2000, 2000, 3), np.uint8)))
-    line = ["upscale", "--run", str(slow_folder), "-t", "96", "-i", str(folder / "a.png"), *options]
+def start(slow_folder, folder, source=None, **how):
+    if source is None:
+        source = folder / "a.png"
+        write_photo(source, Photo(np.zeros((2000, 2000, 3), np.uint8)))
+    line = ["upscale", "--run", str(slow_folder), "-t", "96", "-i", str(source), "-o", str(folder / "out")]
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
-    return subprocess.Popen([sys.executable, "-m", "vaesr", *line, "-o", str(folder / "out")], **how)
+    return subprocess.Popen([sys.executable, "-m", "vaesr", *line], **how)
 
 
 def catches(pid, number):
@@ -47,9 +57,10 @@ def catches(pid, number):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
-@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
-@pytest.mark.parametrize("moment", (0.0, 0.1, 1.0, 2.0, 4.0, 8.0))
-def test_a_signal_ends_it_at_once(slow_folder, tmp_path, moment, number):
+@pytest.mark.parametrize(
+    ("time_", "moment", "number"), [(i, *case) for i, case in enumerate(itertools.islice(CASES, INTERRUPTS))]
+)
+def test_a_signal_ends_it_at_once(slow_folder, tmp_path, time_, moment, number):
     process = start(slow_folder, tmp_path)
     while not catches(process.pid, signal.SIGTERM):  # Python itself catches SIGINT alone
         time.sleep(0.01)
@@ -61,6 +72,29 @@ def test_a_signal_ends_it_at_once(slow_folder, tmp_path, moment, number):
     assert time.monotonic() - began < 2
     assert not list((tmp_path / "out").glob("*")) and b"vaesr/" not in err, err
     assert process.returncode == 128 + number and b"finished files are complete" in err and out == b""
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_half_film(edsr_folder, tmp_path):
+    av = pytest.importorskip("av")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    with av.open(str(tmp_path / "a.mkv"), "w") as writer:
+        stream = writer.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for number in range(3000):
+            picture = np.roll(noise, number, axis=0)
+            writer.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        writer.mux(stream.encode(None))
+    process = start(edsr_folder, tmp_path, tmp_path / "a.mkv")
+    until = time.monotonic() + 60
+    while not any(path.stat().st_size for path in (tmp_path / "out").glob(".*.mkv")):  # half a film
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 2 and process.returncode == 130, err
+    assert not list((tmp_path / "out").iterdir()) and b"finished files are complete" in err
 
 
 @pytest.mark.slow

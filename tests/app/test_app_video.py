@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 
 from vaesr.app import VideoFileError, cli, upscale_video, video
+from vaesr.app.status import Status
 from vaesr.inference import upscale
 from vaesr.runs.load import Run, load_run
 
@@ -250,6 +251,23 @@ def test_of_a_damaged_film_the_rest_is_made_and_the_loss_is_told(
     assert "is damaged" in said and "of 40 pictures are lost" in said
     kept, _, _ = read(next((tmp_path / "out").iterdir()))
     assert 4 < len(kept) < 40
+
+
+def test_pictures_are_counted_as_what_they_are(
+    edsr_folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    report = Status.progress
+
+    def note(status: Status, *now: Any, **how: Any) -> None:
+        report(status, *now, **how)
+        said.append(status.text().split(",")[0])
+
+    monkeypatch.setattr(Status, "progress", note)
+    source = make(tmp_path / "a.mp4", 3)
+    arguments = ["upscale", str(source), "-o", str(tmp_path / "b.mp4"), "--run", str(edsr_folder)]
+    assert cli.main(arguments) == 0
+    assert said == [f"a.mp4: picture {number} of 3" for number in (1, 2, 3)]
 
 
 def test_without_pyav(nearest: Run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,15 @@ import pathlib
 import pickle
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from written_runs import write_run
 
 from vaesr.app.cli import main
 from vaesr.files.images import Photo, read_photo, write_photo
 from vaesr.inference import load_upscaler, upscale, upscalers
+from vaesr.models.rrdb import RRDBNet
 from vaesr.pretrained import PUBLISHED, read_torch, write_checkpoint, write_upscaler
 from vaesr.runs import load_run
 
@@ -40,6 +43,21 @@ def test_a_checkpoint_is_the_network_it_was_made_of(
     assert load_upscaler(edsr_folder).step == 7
     with pytest.raises(ValueError, match=r"must end in \.pth"):
         write_checkpoint(tmp_path / "x.npz", {})
+
+
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])  # "gpu" is a mark of conftest.py
+def test_blocks_are_a_loop_where_compiling_takes_long(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    model = RRDBNet(scale=4, channels=4, growth=2, blocks=2)
+    empty = jnp.zeros((1, 8, 8, 3))
+    folder = write_run(tmp_path / "run", "rrdb", model, empty)
+    path = tmp_path / "rrdb.pth"
+    state = write_upscaler(model, load_run(folder).params["rrdb"], "rrdb")
+    path.write_bytes(write_checkpoint(path, state))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    for source in (folder, path):
+        assert load_upscaler(source).model.loop == (backend == "cpu")
 
 
 def test_the_command_takes_it(

@@ -179,19 +179,24 @@ def _shown(pixels: np.ndarray, like: Sequence[int] | None = None) -> bytes:
 
 
 def serve(
-    sources: Mapping[str, str], *, host: str = "127.0.0.1", port: int = 8080, browser: bool = True
+    sources: Mapping[str, str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    browser: bool = True,
+    patience: float = 30.0,
 ) -> None:
     """Serves the page until it is interrupted; prints its address.
 
     The first of the sources (see `Studio`) is chosen at first. With a host other than this machine's own,
-    whoever reaches it may use the page.
+    whoever reaches it may use the page. An upload that pauses for `patience` seconds is ended.
     """
     nicegui = extra("nicegui", "the page needs NiceGUI", "demo")
     studio = Studio(sources)
     nicegui.app.timer(60.0, studio.forget_old)
     _add_files(nicegui.app, studio)
     # A form is a little longer than its file.
-    nicegui.app.add_middleware(Guard, host=host, largest=_LARGEST_UPLOAD + 2**20)
+    nicegui.app.add_middleware(Guard, host=host, largest=_LARGEST_UPLOAD + 2**20, patience=patience)
     print(f"http://{host}:{port} (Ctrl-C ends it)", flush=True)
     nicegui.ui.run(
         lambda: _Page(nicegui, studio),

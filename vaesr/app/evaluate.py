@@ -34,7 +34,10 @@ from vaesr.reports.strips import largest_sum
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Carries out `vaesr evaluate`; returns the exit code: 1 if an image failed or has no partner."""
+    """Carries out `vaesr evaluate`; returns the exit code.
+
+    It is 1 if an image failed or has no partner, or the results cannot be written.
+    """
     output = pathlib.Path(args.output).expanduser()
     if output.is_file():
         raise ValueError(f"-o: {args.output!r} is a file; give a folder for the results")
@@ -81,7 +84,7 @@ def evaluate(args: argparse.Namespace) -> int:
     problems = [legible(line) for line in (*problems, *(f"{name}: {reason}" for name, reason in failed))]
     if not measured:
         raise ValueError(f"nothing could be compared: {problems[0]}")
-    _finish(args, output, title, chosen, measured, problems, database, weights)
+    problems += _finish(args, output, title, chosen, measured, problems, database, weights)
     for line in problems:
         print(f"vaesr evaluate: {line}", file=sys.stderr)
     return 1 if problems else 0
@@ -156,8 +159,11 @@ def _finish(
     problems: Sequence[str],
     database: SubjectiveDatabase | None,
     weights: dict[str, float],
-) -> None:
-    """Writes `scores.csv`, `scores.json` and `report.html`, and prints the means."""
+) -> list[str]:
+    """Prints the means, and writes `scores.csv`, `scores.json` and `report.html`.
+
+    Returns a line if they can't be written: what was measured is on the terminal by then.
+    """
     first = chosen[0]
 
     def badness(one: Measurement) -> float:
@@ -183,6 +189,13 @@ def _finish(
         tables.append(table)
         result["database"] = {"name": database.name, "scale": database.scale, "agreement": figures}
         print_table(table)
+    for metric in chosen:
+        summary = result["metrics"][metric.name]
+        mean = "none" if summary["mean"] is None else f"{summary['mean']:.4f}"
+        unit = f" {metric.unit}" if metric.unit else ""
+        same = f", {summary['identical']} identical" if summary["identical"] else ""
+        none = f", none for {summary['missing']}" if summary["missing"] else ""
+        print(f"{metric.name}: {mean}{unit} ({metric.protocol}{same}{none})")
     result["images"] = [
         {
             "name": labels[v.item.name],
@@ -213,17 +226,18 @@ def _finish(
         pictures=[_picture(v, labels[v.item.name], chosen) for v in order[: args.pictures]],
         problems=problems,
     )
-    write_atomically(output / "scores.csv", buffer.getvalue().encode())
-    write_atomically(output / "scores.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
-    write_atomically(output / "report.html", page.encode())
-    for metric in chosen:
-        summary = result["metrics"][metric.name]
-        mean = "none" if summary["mean"] is None else f"{summary['mean']:.4f}"
-        unit = f" {metric.unit}" if metric.unit else ""
-        same = f", {summary['identical']} identical" if summary["identical"] else ""
-        none = f", none for {summary['missing']}" if summary["missing"] else ""
-        print(f"{metric.name}: {mean}{unit} ({metric.protocol}{same}{none})")
+    files = {
+        "scores.csv": buffer.getvalue(),
+        "scores.json": json.dumps(result, indent=1, allow_nan=False) + "\n",
+        "report.html": page,
+    }
+    for name, text in files.items():
+        try:
+            write_atomically(output / name, text.encode())
+        except OSError as error:
+            return [legible(f"cannot write {output / name}: {error.strerror or error}")]
     print(f"{len(measured)} images -> {output / 'report.html'}, scores.csv, scores.json")
+    return []
 
 
 def _cell(text: str) -> str:

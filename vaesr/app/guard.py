@@ -16,15 +16,20 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Guard:
     """An ASGI application before another.
 
-    It answers only requests that name this machine (an address, localhost, the machine's name or what the
-    page is bound to): with the name of a page elsewhere that was made to point here (DNS rebinding) they are
-    refused, as are those that a page from elsewhere sends. Bodies must say how long they are, end within
-    `largest` bytes, and arrive without pauses of more than `patience` seconds.
+    It answers only requests that name this machine: with the name of a page elsewhere that was made to point
+    here (DNS rebinding) they are refused, as are those that a page from elsewhere sends. Names are what the
+    page is bound to and localhost; the machine's own, which a network may have given it, only where others
+    reach the page. Addresses all pass: rebinding needs a name, and behind a tunnel or a container's port the
+    page does not know by which address it is reached. Bodies must say how long they are, end within `largest`
+    bytes, and arrive without pauses of more than `patience` seconds.
     """
 
     def __init__(self, app: App, *, host: str, largest: int, patience: float = 30.0) -> None:
         self.app, self.largest, self.patience = app, largest, patience
-        self.names = {name.lower() for name in (host, "localhost", socket.gethostname(), socket.getfqdn())}
+        names = [host, "localhost"]
+        if not _is_loopback(host):
+            names += [socket.gethostname(), socket.getfqdn()]
+        self.names = {name.lower() for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on what may be asked, and answers the rest with a line."""
@@ -90,6 +95,13 @@ class Guard:
         except ValueError:
             return name in self.names
         return True
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 async def _refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
