@@ -185,7 +185,7 @@ def _encode_once(config: Config, run: runs.Run) -> data.CodeBank:
     if found is not None and found.origin == origin:
         return found
     stale = [folder for folder in config.workdir.glob("prior*") if (folder / "config.json").exists()]
-    if stale:
+    if stale and data.read_origin(path) != origin:  # damaged codes of this very checkpoint come out the same
         raise runs.UserError(
             f"{stale[0]} was trained on codes of an earlier autoencoder; "
             f"delete {config.workdir}/prior* first."
