@@ -226,11 +226,12 @@ def _build_prior(autoencoder: VQVAE, codes: data.CodeBank, level: int, config: C
         return {"bits_per_code": float(found.mean())}
 
     def evaluate_test(params: Any, variables: Any) -> dict[str, float]:
-        found = {"bits_per_code": bits.per_code(params[_PRIOR], arrays["test"])}
-        return evaluators.means_with_errors(found) | {
-            "uniform_bits_per_code": math.log2(autoencoder.code_count),
+        found = {
+            "bits_per_code": bits.per_code(params[_PRIOR], arrays["test"]),
             "unigram_bits_per_code": unigram(arrays["test"]["codes"]),
         }
+        uniform = {"uniform_bits_per_code": math.log2(autoencoder.code_count)}
+        return evaluators.means_with_errors(found) | uniform
 
     return runs.Experiment(
         model=runs.describe_model(model),
