@@ -148,9 +148,10 @@ def build(config: Config) -> runs.Experiment:
         results, elbos = {}, []
         for name, own in params.items():
             found = evaluators.mean_bounds(bank, measure, own, split, samples=1, **how)
-            results |= {f"{name}/{metric}": value for metric, value in found.items() if "elbo" in metric}
-            elbos.append(found["elbo_nats"])
-        return results | {"elbo_nats": max(elbos)}
+            found = {metric: value for metric, value in found.items() if "elbo" in metric}
+            results |= {f"{name}/{metric}": value for metric, value in found.items()}
+            elbos.append(found)
+        return results | max(elbos, key=lambda found: found["elbo_nats"])
 
     return runs.Experiment(
         model=runs.describe_model(model) | {"player": config.estimators[0]},

@@ -160,8 +160,12 @@ def _evaluations(
 
 
 def _all_scales(scores: dict[int, dict[str, float]]) -> dict[str, float]:
-    """The mean gain over the scales, which chooses the checkpoint, then every scale's figures."""
-    mean = {"gain_db": float(np.mean([own["gain_db"] for own in scores.values()]))}
+    """The mean gain over the scales, which chooses the checkpoint, then every scale's figures.
+
+    Its standard error is that of gains that rise and fall together: the photos are the same at every scale.
+    """
+    parts = [name for name in ("gain_db", "gain_se_db") if all(name in own for own in scores.values())]
+    mean = {name: float(np.mean([own[name] for own in scores.values()])) for name in parts}
     for scale, own in scores.items():
         mean |= evaluators.name_by_scale(own, scale)
     return mean

@@ -1,6 +1,6 @@
 """The rate/distortion curve (Alemi et al. 2018, "Fixing a broken ELBO"): VAEs of many betas, trained at once.
 
-    python -m experiments.rate_distortion             # 5,000 MNIST digits
+    python -m experiments.rate_distortion             # 4,000 MNIST digits
     python -m experiments.rate_distortion --betas 0.5 1 2
     python -m experiments.rate_distortion paper --data tfds:mnist
 

@@ -176,20 +176,22 @@ def compare(config: Config) -> None:
     }
     test = list(evaluator.test)
     table = {
-        title: evaluators.measure_pairs(test, upscale, extra_metrics=evaluator.extra_metrics)
+        title: evaluators.measure_pairs(test, upscale, extra_metrics=evaluator.extra_metrics, errors=True)
         for title, upscale in upscalers.items()
     }
     (config.workdir / "table.json").write_text(json.dumps(table, indent=1))
     names = ["psnr_y_db", "ssim_y", *evaluator.extra_metrics]
     first = next(iter(table.values()))
-    rows = {"bicubic": {name: first[f"bicubic_{name}"] for name in names}, **table}
+    bicubic = {name: value for name, value in first.items() if name.startswith("bicubic_")}
+    rows = {"bicubic": {name.removeprefix("bicubic_"): value for name, value in bicubic.items()}, **table}
     print("".join([f"{'':<16}", *(f"{name:>12}" for name in names)]))
     for title, row in rows.items():
         print("".join([f"{title:<16}", *(f"{row[name]:>12.4f}" for name in names)]), flush=True)
     figures = config.workdir / "figures"
     adversarial.save_strips(evaluator, upscalers, figures, pairs=test, name="1_test_{}.png")
     with training.MetricsWriter(config.workdir) as writer:
-        values = {f"{title}/{name}": row[name] for title, row in rows.items() for name in names}
+        shown = [each for name in names for each in (name, reports.error_name(name))]
+        values = {f"{title}/{n}": row[n] for title, row in rows.items() for n in shown if n in row}
         writer.write(trained[""].step, "test", values)
     reports.write_report(config.workdir)
 

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import run as benchmark
 from experiments.__main__ import gallery
 from vaesr.app.cli import make_parser
+from vaesr.data import open_bank
 from vaesr.runs.flags import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -171,6 +172,27 @@ def test_experiments_take_the_commands_that_are_shown(command, capsys):
         cli(presets(name), arguments)
         return
     pytest.fail(capsys.readouterr().err)
+
+
+def test_bounds_are_quoted_of_as_many_samples_as_the_command_takes():
+    quoted = 0
+    rows = [line for page in PAGES for line in page.read_text("utf-8").splitlines() if line.startswith("|")]
+    for row in rows:
+        for samples in re.findall(r"([\d,]+)[- ]samples? bound", row):
+            (command,) = commands(row, r"python -m experiments\.(?=[a-z])")
+            name, *arguments = shlex.split(command)
+            _, config = cli(presets(name), arguments)
+            assert config.bound_samples == int(samples.replace(",", "")), row
+            quoted += 1
+    assert quoted
+
+
+@pytest.mark.slow
+def test_as_many_digits_are_named_as_train(use_cache):
+    train = len(open_bank("embedded:digits").split("train"))
+    texts = [*(page.read_text("utf-8") for page in PAGES), *EXPERIMENTS.values()]
+    named = [count for text in texts for count in re.findall(r"([\d,]+) (?:real )?MNIST digits", text)]
+    assert named and set(named) == {f"{train:,}"}
 
 
 def test_vaesr_and_the_benchmarks_take_the_commands_that_are_shown():

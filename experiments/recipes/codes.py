@@ -185,7 +185,7 @@ def _encode_once(config: Config, run: runs.Run) -> data.CodeBank:
     if found is not None and found.origin == origin:
         return found
     stale = [folder for folder in config.workdir.glob("prior*") if (folder / "config.json").exists()]
-    if stale:
+    if stale and data.read_origin(path) != origin:  # damaged codes of this very checkpoint come out the same
         raise runs.UserError(
             f"{stale[0]} was trained on codes of an earlier autoencoder; "
             f"delete {config.workdir}/prior* first."
@@ -226,11 +226,12 @@ def _build_prior(autoencoder: VQVAE, codes: data.CodeBank, level: int, config: C
         return {"bits_per_code": float(found.mean())}
 
     def evaluate_test(params: Any, variables: Any) -> dict[str, float]:
-        found = {"bits_per_code": bits.per_code(params[_PRIOR], arrays["test"])}
-        return evaluators.means_with_errors(found) | {
-            "uniform_bits_per_code": math.log2(autoencoder.code_count),
+        found = {
+            "bits_per_code": bits.per_code(params[_PRIOR], arrays["test"]),
             "unigram_bits_per_code": unigram(arrays["test"]["codes"]),
         }
+        uniform = {"uniform_bits_per_code": math.log2(autoencoder.code_count)}
+        return evaluators.means_with_errors(found) | uniform
 
     return runs.Experiment(
         model=runs.describe_model(model),

@@ -315,10 +315,8 @@ def build_critic(task: Task, config: Config) -> runs.Experiment:
             real, fake = logits(collections, pair.hr[None]), logits(collections, x_sr)
             loss = losses.standard_discriminator_loss(real, fake)[0] / 2
             found.append((float(loss), float((real > 0).mean() + (fake < 0).mean()) / 2))
-        return {
-            "critic_loss": sum(x for x, _ in found) / len(found),
-            "accuracy": sum(x for _, x in found) / len(found),
-        }
+        columns = zip(("critic_loss", "accuracy"), zip(*found, strict=True), strict=True)
+        return evaluators.means_with_errors(dict(columns))
 
     return runs.Experiment(
         model=runs.describe_model(critic),

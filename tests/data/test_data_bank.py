@@ -13,6 +13,7 @@ import pytest
 
 from vaesr.data import Bank, assign_splits, open_bank
 from vaesr.data import bank as bank_module
+from vaesr.data import hashes as hashes_module
 from vaesr.data import writer as writer_module
 
 
@@ -169,6 +170,30 @@ def test_damaged_bank_is_made_again(folder: pathlib.Path, cache: pathlib.Path, d
     bank = opened(folder, cache)
     np.testing.assert_array_equal(bank.image(bank.names.index("p3.png")), noise(3, 23, 37))
     assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+def test_large_banks_are_read_through_only_where_their_date_is_another(
+    folder: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = opened(folder, cache).path / "pixels.bin"
+    made = pixels.stat()
+    read: list[pathlib.Path] = []
+    digest = hashes_module._digest
+    monkeypatch.setattr(hashes_module, "_digest", lambda path: read.append(path) or digest(path))
+    monkeypatch.setattr(hashes_module, "_ALWAYS_HASHED", made.st_size - 1)
+    assert bank_module.load_bank(pixels.parent) is not None and pixels not in read
+    with open(pixels, "r+b") as file:
+        file.write(bytes(500))
+    os.utime(pixels, ns=(made.st_atime_ns, made.st_mtime_ns + 1))
+    assert bank_module.load_bank(pixels.parent) is None and pixels in read
+    # What keeps its date is believed, which is the price of it.
+    os.utime(pixels, ns=(made.st_atime_ns, made.st_mtime_ns))
+    assert bank_module.load_bank(pixels.parent) is not None
+    # A copy has another date and the same pixels.
+    again = opened(folder, cache.with_name("other")).path / "pixels.bin"
+    os.utime(again, ns=(0, 0))
+    read.clear()
+    assert bank_module.load_bank(again.parent) is not None and again in read
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Codes on disk, and photos cut into tiles."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -41,6 +42,30 @@ def test_missing_or_damaged_codes_are_none(tmp_path):
     assert data.read_codes(tmp_path / "codes") is None
     with pytest.raises(ValueError, match=r"split 'train' must hold codes_0 and arrays of one length"):
         data.write_codes(tmp_path / "codes", {"train": {"codes_0": np.zeros(2), "index": np.zeros(3)}}, {})
+
+
+def test_flipped_codes_are_none_and_told_and_still_have_their_origin(tmp_path, capsys):
+    data.write_codes(tmp_path / "codes", splits(), {"step": 3})
+    file = tmp_path / "codes" / "train-codes_0.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert np.load(file).shape == (5, 2, 2)  # as an array it is whole
+    assert data.read_codes(tmp_path / "codes") is None
+    assert capsys.readouterr().err == f"note: {file} is damaged; the images are encoded again.\n"
+    assert data.read_origin(tmp_path / "codes") == {"step": 3}
+    assert data.read_origin(tmp_path) is None
+    assert data.write_codes(tmp_path / "codes", splits(), {"step": 3}).levels == 2
+    assert data.read_codes(tmp_path / "codes") is not None and not capsys.readouterr().err
+
+
+def test_codes_of_before_there_were_hashes_are_read(tmp_path):
+    data.write_codes(tmp_path / "codes", splits(), {"step": 3})
+    index = tmp_path / "codes" / "codes.json"
+    content = json.loads(index.read_text())
+    del content["hashes"]
+    index.write_text(json.dumps(content))
+    assert data.read_codes(tmp_path / "codes").levels == 2
 
 
 def test_the_smallest_integers_that_hold_the_codes():

@@ -43,9 +43,10 @@ def test_a_prior_sees_labels_and_the_maps_above():
 
 
 def test_the_unigram_code_length_is_the_cross_entropy():
-    train, test = np.array([0, 0, 1, 2]), np.array([[0, 3]])
+    train, test = np.array([0, 0, 1, 2]), np.array([[0, 3], [0, 0]])
     # Counts with one added: 3, 2, 2, 1 of 8.
-    assert evaluators.unigram_bits(train, 4)(test) == pytest.approx(0.5 * (math.log2(8 / 3) + 3))
+    found = evaluators.unigram_bits(train, 4)(test)
+    assert found == pytest.approx([0.5 * (math.log2(8 / 3) + 3), math.log2(8 / 3)])
 
 
 def test_pixel_bits_of_known_noise():
@@ -76,6 +77,8 @@ def test_pca_of_images_with_two_directions():
     one, two = evaluators.pca_errors(bank, 8), evaluators.pca_errors(bank, 16)
     assert (one["pca_components"], two["pca_components"]) == (1, 2)
     assert one["pca_mse"] == pytest.approx(0.01 / 16, rel=0.1)
+    # Of squares of a Gaussian, over the bank's 1000 test images.
+    assert one["pca_mse_se"] == pytest.approx(math.sqrt(2 / 1000) * one["pca_mse"], rel=0.2)
     assert two["pca_mse"] < 1e-5  # rounding to 8 bits
     assert evaluators.pca_errors(bank, 0.001)["pca_waterfilling_mse"] == pytest.approx(0.17 / 16, rel=0.1)
     with pytest.raises(ValueError, match="bits must be above 0, got 0"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vaesr.evaluators import means_with_errors, name_by_scale
+from vaesr.evaluators import function_of_mean, means_with_errors, name_by_scale
 from vaesr.reports import error_name
 
 
@@ -21,6 +21,17 @@ def test_one_image_and_values_that_are_not_finite_have_none():
     assert set(means_with_errors({"psnr_db": [30.0, np.inf], "ssim": [0.5, 0.7]})) == {
         "psnr_db", "ssim", "ssim_se",
     }  # fmt: skip
+
+
+def test_the_error_of_a_function_of_a_mean_is_how_far_those_of_other_images_lie():
+    mse = np.random.default_rng(1).gamma(4.0, 0.01, (2000, 50))
+    psnr = lambda mean: -10 * np.log10(mean)
+    slope = lambda mean: -10 / np.log(10) / mean
+    each = [function_of_mean(means_with_errors({"mse": row}), "mse", "psnr_db", psnr, slope) for row in mse]
+    assert each[0]["psnr_db"] == psnr(mse[0].mean())
+    spread = np.std([found["psnr_db"] for found in each])
+    assert np.mean([found["psnr_se_db"] for found in each]) == pytest.approx(spread, rel=0.05)
+    assert function_of_mean({"mse": 0.1}, "mse", "psnr_db", psnr, slope) == {"psnr_db": pytest.approx(10)}
 
 
 @pytest.mark.parametrize(

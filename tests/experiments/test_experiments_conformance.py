@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,23 @@ def test_a_finished_run_has_a_report_with_a_picture(name, finished):
         assert not [metric for metric in metric_names(rows) if not explain(metric)]
         stored = json.loads((folder / "config.json").read_text())
         assert runs.build_model(stored["model"]) is not None and stored["preset"] == "smoke"
+
+
+# What a test row holds besides means over images: figures of a set as a whole, and numbers known beforehand.
+_OF_THE_WHOLE = re.compile(
+    r"_ece|auroc|active_units|perplexity|usage|pca_components|waterfilling|uniform_bits|code_bits_per_image"
+)
+
+
+@every_system
+def test_means_over_test_images_have_their_errors(name, finished):
+    config, means = finished(name), []
+    for folder, _, _ in trainings(SYSTEMS[name], config):
+        for row in reports.read_metrics(folder):
+            if row["split"] == "test":
+                means += [(metric, row) for metric in metric_names([row]) if not _OF_THE_WHOLE.search(metric)]
+    assert means
+    assert not [metric for metric, row in means if not row.get(reports.error_name(metric), -1) >= 0]
 
 
 @every_system

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import estimators
-from vaesr import distributions
+from vaesr import distributions, evaluators
 from vaesr.evaluators import estimators as estimator_study
 
 
@@ -28,6 +28,24 @@ def test_the_study_finds_the_known_means_and_variances():
         distributions.pathwise, estimator_study.step, key, dimension=4, samples=4, repeats=100
     )
     assert mean == 0.0
+
+
+def test_the_test_split_is_drawn_eight_times_for_every_estimator(monkeypatch):
+    used = []
+
+    def measured(bank, measure, params, split, **how):
+        used.append((split, how.get("drawings", 1)))
+        return {"elbo_nats": -100.0 + 5 * params, "kl_nats": 9.0, "elbo_se_nats": 1.0 + params}
+
+    monkeypatch.setattr(evaluators, "mean_bounds", measured)
+    smoke = estimators.PRESETS["smoke"]
+    system = estimators.build(dataclasses.replace(smoke, data="random:99x8x8x1"))
+    system.evaluate({"pathwise": 0, "leave_one_out": 1}, {})
+    found = system.evaluate_test({"pathwise": 0, "leave_one_out": 1, "optimal": -1}, {})
+    assert used == [("validation", 1)] * 2 + [("test", 8)] * 3
+    # The best one's, with its own error.
+    assert (found["elbo_nats"], found["elbo_se_nats"], found["optimal/elbo_se_nats"]) == (-95.0, 2.0, 0.0)
+    assert not any("kl" in name for name in found)
 
 
 def test_bad_settings_are_refused_with_a_sentence():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import vae
-from vaesr import inference, reports, runs, training
+from vaesr import evaluators, inference, reports, runs, training
 from vaesr.runs.folder import with_stored
 
 DREG = vae.ObjectiveConfig(kind="iwae", samples=3, gradient="dreg")
@@ -76,6 +76,20 @@ def test_a_run_of_several_layers_is_scored_drawn_and_sampled(tmp_path):
     assert inference.sample(run, 3).shape == (3, 28, 28, 1)
     with pytest.raises(ValueError, match="several latent layers"):
         inference.encode(run, np.zeros((1, 28, 28, 1), np.float32))
+
+
+@pytest.mark.parametrize("binarisation, drawings", [("dynamic", 8), ("threshold", 1)])
+def test_the_test_split_is_drawn_eight_times_where_bits_are_drawn(binarisation, drawings, monkeypatch):
+    used = []
+    monkeypatch.setattr(evaluators, "mean_bounds", lambda *_, **how: used.append(how) or {})
+    monkeypatch.setattr(evaluators, "posteriors", lambda *_, **how: (np.zeros((3, 4)), None))
+    smoke = vae.PRESETS["smoke"]
+    objective = dataclasses.replace(smoke.objective, binarisation=binarisation)
+    system = vae.build(dataclasses.replace(smoke, data="random:99x8x8x1", objective=objective))
+    system.evaluate({"vae": {}}, {})
+    system.evaluate_test({"vae": {}}, {})
+    found = [(how.get("drawings", 1), how.get("errors", False)) for how in used]
+    assert found == [(1, False), (drawings, True)]
 
 
 def test_presets_of_the_paper_have_its_stages_and_networks():

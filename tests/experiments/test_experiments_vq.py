@@ -50,7 +50,15 @@ def test_a_run_goes_on_from_any_stage_and_is_guarded(tmp_path, monkeypatch):
     assert training.restore_params(folder / "prior", "latest")[2] == 4
     with pytest.raises(runs.UserError, match="already holds a run"):
         run(vqvae, folder)
-    assert run(vqvae, folder, resume=True)  # nothing left to do but the samples
+    flipped = folder / "codes" / "train-codes_0.npy"
+    whole = flipped.read_bytes()
+    flipped.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert run(vqvae, folder, resume=True)  # nothing left to do but the codes and the samples
+    assert flipped.read_bytes() == whole
+    index = folder / "codes" / "codes.json"
+    index.write_text(index.read_text().replace('"step": 4', '"step": 3'))
+    with pytest.raises(runs.UserError, match="was trained on codes of an earlier autoencoder"):
+        run(vqvae, folder, resume=True)
     assert run(vqvae, folder, overwrite=True, seed=1, only_autoencoder=True)
     assert not (folder / "prior").exists()
 

@@ -12,6 +12,7 @@ import sys
 import tracemalloc
 import zipfile
 
+import fuzzing
 import numpy as np
 import pytest
 
@@ -97,6 +98,12 @@ def zipped(pickled, **members):
     return buffer.getvalue()
 
 
+def in_a_row(pickled, numbers=b""):
+    """The format before 1.6: pickles, and then the numbers of their one storage."""
+    head = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {}))
+    return head + pickled + pickle.dumps(["0"], 2) + struct.pack("<q", len(numbers) // 4) + numbers
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_malicious_pickle_runs_nothing(tmp_path, legacy):
     victim = tmp_path / "victim"
@@ -104,9 +111,8 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, legacy):
     pickle.loads(evil)
     assert victim.read_text() == "run"  # this one would
     victim.unlink()
-    head = b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {}))
     with pytest.raises(ValueError, match="nothing was run"):
-        read_torch(head + evil if legacy else zipped(evil))
+        read_torch(in_a_row(evil) if legacy else zipped(evil))
     assert not victim.exists()
 
 
@@ -148,6 +154,12 @@ def test_tensors_stay_inside_their_storage(fields, message):
     np.testing.assert_array_equal(read_torch(zipped(tensor(), data_0=numbers))["w"], np.arange(4))
     with pytest.raises(ValueError, match=message):
         read_torch(zipped(tensor(**fields), data_0=numbers))
+
+
+def test_the_step_along_an_axis_of_one_number_may_be_anything():
+    numbers = np.arange(4, dtype=np.float32).tobytes()
+    found = read_torch(zipped(tensor(size=(2, 1), stride=(2, 2**62)), data_0=numbers))["w"]
+    np.testing.assert_array_equal(found, [[0], [2]])
 
 
 def test_an_archive_that_grows_is_refused():
@@ -239,6 +251,11 @@ def nested(levels, count):
 MANY = tensor(size=(10**6,), stride=(0,))
 
 
+def most_memory(content):
+    """Bytes that reading may take."""
+    return 16 * len(content) + 2**24
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -259,7 +276,7 @@ def test_small_files_stay_small(content, message):
     try:
         with pytest.raises(ValueError, match=message):
             read_torch(content)
-        assert tracemalloc.get_traced_memory()[1] < 16 * len(content) + 2**24
+        assert tracemalloc.get_traced_memory()[1] < most_memory(content)
     finally:
         tracemalloc.stop()
 
@@ -291,10 +308,14 @@ NAMES = ("numpy dtype", "numpy ndarray", "collections OrderedDict", "torch Float
 
 
 def programs():
-    """Any instructions that pickles have, in any order, with arguments that fit."""
+    """Any instructions that pickles have, in any order, with arguments that fit or ask for much."""
     from hypothesis import strategies as st
 
     plain = [code.code.encode("latin-1") for code in pickletools.opcodes if code.arg is None]
+    count = st.sampled_from([0, 1, 2, 4, 2**23, 2**62])
+    tensors = st.fixed_dictionaries(
+        {}, optional={"count": count, "offset": count, "stride": st.tuples(count), "size": st.tuples(count)}
+    ) | st.fixed_dictionaries({"size": st.tuples(count, count), "stride": st.tuples(count, count)})
     words = st.sampled_from(["", "f4", "V8", "O8", "latin1", "AAAAAAAA", "storage", "0", "cpu", "|", "<"])
     return st.lists(
         st.one_of(
@@ -306,34 +327,69 @@ def programs():
             st.integers(0, 8).map(lambda value: b"K" + bytes([value])),
             st.tuples(st.sampled_from(b"qh"), st.integers(0, 4)).map(bytes),
             st.binary(max_size=6),
+            tensors.map(lambda fields: tensor(**fields)[2:-1]),
+            st.tuples(st.sampled_from(b"rjBXT\x8b"), st.integers(0, 2**32 - 1)).map(
+                lambda pair: bytes(pair[:1]) + struct.pack("<I", pair[1])
+            ),
+            st.tuples(st.integers(1, 9), st.integers(1, 60)).map(lambda pair: nested(*pair)[2:-1]),
         ),
         max_size=40,
     ).map(lambda parts: b"\x80\x02" + b"".join(parts) + b".")
 
 
 @pytest.mark.slow
-def test_ten_thousand_programs_run_nothing_and_end():
+def test_ten_thousand_programs_run_nothing_and_end_within_bounds(tmp_path):
     hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed")
     defaults, events = _rebuild_tensor.__defaults__, []
-    for coding in ("raw_unicode_escape", "unicode_escape", "latin-1"):  # not for the first time below
+    # Not for the first time below, which imports what they need.
+    for coding in ("raw_unicode_escape", "unicode_escape", "latin-1"):
         codecs.lookup(coding)
+    for content in (zipped(tensor(), data_0=bytes(16)), in_a_row(tensor(), bytes(16))):
+        np.testing.assert_array_equal(read_torch(content)["w"], np.zeros(4))
     watching = [True]
     # Audit hooks are told whatever runs code, opens files or starts programs; they can't be taken off again.
     forbidden = ("exec", "compile", "import", "open", "os.system", "subprocess.Popen", "ctypes.dlopen")
     sys.addaudithook(lambda event, _: events.append(event) if watching[0] and event in forbidden else None)
 
-    # The same programs each time: a search for new ones is not a change's test.
-    @hypothesis.settings(max_examples=10_000, deadline=20_000, database=None, derandomize=True)
-    @hypothesis.example(b"\x80\x02i\\cnumpy\ndtype\n.")  # Python warns of its escape
-    @hypothesis.given(programs())
-    def reads(program):
-        content = zipped(program, data_0=bytes(16))
+    path = tmp_path / "a"
+
+    def read_plain(content):
+        path.write_bytes(content)
+        events.clear()
+        with contextlib.suppress(ValueError):
+            read_state(path)
+        assert events.pop(0) == "open"  # that very file
+
+    def read_file(content):
         events.clear()
         with contextlib.suppress(ValueError):
             read_torch(content)
-        assert not events and _rebuild_tensor.__defaults__ == defaults
+
+    # The same programs each time unless new ones are asked for: a search is not a change's test.
+    @hypothesis.settings(
+        max_examples=1000 if fuzzing.FRESH else 10_000, deadline=20_000, database=None,
+        derandomize=not fuzzing.FRESH,
+    )  # fmt: skip
+    @hypothesis.example(b"\x80\x02i\\cnumpy\ndtype\n.")  # Python warns of its escape
+    @hypothesis.given(programs())
+    def reads(program):
+        numbers = bytes(16)
+        for read, content in (
+            (read_file, zipped(program, data_0=numbers)),
+            (read_file, in_a_row(program, numbers)),
+            (read_plain, program),
+        ):
+            tracemalloc.start()
+            try:
+                read(content)
+                most = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            assert not events and _rebuild_tensor.__defaults__ == defaults
+            assert most < most_memory(content)
 
     try:
-        reads()
+        for seed in fuzzing.seeds(0):
+            (hypothesis.seed(seed)(reads) if fuzzing.FRESH else reads)()
     finally:
         watching[0] = False

@@ -1,7 +1,7 @@
 """Real data: sources by name, packed uint8 banks, sampling on the device or from the host."""
 
 from vaesr.data.bank import Bank, Entry, load_bank
-from vaesr.data.codes import CodeBank, read_codes, smallest_integers, write_codes
+from vaesr.data.codes import CodeBank, read_codes, read_origin, smallest_integers, write_codes
 from vaesr.data.degraded import DegradedSampler, crappification, fading, words_of
 from vaesr.data.embedded import EMBEDDED
 from vaesr.data.evaluation import evaluation_batches, photos
@@ -48,6 +48,7 @@ __all__ = [
     "open_bank",
     "photos",
     "read_codes",
+    "read_origin",
     "read_subjective",
     "shuffle_index",
     "smallest_integers",

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
 import json
 import pathlib
-import sys
 import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
+from vaesr.data.hashes import is_whole
+
 BANK_FORMAT = 1
-# Larger files are read through only where their date is not that of their making: it would take minutes.
-_ALWAYS_HASHED = 4 << 30
 
 
 class Entry(NamedTuple):
@@ -98,31 +95,6 @@ class Bank:
         return self.splits[name]
 
 
-def hashes_of(folder: pathlib.Path) -> dict[str, list[str | int]]:
-    """Hash and date of the files of a bank, by name, as its index keeps them."""
-    paths = [folder / "pixels.bin", folder / "table.npz"]
-    return {path.name: [_digest(path, path.stat().st_mtime_ns), path.stat().st_mtime_ns] for path in paths}
-
-
-@functools.lru_cache(maxsize=64)
-def _digest(path: pathlib.Path, modified: int) -> str:
-    """The file's hash, found once in a process unless the file changes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_whole(folder: pathlib.Path, hashes: dict[str, list[str | int]]) -> bool:
-    """Whether the files are as they were written; those of a version before there were hashes count as it."""
-    for name, (expected, modified) in hashes.items():
-        status = (folder / name).stat()
-        if status.st_size > _ALWAYS_HASHED and status.st_mtime_ns == modified:
-            continue
-        if _digest(folder / name, status.st_mtime_ns) != expected:
-            print(f"note: {folder / name} is damaged; the data is decoded again.", file=sys.stderr)
-            return False
-    return True
-
-
 def load_bank(path: pathlib.Path) -> Bank | None:
     """Open the folder that `BankWriter.commit` made.
 
@@ -134,7 +106,7 @@ def load_bank(path: pathlib.Path) -> Bank | None:
         size = (path / "pixels.bin").stat().st_size
         if index["format"] != BANK_FORMAT or size != int(np.prod(shape, dtype=np.int64)):
             return None
-        if not _is_whole(path, index.get("hashes", {})):
+        if not is_whole(path, index.get("hashes", {}), "the data is decoded again"):
             return None
         with open(path / "table.npz", "rb") as file, np.load(file, allow_pickle=False) as table:
             arrays = {name: table[name] for name in table.files}

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from vaesr.data.hashes import hashes_of, is_whole
+
 _INDEX = "codes.json"
 
 
@@ -52,7 +54,11 @@ def write_codes(
     for split, arrays in splits.items():
         for name, array in arrays.items():
             np.save(temporary / f"{split}-{name}.npy", array)
-    index = {"origin": dict(origin), "splits": {split: sorted(arrays) for split, arrays in splits.items()}}
+    index = {
+        "origin": dict(origin),
+        "splits": {split: sorted(arrays) for split, arrays in splits.items()},
+        "hashes": hashes_of(sorted(temporary.iterdir())),
+    }
     (temporary / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
@@ -68,12 +74,22 @@ def read_codes(path: pathlib.Path) -> CodeBank | None:
     """
     try:
         index = json.loads((path / _INDEX).read_text())
+        if not is_whole(path, index.get("hashes", {}), "the images are encoded again"):
+            return None
         splits = {
             split: {name: np.load(path / f"{split}-{name}.npy", mmap_mode="r") for name in names}
             for split, names in index["splits"].items()
         }
         return CodeBank(splits, index["origin"], path)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def read_origin(path: pathlib.Path) -> Any:
+    """What made the codes of a folder, also where they are damaged; None if nothing says so."""
+    try:
+        return json.loads((path / _INDEX).read_text())["origin"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from vaesr.data.bank import BANK_FORMAT, Bank, Entry, hashes_of, load_bank
+from vaesr.data.bank import BANK_FORMAT, Bank, Entry, load_bank
+from vaesr.data.hashes import hashes_of
 from vaesr.data.splits import SPLITS, assign_splits, content_hash
 
 T = TypeVar("T")
@@ -105,7 +106,7 @@ class BankWriter:
             "shape": shape,
             "names": self._names or None,
             "report": [list(entry) for entry in self.report],
-            "hashes": hashes_of(self.folder),
+            "hashes": hashes_of([self.folder / "pixels.bin", self.folder / "table.npz"]),
         }
         (self.folder / "index.json").write_text(json.dumps(index))
         for name in ("pixels.bin", "table.npz", "index.json", "."):

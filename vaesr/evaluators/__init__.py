@@ -22,7 +22,7 @@ from vaesr.evaluators.codes import (
 )
 from vaesr.evaluators.curves import CurveEvaluator
 from vaesr.evaluators.latents import save_latent_figures
-from vaesr.evaluators.means import means_with_errors
+from vaesr.evaluators.means import function_of_mean, means_with_errors
 from vaesr.evaluators.pairs import (
     Metric,
     PhotoPair,
@@ -67,6 +67,7 @@ __all__ = [
     "encode_splits",
     "exact_pca_log_likelihood",
     "foreign_images",
+    "function_of_mean",
     "level_names",
     "mean_bounds",
     "means_with_errors",

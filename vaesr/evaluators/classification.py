@@ -61,7 +61,7 @@ class ClassificationEvaluator:
     def evaluate_test(self, params: dict[str, Any], variables: Any) -> dict[str, float]:
         """Score every method on the test split, on foreign images and after pruning; prints a table.
 
-        As `evaluate`, with `NAME_ood_auroc` and `bnn_pruned_PERCENT_error_percent`.
+        As `evaluate`, with `NAME_ood_auroc` and `bnn_pruned_PERCENT_error_percent`, which has its error, too.
         """
         results = self._measure(params, "test", None)
         if self.foreign_source is not None:
@@ -76,11 +76,14 @@ class ClassificationEvaluator:
                 found = detect_foreign(members, self.foreign[name])
                 results |= {f"{name}_{metric}": value for metric, value in found.items()}
         if "bnn" in params:
-            self.pruned["Bayesian net, by |mean| / σ"] = errors = self._prune("bnn", params["bnn"])
-            for fraction, error in zip(PRUNED, errors, strict=True):
-                results[f"bnn_pruned_{100 * fraction:.0f}_error_percent"] = error
+            pruned = self._prune("bnn", params["bnn"])
+            self.pruned["Bayesian net, by |mean| / σ"] = [found["error_percent"] for found in pruned]
+            for fraction, found in zip(PRUNED, pruned, strict=True):
+                errors = {name: value for name, value in found.items() if name.startswith("error")}
+                results |= {f"bnn_pruned_{100 * fraction:.0f}_{name}": v for name, v in errors.items()}
         if "ensemble" in params:
-            self.pruned["one network, by size"] = self._prune("ensemble", params["ensemble"])
+            pruned = self._prune("ensemble", params["ensemble"])
+            self.pruned["one network, by size"] = [found["error_percent"] for found in pruned]
         if jax.process_index() == 0:
             print(_table(results, list(self.members)), flush=True)
         return results
@@ -99,9 +102,9 @@ class ClassificationEvaluator:
             for metric, value in measure_members(members).items()
         }
 
-    def _prune(self, name: str, params: Any) -> list[float]:
-        """Errors after removing weights: by |mean| / sigma, or by size where no sigma is known."""
-        errors = []
+    def _prune(self, name: str, params: Any) -> list[dict[str, float]]:
+        """Scores after removing weights: by |mean| / sigma, or by size where no sigma is known."""
+        scores = []
         for fraction in PRUNED:
             if name == "bnn":
                 left = distributions.prune(params, fraction=fraction)
@@ -110,8 +113,8 @@ class ClassificationEvaluator:
                 equal = {"mean": only, "rho": jax.tree.map(jnp.zeros_like, only)}
                 left = distributions.prune(equal, fraction=fraction)["mean"]
             members = predict_split(self.predict[name], left, self.bank, "test")
-            errors.append(measure_members(members)["error_percent"])
-        return errors
+            scores.append(measure_members(members))
+        return scores
 
     def figures(
         self, params: dict[str, Any], variables: Any, directory: str | os.PathLike[str], step: int

@@ -45,15 +45,15 @@ class CodeBits:
         return np.concatenate(nats) / math.log(2) / math.prod(arrays["codes"].shape[1:])
 
 
-def unigram_bits(codes: np.ndarray, count: int) -> Callable[[np.ndarray], float]:
+def unigram_bits(codes: np.ndarray, count: int) -> Callable[[np.ndarray], np.ndarray]:
     """The code length of the best code that knows how often each code occurs, and nothing else.
 
-    Of training codes of any shape, with `count` in the codebook. Returns `codes -> bits per code`, by
-    training frequencies with one added to every count.
+    Of training codes of any shape, with `count` in the codebook. Returns `codes [n, ...] -> [n]`: bits per
+    code of every example, by training frequencies with one added to every count.
     """
     counts = np.bincount(np.asarray(codes).ravel(), minlength=count) + 1.0
     lengths = -np.log2(counts / counts.sum())
-    return lambda held_out: float(lengths[np.asarray(held_out).ravel()].mean())
+    return lambda held_out: lengths[np.asarray(held_out)].reshape(len(held_out), -1).mean(axis=1)
 
 
 def pixel_bits(bank: data.Bank, reconstruct: Callable[[np.ndarray], jax.Array]) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vaesr import data, quantisation, reports
 from vaesr.data.evaluation import evenly_spread
-from vaesr.evaluators.means import means_with_errors
+from vaesr.evaluators.means import function_of_mean, means_with_errors
 
 _BATCH = 250
 _SHOWN = 12
@@ -59,7 +59,8 @@ def pca_errors(bank: data.Bank, bits: float, *, split: str = "test") -> dict[str
     - `pca_waterfilling_mse`: the least error that any code of `bits` bits on average can reach for Gaussian
       data of this covariance (reverse water-filling over the components' variances).
 
-    Returns both mean squared errors per value, of images of the split in [0, 1], and `pca_components`.
+    Returns both mean squared errors per value, of images of the split in [0, 1], the first with its standard
+    error, and `pca_components`.
     Source: Cover and Thomas, "Elements of Information Theory", theorem 10.3.3.
     """
     if not bits > 0:
@@ -71,9 +72,8 @@ def pca_errors(bank: data.Bank, bits: float, *, split: str = "test") -> dict[str
     variances, directions = np.maximum(variances[::-1], 0), directions[:, ::-1]
     kept = min(max(int(bits // 8), 0), x.shape[1])
     centred = _vectors(bank, bank.split(split)) - mean
-    left = np.square(centred).sum() - np.square(centred @ directions[:, :kept]).sum()
-    return {
-        "pca_mse": float(left / centred.size),
+    left = np.square(centred).sum(axis=1) - np.square(centred @ directions[:, :kept]).sum(axis=1)
+    return means_with_errors({"pca_mse": left / x.shape[1]}) | {
         "pca_components": float(kept),
         "pca_waterfilling_mse": water_filling(variances, bits) / x.shape[1],
     }
@@ -126,7 +126,8 @@ class CodeEvaluator:
     def evaluate(self, params: dict[str, Any], variables: Any) -> dict[str, float]:
         """Errors and code usage on the validation split.
 
-        `mse` of images in [0, 1], `psnr_db` of the mean error, and `code_statistics`.
+        `mse` of images in [0, 1] and `psnr_db` of the mean error, with their standard errors over images, and
+        `code_statistics`.
         """
         return self._measure(params, variables, "validation", self.limit)
 
@@ -192,10 +193,12 @@ class CodeEvaluator:
                 level.append(np.asarray(quantised.codes)[held])
         self._codes = [np.concatenate(level) for level in codes]
         found = means_with_errors({"mse": np.concatenate(squares)})
-        return found | {
-            "psnr_db": -10 * math.log10(max(found["mse"], 1e-12)),
-            **code_statistics(self._codes, self.model.code_count),
-        }
+        found |= function_of_mean(
+            found, "mse", "psnr_db",
+            lambda mse: -10 * math.log10(max(mse, 1e-12)),
+            lambda mse: -10 / math.log(10) / max(mse, 1e-12),
+        )  # fmt: skip
+        return found | code_statistics(self._codes, self.model.code_count)
 
 
 _USAGE = "How often each code occurs, in units of its even share: a dead code lies at 0."

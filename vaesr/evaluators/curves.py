@@ -1,6 +1,7 @@
 """Methods of predictive uncertainty side by side on one curve: scores, and error bars to look at."""
 
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 
 from vaesr import data, objectives, reports
 from vaesr.evaluators.classification import METHOD_TITLES
+from vaesr.evaluators.means import function_of_mean, means_with_errors
 
 # Every evaluation draws the same weights, so that the numbers of two checkpoints compare.
 _SEED = 1
@@ -46,7 +48,8 @@ class CurveEvaluator:
         """Score every method on validation points: `{"NAME_METRIC": value}`.
 
         `nll_nats`, `rmse`, and the mean width of the epistemic error bars where the data lie
-        (`epistemic_inside`) and on either side of them (`epistemic_away`).
+        (`epistemic_inside`), with their standard errors over points, and on either side of the data
+        (`epistemic_away`).
         """
         return self._measure(params, "validation")
 
@@ -93,9 +96,9 @@ def _score(forward: objectives.Forward, draws: int, params: Any, points: dict[st
     )  # fmt: skip
     moments = _moments(forward, draws, params, points["x"])
     away = _moments(forward, draws, params, _AWAY)
+    mse = means_with_errors({"mse": jnp.square(moments.mean - points["target"])})
     return {
-        "nll_nats": -float(log_prob.mean()),
-        "rmse": float(jnp.sqrt(jnp.square(moments.mean - points["target"]).mean())),
-        "epistemic_inside": float(jnp.sqrt(moments.epistemic).mean()),
+        **means_with_errors({"nll_nats": -log_prob, "epistemic_inside": jnp.sqrt(moments.epistemic)}),
+        **function_of_mean(mse, "mse", "rmse", math.sqrt, lambda mse: 0.5 / math.sqrt(max(mse, 1e-12))),
         "epistemic_away": float(jnp.sqrt(away.epistemic).mean()),
     }

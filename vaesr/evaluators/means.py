@@ -1,7 +1,7 @@
 """Means over images, with what another set of images would have moved them by."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,4 +23,22 @@ def means_with_errors(values: Mapping[str, Any]) -> dict[str, float]:
             error = float(numbers.std(ddof=1) / math.sqrt(len(numbers))) if len(numbers) > 1 else math.nan
         if math.isfinite(error):
             found[error_name(name)] = error
+    return found
+
+
+def function_of_mean(
+    means: Mapping[str, float],
+    source: str,
+    name: str,
+    function: Callable[[float], float],
+    slope: Callable[[float], float],
+) -> dict[str, float]:
+    """A function of a mean that `means_with_errors` found, such as a root, and after it its standard error.
+
+    `source` is the mean's name, `name` the result's; the error is that of the mean times the function's
+    `slope` there, which is right to first order.
+    """
+    found = {name: function(means[source])}
+    if error_name(source) in means:
+        found[error_name(name)] = abs(slope(means[source])) * means[error_name(source)]
     return found

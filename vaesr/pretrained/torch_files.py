@@ -72,7 +72,9 @@ class _View:
         if last >= len(numbers):
             raise ValueError(f"a tensor reaches to number {last} of a storage of {len(numbers)}")
         budget.spend(math.prod(self.size) * numbers.itemsize)
-        strides = [step * numbers.itemsize for step in self.stride]
+        # The step along an axis of one number is never taken, and may be anything.
+        steps = [step if n > 1 else 0 for n, step in zip(self.size, self.stride, strict=True)]
+        strides = [step * numbers.itemsize for step in steps]
         view = np.lib.stride_tricks.as_strided(numbers[self.offset :], self.size, strides, writeable=False)
         return view.copy()
 
