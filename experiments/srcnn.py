@@ -75,7 +75,7 @@ def build(config: Config) -> runs.Experiment:
     objective = objectives.restoration(
         objectives.in_training(model.apply), player="srcnn",
         pixel_weight=255.0**2 if config.optim.name == "sgd" else 1.0,
-        pixel_loss=lambda x, y: losses.mse(rgb_to_y(x), rgb_to_y(y)),
+        pixel_loss=lambda x, y: losses.mse_loss(rgb_to_y(x), rgb_to_y(y)),
     )  # fmt: skip
     return restoration.build(
         config, model, label="SRCNN", player="srcnn", objective=objective, optimizer=_optimizer(config)

@@ -128,7 +128,7 @@ def generator(config: Config) -> SRResNet:
 
 def squared_error(x_sr: jax.Array, x_hr: jax.Array) -> jax.Array:
     """The squared error `[B]` of images `[B, H, W, 3]` in [0, 1], on the paper's scale of -1 to 1."""
-    return 4 * losses.mse(x_sr, x_hr)
+    return 4 * losses.mse_loss(x_sr, x_hr)
 
 
 def build_srresnet(config: Config) -> runs.Experiment:
@@ -148,7 +148,7 @@ def build_variant(first: pathlib.Path, variant: Variant, config: Config) -> runs
         discriminator = config.discriminator.clone(stages=_stages(config.patch * config.scale))
     return adversarial.build(
         config, settings, generator(config), discriminator, label=_TITLES[variant], first=first, layer=layer,
-        distance=losses.mse, pixel_loss=squared_error,
+        distance=losses.mse_loss, pixel_loss=squared_error,
     )  # fmt: skip
 
 

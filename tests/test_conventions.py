@@ -378,6 +378,13 @@ def test_exports_are_listed_and_exist(room):
     assert module.__doc__, f"vaesr.{room} has no docstring"
 
 
+def test_losses_say_by_their_names_what_they_are():
+    """A loss; or nats with their sign: an nll, a KL, an ELBO, a bound; or an expected error."""
+    kinds = r"\w+_(loss|nll|bound|elbo|error)|gaussian_kl(_standard)?|free_bits"
+    names = [name for name, _ in public_functions("losses")]
+    assert names and [name for name in names if not re.fullmatch(kinds, name)] == []
+
+
 def test_the_checks_notice():
     def bad(x, rng, size=3):
         """Does things"""

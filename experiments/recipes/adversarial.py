@@ -100,7 +100,7 @@ def make_evaluator(
 
 
 def build_alone(
-    config: Config, generator: nn.Module, *, label: str, pixel_loss: PixelLoss = losses.l1
+    config: Config, generator: nn.Module, *, label: str, pixel_loss: PixelLoss = losses.l1_loss
 ) -> runs.Experiment:
     """The first stage: the generator by pixels alone."""
     upscale = objectives.in_training(generator.apply)
@@ -166,8 +166,8 @@ def build(
     label: str,
     first: pathlib.Path,
     layer: str | None,
-    distance: PixelLoss = losses.l1,
-    pixel_loss: PixelLoss = losses.l1,
+    distance: PixelLoss = losses.l1_loss,
+    pixel_loss: PixelLoss = losses.l1_loss,
 ) -> runs.Experiment:
     """The second stage.
 

@@ -342,7 +342,7 @@ def build_joint(task: Task, config: Config) -> runs.Experiment:
     parts, features, words = _loss_parts(config)
     joint = config.joint
     if joint.restoration == "mse":
-        parts = {"pixel_loss": losses.mse, "pixel_weight": 1 / _UNIT**2}
+        parts = {"pixel_loss": losses.mse_loss, "pixel_weight": 1 / _UNIT**2}
     weight = joint.restoration_weight
     parts = {**parts, "pixel_weight": weight * parts["pixel_weight"], "content_weight": weight}
     both = objectives.nogan(

@@ -33,11 +33,11 @@ def test_gram_matrix_does_not_see_where():
 
 def test_content_loss_is_the_weighted_sum():
     a, b = [maps(0), maps(1, (2, 2, 2, 3))], [maps(2), maps(3, (2, 2, 2, 3))]
-    expected = 2 * losses.mse(a[0], b[0]) + 0.5 * losses.mse(a[1], b[1])
+    expected = 2 * losses.mse_loss(a[0], b[0]) + 0.5 * losses.mse_loss(a[1], b[1])
     np.testing.assert_allclose(
-        losses.content_loss(a, b, weights=(2, 0.5), distance=losses.mse), expected, rtol=1e-6
+        losses.content_loss(a, b, weights=(2, 0.5), distance=losses.mse_loss), expected, rtol=1e-6
     )
-    np.testing.assert_allclose(losses.content_loss(a[:1], b[:1]), losses.l1(a[0], b[0]))
+    np.testing.assert_allclose(losses.content_loss(a[:1], b[:1]), losses.l1_loss(a[0], b[0]))
 
 
 def test_style_loss_of_constant_maps():
@@ -55,7 +55,7 @@ def test_properties(loss):
     assert loss([x.astype(jnp.bfloat16)], [y.astype(jnp.bfloat16)]).dtype == jnp.float32
     alone = jax.vmap(lambda a, b: loss([a[None]], [b[None]])[0])(x, y)
     np.testing.assert_allclose(alone, loss([x], [y]), rtol=1e-5)
-    value = lambda a: loss([a], [y], distance=losses.mse).sum()
+    value = lambda a: loss([a], [y], distance=losses.mse_loss).sum()
     direction = maps(2)
     slope = float((jax.grad(value)(x) * direction).sum())
     quotient = float(value(x + 1e-2 * direction) - value(x - 1e-2 * direction)) / 2e-2

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaesr.losses.pixel import charbonnier, l1, mse
+from vaesr.losses.pixel import charbonnier_loss, l1_loss, mse_loss
 
-LOSSES = [l1, mse, charbonnier]
+LOSSES = [l1_loss, mse_loss, charbonnier_loss]
 
 
 @pytest.fixture
@@ -19,17 +19,19 @@ def pair(key):
 def test_against_numpy(pair):
     x, y = (np.asarray(a, np.float64) for a in pair)
     axes = (1, 2, 3)
-    np.testing.assert_allclose(l1(*pair), np.abs(x - y).mean(axes), rtol=1e-5)
-    np.testing.assert_allclose(mse(*pair), ((x - y) ** 2).mean(axes), rtol=1e-5)
+    np.testing.assert_allclose(l1_loss(*pair), np.abs(x - y).mean(axes), rtol=1e-5)
+    np.testing.assert_allclose(mse_loss(*pair), ((x - y) ** 2).mean(axes), rtol=1e-5)
     np.testing.assert_allclose(
-        charbonnier(*pair, epsilon=0.1), np.sqrt((x - y) ** 2 + 0.01).mean(axes), rtol=1e-5
+        charbonnier_loss(*pair, epsilon=0.1), np.sqrt((x - y) ** 2 + 0.01).mean(axes), rtol=1e-5
     )
 
 
 def test_charbonnier_at_and_far_from_zero(pair):
-    np.testing.assert_allclose(charbonnier(pair[0], pair[0], epsilon=0.25), np.full(3, 0.25), rtol=1e-6)
+    np.testing.assert_allclose(charbonnier_loss(pair[0], pair[0], epsilon=0.25), np.full(3, 0.25), rtol=1e-6)
     far = 100.0 * jnp.ones((1, 2))
-    np.testing.assert_allclose(charbonnier(far, jnp.zeros((1, 2))), l1(far, jnp.zeros((1, 2))), rtol=1e-6)
+    np.testing.assert_allclose(
+        charbonnier_loss(far, jnp.zeros((1, 2))), l1_loss(far, jnp.zeros((1, 2))), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -66,4 +68,4 @@ def test_shape_mismatch_names_both_shapes(loss):
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, float("nan")])
 def test_charbonnier_refuses_epsilon(epsilon):
     with pytest.raises(ValueError, match="epsilon is"):
-        charbonnier(jnp.zeros((1, 2)), jnp.zeros((1, 2)), epsilon=epsilon)
+        charbonnier_loss(jnp.zeros((1, 2)), jnp.zeros((1, 2)), epsilon=epsilon)

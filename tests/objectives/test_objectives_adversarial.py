@@ -39,7 +39,7 @@ def make(kind):
         settings = {
             "loss": losses.ADVERSARIAL["standard"], "adversarial_weight": 1e-3, "pixel_weight": 0.0,
             "content_weight": 1 / 12.75**2,
-            "content": objectives.feature_content(TRUNK.apply, distance=losses.mse),
+            "content": objectives.feature_content(TRUNK.apply, distance=losses.mse_loss),
         }  # fmt: skip
     else:
         generator = rrdb.RRDBNet(scale=2, channels=8, growth=4, blocks=1)
@@ -393,7 +393,7 @@ def test_values_of_the_joint_losses():
     generator, critic, params, variables, batch = real_networks()
     both = objectives.nogan(
         in_training(generator.apply), still(generator), in_training(critic.apply), still(critic),
-        adversarial_weight=0.5, pixel_weight=50.0, pixel_loss=losses.mse,
+        adversarial_weight=0.5, pixel_weight=50.0, pixel_loss=losses.mse_loss,
     )  # fmt: skip
     variables = {**variables, objectives.TURN: jnp.array(True)}
     call = {"key": jax.random.key(0), "step": 0}
@@ -401,7 +401,7 @@ def test_values_of_the_joint_losses():
     x_sr, state = in_training(generator.apply)(params["generator"], variables["generator"], batch["x_lr"])
     logits = critic.apply({"params": params["critic"], **variables["critic"]}, x_sr)
     expected = (
-        50 * losses.mse(x_sr, batch["x_hr"]).mean() + 0.5 * losses.standard_generator_loss(logits).mean()
+        50 * losses.mse_loss(x_sr, batch["x_hr"]).mean() + 0.5 * losses.standard_generator_loss(logits).mean()
     )
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert not bool(aux.variables[objectives.TURN])

@@ -10,7 +10,7 @@ from filled_variables import filled
 
 from vaesr import losses, objectives
 from vaesr.imaging.colour import IMAGENET_DEVIATION, IMAGENET_MEAN
-from vaesr.losses.pixel import charbonnier
+from vaesr.losses.pixel import charbonnier_loss
 from vaesr.models import srresnet
 from vaesr.models.edsr import EDSR
 from vaesr.models.feature_networks import VGG
@@ -57,7 +57,7 @@ def test_pixel_at_a_perfect_output_is_finite(batch, key):
 
 def test_pixel_takes_another_loss_and_checks_names(batch, key):
     params = {"net": {"gain": jnp.float32(1.0)}}
-    objective = pixel(enlarge, player="net", loss=functools.partial(charbonnier, epsilon=0.1))
+    objective = pixel(enlarge, player="net", loss=functools.partial(charbonnier_loss, epsilon=0.1))
     loss, _ = objective(params, {}, batch, key=key, step=0)
     np.testing.assert_allclose(loss, 25.5, rtol=1e-5)
     with pytest.raises(ValueError, match="no player 'edsr'"):
@@ -139,20 +139,20 @@ def test_restoration_values_and_metrics(photos):
     tree = filled(GENERATOR, photos["x_lr"])
     params = {"generator": tree.pop("params")}
     variables = {"generator": tree, "features": filled(TRUNK, photos["x_hr"], seed=3)}
-    content = objectives.feature_content(TRUNK.apply, distance=losses.mse)
+    content = objectives.feature_content(TRUNK.apply, distance=losses.mse_loss)
     network = in_training(GENERATOR.apply)
     objective = objectives.restoration(
         network,
-        pixel_loss=losses.mse,
+        pixel_loss=losses.mse_loss,
         pixel_weight=4.0,
         content=content,
         content_weight=0.5,
     )
     loss, aux = objective(params, variables, photos, key=jax.random.key(0), step=0)
     x_sr, state = network(params["generator"], variables["generator"], photos["x_lr"])
-    pixels = losses.mse(x_sr, photos["x_hr"])
+    pixels = losses.mse_loss(x_sr, photos["x_hr"])
     features = [TRUNK.apply(variables["features"], x)[0] for x in (x_sr, photos["x_hr"])]
-    expected = 4 * pixels.mean() + 0.5 * losses.mse(*features).mean()
+    expected = 4 * pixels.mean() + 0.5 * losses.mse_loss(*features).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(aux.metrics["pixel"], pixels.mean(), rtol=1e-5)
     np.testing.assert_allclose(aux.metrics["psnr_db"], (-10 * jnp.log10(pixels)).mean(), rtol=1e-5)

@@ -45,6 +45,9 @@ def test_models_survive_json(model: nn.Module) -> None:
         ({"module": "edsr", "class": "EDSR", "fields": {"parent": None}}, "no field 'parent'"),
         ({"module": "edsr", "class": "EDSR", "fields": {"dtype": "float31"}}, "dtype must name"),
         ({"module": "edsr", "class": "EDSR", "fields": {"dtype": "einsum"}}, "dtype must name"),
+        ({"module": "edsr", "class": "EDSR", "fields": {"dtype": 1e9}}, "dtype must name"),
+        ({"module": "edsr", "class": {}}, "has no model"),
+        ({"module": "edsr", "class": ["EDSR"]}, "has no model"),
     ],
 )
 def test_wrong_descriptions_say_what_is_wrong(description: dict[str, object], words: str) -> None:

@@ -17,7 +17,7 @@ from vaesr.losses.discretised import discretised_gaussian_nll, discretised_logis
 from vaesr.losses.expected import expected_squared_error
 from vaesr.losses.features import content_loss, style_loss
 from vaesr.losses.perceptual import dists_loss, lpips_loss, ms_ssim_l1_loss, ms_ssim_loss, ssim_loss
-from vaesr.losses.pixel import charbonnier, l1, mse
+from vaesr.losses.pixel import charbonnier_loss, l1_loss, mse_loss
 from vaesr.losses.quantisation import codebook_loss, commitment_loss
 from vaesr.losses.variational import (
     bernoulli_nll,
@@ -26,7 +26,6 @@ from vaesr.losses.variational import (
     gaussian_kl_standard,
     gaussian_nll,
     importance_weighted_bound,
-    iwae_bound,
     negative_elbo,
 )
 
@@ -35,7 +34,7 @@ __all__ = [
     "AdversarialLoss",
     "bernoulli_nll",
     "categorical_nll",
-    "charbonnier",
+    "charbonnier_loss",
     "codebook_loss",
     "commitment_loss",
     "content_loss",
@@ -50,15 +49,14 @@ __all__ = [
     "hinge_discriminator_loss",
     "hinge_generator_loss",
     "importance_weighted_bound",
-    "iwae_bound",
-    "l1",
+    "l1_loss",
     "least_squares_discriminator_loss",
     "least_squares_generator_loss",
     "logistic_mixture_nll",
     "lpips_loss",
     "ms_ssim_l1_loss",
     "ms_ssim_loss",
-    "mse",
+    "mse_loss",
     "negative_elbo",
     "relativistic_average_discriminator_loss",
     "relativistic_average_generator_loss",

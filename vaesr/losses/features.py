@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from vaesr.losses.pixel import l1
+from vaesr.losses.pixel import l1_loss
 
 Array = jax.Array
 Distance = Callable[[Array, Array], Array]
@@ -22,18 +22,18 @@ def content_loss(
     targets: Sequence[Array],
     *,
     weights: Sequence[float] = (1.0,),
-    distance: Distance = l1,
+    distance: Distance = l1_loss,
 ) -> Array:
     """The weighted sum over layers of a distance between features.
 
-    SRGAN: `mse` of VGG19's relu5_4 (VGG54) or relu2_2 (VGG22) with weight 1 / 12.75². ESRGAN: `l1` of
-    conv5_4, before the ReLU, with weight 1.
+    SRGAN: `mse_loss` of VGG19's relu5_4 (VGG54) or relu2_2 (VGG22) with weight 1 / 12.75². ESRGAN: `l1_loss`
+    of conv5_4, before the ReLU, with weight 1.
 
     Args:
         features: of the prediction, `[B, h, w, c]` for each layer.
         targets: of the target, the same shapes.
         weights: one a layer.
-        distance: `(features, targets) -> [B]`, such as `l1` or `mse`.
+        distance: `(features, targets) -> [B]`, such as `l1_loss` or `mse_loss`.
 
     Returns:
         float32 `[B]`.
@@ -52,7 +52,7 @@ def style_loss(
     targets: Sequence[Array],
     *,
     weights: Sequence[float] = (1.0,),
-    distance: Distance = l1,
+    distance: Distance = l1_loss,
 ) -> Array:
     """The weighted sum over layers of a distance between Gram matrices.
 
@@ -60,7 +60,7 @@ def style_loss(
         features: of the prediction, `[B, h, w, c]` for each layer.
         targets: of the target, the same shapes.
         weights: one a layer.
-        distance: `(gram, gram) -> [B]`, such as `l1` or `mse`.
+        distance: `(gram, gram) -> [B]`, such as `l1_loss` or `mse_loss`.
 
     Returns:
         float32 `[B]`.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def l1(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def l1_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """Mean absolute difference over pixels and channels.
 
     Args:
@@ -22,7 +22,7 @@ def l1(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return _mean(jnp.abs(_difference(prediction, target)))
 
 
-def mse(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def mse_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
     """Mean squared difference over pixels and channels.
 
     Args:
@@ -38,7 +38,7 @@ def mse(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return _mean(jnp.square(_difference(prediction, target)))
 
 
-def charbonnier(prediction: jax.Array, target: jax.Array, *, epsilon: float = 1e-3) -> jax.Array:
+def charbonnier_loss(prediction: jax.Array, target: jax.Array, *, epsilon: float = 1e-3) -> jax.Array:
     """Mean of √(d² + ε²) over pixels and channels, a smooth L1.
 
     Args:

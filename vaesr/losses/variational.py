@@ -153,7 +153,7 @@ def negative_elbo(reconstruction: jax.Array, kl: jax.Array, *, beta: jax.Array |
     return jnp.asarray(reconstruction, jnp.float32) + weighted
 
 
-def iwae_bound(log_weights: jax.Array) -> jax.Array:
+def importance_weighted_bound(log_weights: jax.Array) -> jax.Array:
     """Compute the importance-weighted lower bound on log p(x) from log-weights.
 
     Args:
@@ -171,28 +171,3 @@ def iwae_bound(log_weights: jax.Array) -> jax.Array:
         raise ValueError(f"log_weights must be [B, K] with K at least 1, got shape {jnp.shape(log_weights)}.")
     log_weights = jnp.asarray(log_weights, jnp.float32)
     return jax.nn.logsumexp(log_weights, axis=1) - math.log(log_weights.shape[1])
-
-
-def importance_weighted_bound(
-    log_likelihood: jax.Array, log_prior: jax.Array, log_posterior: jax.Array
-) -> jax.Array:
-    """Compute the importance-weighted lower bound on log p(x) from its three log-densities.
-
-    Args:
-        log_likelihood: `[B, K]` nats, `log p(x | z_k)` for K samples of the posterior.
-        log_prior: `[B, K]` nats, `log p(z_k)`.
-        log_posterior: `[B, K]` nats, `log q(z_k | x)`.
-
-    Returns:
-        `[B]` nats, float32, a lower bound in expectation; with K = 1 the single-sample ELBO.
-
-    Raises:
-        ValueError: if the shapes differ or are not `[B, K]`.
-
-    Source: Burda, Grosse and Salakhutdinov 2016, equation 8.
-    """
-    same_shape("log_likelihood", log_likelihood, "log_prior", log_prior)
-    same_shape("log_likelihood", log_likelihood, "log_posterior", log_posterior)
-    terms = (jnp.asarray(term, jnp.float32) for term in (log_likelihood, log_prior, log_posterior))
-    likelihood, prior, posterior = terms
-    return iwae_bound(likelihood + (prior - posterior))

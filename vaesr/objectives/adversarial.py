@@ -16,7 +16,7 @@ from vaesr.losses.adversarial import (
     standard_discriminator_loss,
     standard_generator_loss,
 )
-from vaesr.losses.pixel import l1
+from vaesr.losses.pixel import l1_loss
 from vaesr.objectives.objective import (
     Aux,
     Batch,
@@ -47,7 +47,7 @@ def restoration_gan(
     *,
     loss: AdversarialLoss = ADVERSARIAL["relativistic_average"],
     adversarial_weight: float = 5e-3,
-    pixel_loss: PixelLoss = l1,
+    pixel_loss: PixelLoss = l1_loss,
     pixel_weight: float = 1e-2,
     content: Content | None = None,
     content_weight: float = 1.0,
@@ -195,7 +195,7 @@ def nogan(
     *,
     threshold: float = 0.65,
     adversarial_weight: float = 1.0,
-    pixel_loss: PixelLoss = l1,
+    pixel_loss: PixelLoss = l1_loss,
     pixel_weight: float = 1.0,
     content: Content | None = None,
     content_weight: float = 1.0,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.losses.features import content_loss, style_loss
-from vaesr.losses.pixel import l1, mse
+from vaesr.losses.pixel import l1_loss, mse_loss
 from vaesr.objectives.objective import (
     Aux,
     Batch,
@@ -59,7 +59,7 @@ def feature_content(
     apply: Callable[..., Any],
     *,
     weights: Sequence[float] = (1.0,),
-    distance: PixelLoss = l1,
+    distance: PixelLoss = l1_loss,
     style_weights: Sequence[float] | None = None,
 ) -> Content:
     """A content loss between the features of two images.
@@ -93,7 +93,7 @@ def restoration(
     network: Network,
     *,
     player: str = "generator",
-    pixel_loss: PixelLoss = l1,
+    pixel_loss: PixelLoss = l1_loss,
     pixel_weight: float = 1.0,
     content: Content | None = None,
     content_weight: float = 1.0,
@@ -133,14 +133,14 @@ def restoration(
     return objective
 
 
-def pixel(apply: Callable[..., Array], *, player: str = "edsr", loss: PixelLoss = l1) -> Objective:
+def pixel(apply: Callable[..., Array], *, player: str = "edsr", loss: PixelLoss = l1_loss) -> Objective:
     """`restoration` by pixels alone, on the 0..255 scale of the EDSR paper, with fixed variables.
 
     Args:
         apply: `(variables, x_lr) -> x_sr`, a Linen module's `apply`. For one fixed scale of MDSR:
             `functools.partial(mdsr.apply, scale=3)`.
         player: the name of the upscaler's tree in `params`.
-        loss: per-example loss of two image batches in [0, 1], homogeneous of degree 1 (`l1`); its mean
+        loss: per-example loss of two image batches in [0, 1], homogeneous of degree 1 (`l1_loss`); its mean
             is multiplied by 255, since Adam's epsilon makes the scale matter a little.
 
     Returns:
@@ -170,7 +170,7 @@ def multi_scale_pixel(
     *,
     scales: tuple[int, ...] = (2, 3, 4),
     player: str = "mdsr",
-    loss: PixelLoss = l1,
+    loss: PixelLoss = l1_loss,
 ) -> Objective:
     """Train MDSR: each step draws one scale for its whole mini-batch.
 
@@ -244,7 +244,7 @@ def reconstruction(
             metrics["content"] = content(variables[FEATURES], x_sr, x_hr).mean()
             value = value + content_weight * metrics["content"]
         # The floor keeps equal images at 100 dB in place of infinity.
-        error = jnp.maximum(mse(jax.lax.stop_gradient(x_sr), x_hr), 1e-10)
+        error = jnp.maximum(mse_loss(jax.lax.stop_gradient(x_sr), x_hr), 1e-10)
         return value, metrics | {"psnr_db": (-10 * jnp.log10(error)).mean()}
 
     return measure
@@ -253,5 +253,5 @@ def reconstruction(
 def _of_255(x_sr: Array, x_hr: Array, loss: PixelLoss) -> tuple[Array, dict[str, Array]]:
     """The loss of images of 0..255, and the metrics of `pixel`."""
     value, metrics = reconstruction(loss, 255.0, None, 0.0)(x_sr, x_hr, {})
-    absolute = 255.0 * l1(jax.lax.stop_gradient(x_sr), x_hr).mean()
+    absolute = 255.0 * l1_loss(jax.lax.stop_gradient(x_sr), x_hr).mean()
     return value, {"l1_255": absolute, "psnr_db": metrics["psnr_db"]}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.distributions import Normal, doubly_reparameterised_bound, kl_standard_normal
-from vaesr.losses import free_bits, iwae_bound, negative_elbo
+from vaesr.losses import free_bits, importance_weighted_bound, negative_elbo
 from vaesr.objectives.likelihoods import Likelihood
 from vaesr.objectives.objective import (
     Aux,
@@ -174,7 +174,7 @@ def iwae(
     def plain(params: Any, images: jax.Array, keys: jax.Array) -> _Bound:
         nll, log_ratio, kl, own = sample(params, images, keys)
         log_weights = (log_ratio - nll).T
-        return _Bound(iwae_bound(log_weights), log_weights, nll, kl, own)
+        return _Bound(importance_weighted_bound(log_weights), log_weights, nll, kl, own)
 
     def doubly_reparameterised(params: Any, images: jax.Array, keys: jax.Array) -> _Bound:
         mean_q, log_var_q = encode_gaussian(encode, params, images)

@@ -90,7 +90,7 @@ def build_model(description: dict[str, Any]) -> nn.Module:
         for key, value in vars(source).items()
         if inspect.isclass(value) and issubclass(value, nn.Module) and value.__module__ == source.__name__
     }
-    if name not in models:
+    if not isinstance(name, str) or name not in models:
         raise ValueError(f"{_PACKAGE}.{module} has no model {name!r}{_suggest(str(name), list(models))}")
     known = {f.name: f for f in dataclasses.fields(models[name]) if f.init and f.name not in _LINEN_FIELDS}
     fields = {_RENAMED.get(name, {}).get(field, field): value for field, value in fields.items()}
@@ -102,8 +102,8 @@ def build_model(description: dict[str, Any]) -> nn.Module:
 
 def _rebuilt(value: Any, field: str) -> Any:
     """A field's value as the module holds it: tuples, and types from their names."""
-    if field.endswith("dtype") and isinstance(value, str):
-        kind = getattr(jnp, value, None)
+    if field.endswith("dtype") and value is not None:
+        kind = getattr(jnp, value, None) if isinstance(value, str) else None
         try:
             named = jnp.dtype(kind).name == value and kind is not None
         except TypeError:  # a function of jax.numpy, for example

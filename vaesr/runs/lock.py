@@ -71,10 +71,10 @@ def _acquire(workdir: pathlib.Path) -> Any:
                 break
         file.close()
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    holder = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
+    own = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
     with contextlib.suppress(OSError):  # on a full disk it holds without saying for whom
         os.ftruncate(file.fileno(), 0)
-        os.write(file.fileno(), json.dumps(holder).encode())
+        os.write(file.fileno(), json.dumps(own).encode())
     return file
 
 
