@@ -28,6 +28,8 @@ from vaesr.models.edsr import EDSR
 INTERRUPTS = int(os.environ.get("VAESR_INTERRUPTS", "12"))
 CASES = itertools.cycle(itertools.product((0.0, 0.1, 1.0, 2.0, 4.0, 8.0), (signal.SIGINT, signal.SIGTERM)))
 
+STARTED: list[subprocess.Popen] = []
+
 
 @pytest.fixture(scope="module")
 def slow_folder(tmp_path_factory):
@@ -45,7 +47,20 @@ def start(slow_folder, folder, source=None, **how):
         write_photo(source, Photo(np.zeros((2000, 2000, 3), np.uint8)))
     line = ["upscale", "--run", str(slow_folder), "-t", "96", "-i", str(source), "-o", str(folder / "out")]
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
-    return subprocess.Popen([sys.executable, "-m", "vaesr", *line], **how)
+    STARTED.append(subprocess.Popen([sys.executable, "-m", "vaesr", *line], **how))
+    return STARTED[-1]
+
+
+@pytest.fixture(autouse=True)
+def none_left():
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def catches(pid, number):
