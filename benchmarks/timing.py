@@ -2,8 +2,9 @@
 
 A *side* is one implementation of a piece of work. Sides of one case are measured in blocks A-B-B-A
 (A-B-C-C-B-A for three), so that a machine that slows down slows all of them. One sample is a run of
-chained steps that ends in a single wait. Both clocks are kept: the wall clock, and the process's CPU
-time over all threads, which is the one to trust where other work shares the cores.
+chained steps that ends in a single wait. Both clocks are kept: the wall clock, and the CPU time of all
+threads of the process and of those that it started, which is the one to trust where other work shares the
+cores.
 
 Source: the protocol of the project's performance reference, section 9 (after Tokamax, asv and torchbench).
 """

@@ -90,8 +90,15 @@ class Config(runs.Config):
     point_steps: int = 0
     # Optimizer of MC dropout, which regularises itself.
     dropout_optim: training.OptimConfig = training.OptimConfig()
+    # Steps over which its "cosine" ends. 0: all.
+    dropout_steps: int = 0
+    # Checkpoint that is tested: of the best validation likelihood of the first method, or the last one, when
+    # every method's training has ended.
+    select: Literal["best", "last"] = "best"
     # Draws of weights or masks that a prediction averages; 20 in place of 100 cost 0.003 nats of NLL.
     draws: int = 100
+    # Times that the test split is predicted, each with other draws: figures are means, beside their spread.
+    repeats: int = 1
     # Source of images that are foreign to the networks; "auto" takes the embedded digits, and for these
     # patches of the embedded photos; "none" leaves them out.
     ood: str = "auto"
@@ -102,12 +109,14 @@ class Config(runs.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        runs.check_least(self, 1, "members", "draws", "eval_limit", "points")
-        if self.point_steps < 0 or (self.point_steps and self.point_optim.schedule != "cosine"):
-            raise ValueError(
-                "--point-steps must be at least 0 and needs --point-optim.schedule cosine, "
-                f"got {self.point_steps} and {self.point_optim.schedule}."
-            )
+        runs.check_least(self, 1, "members", "draws", "repeats", "eval_limit", "points")
+        for name in ("point", "dropout"):
+            steps, schedule = getattr(self, f"{name}_steps"), getattr(self, f"{name}_optim").schedule
+            if steps < 0 or (steps and schedule != "cosine"):
+                raise ValueError(
+                    f"--{name}-steps must be at least 0 and needs --{name}-optim.schedule cosine, "
+                    f"got {steps} and {schedule}."
+                )
         if self.point_optim.clip_norm:
             raise ValueError(
                 "--point-optim.clip-norm must be 0: one norm over all members would couple them."
@@ -201,6 +210,7 @@ def _methods(
         "dropout": plain,
     }
     optims = {"bnn": config.optim, "ensemble": config.point_optim, "dropout": config.dropout_optim}
+    lengths = {"bnn": 0, "ensemble": config.point_steps, "dropout": config.dropout_steps}
     methods = {}
     for name in config.methods:
         forward = _then(outputs, forwards[name])
@@ -210,7 +220,7 @@ def _methods(
             forward = _then(outputs, layers.bayesian_apply(model, how="weights"))
         else:
             objective = objectives.supervised(forward, nll, player=name, inputs=inputs)
-        length = config.point_steps or config.steps if name == "ensemble" else config.steps
+        length = lengths[name] or config.steps
         player = training.Player(objective, training.make_optimizer(optims[name], steps=length))
         draws = config.members if name == "ensemble" else config.draws
         methods[name] = _Method(forward, inits[name], player, draws)
@@ -280,7 +290,7 @@ def _experiment(
         players={name: method.player for name, method in methods.items()},
         sampler=sampler,
         evaluate=evaluator.evaluate,
-        best_by=f"-{shown}_nll_nats",
+        best_by=f"-{shown}_nll_nats" if config.select == "best" else None,
         evaluate_test=evaluator.evaluate_test,
         figures=evaluator.figures,
     )
@@ -299,7 +309,7 @@ def _images(config: Config) -> runs.Experiment:
     methods = _methods(config, model, objectives.classification_nll, sampler.size, inputs="image")
     evaluator = evaluators.ClassificationEvaluator(
         bank, {name: _predict(method) for name, method in methods.items()},
-        limit=config.eval_limit, foreign=_foreign_source(config),
+        limit=config.eval_limit, foreign=_foreign_source(config), repeats=config.repeats,
     )  # fmt: skip
     shown = "deterministic" if config.methods[0] == "ensemble" else config.methods[0]
     return _experiment(config, model, methods, shape, sampler, evaluator, shown=shown)
@@ -307,8 +317,8 @@ def _images(config: Config) -> runs.Experiment:
 
 def _predict(method: _Method) -> evaluators.Predict:
     @jax.jit
-    def predict(params: Any, images: jax.Array, position: jax.Array) -> jax.Array:
-        keys = jax.random.split(jax.random.key(_EVAL_SEED), method.draws)
+    def predict(params: Any, images: jax.Array, position: jax.Array, repeat: int = 0) -> jax.Array:
+        keys = jax.random.split(jax.random.key(_EVAL_SEED + repeat), method.draws)
         return jax.nn.log_softmax(method.forward(params, images, keys=keys, position=position))
 
     return predict

@@ -162,7 +162,7 @@ def _evaluations(
 def _all_scales(scores: dict[int, dict[str, float]]) -> dict[str, float]:
     """The mean gain over the scales, which chooses the checkpoint, then every scale's figures.
 
-    Its standard error is that of gains that rise and fall together: the photos are the same at every scale.
+    Its standard error is that of gains that rise and fall together, as those of one photo do: at most that.
     """
     parts = [name for name in ("gain_db", "gain_se_db") if all(name in own for own in scores.values())]
     mean = {name: float(np.mean([own[name] for own in scores.values()])) for name in parts}

@@ -12,7 +12,7 @@ The run folder's report shows samples, reconstructions and latent traversals, th
 100-sample importance-weighted bound.
 
 Expected: a test bound above -110 nats. Measured: ELBO -108.6 ± 1.4, 100-sample bound -105.2 ± 1.4 nats
-over 500 digits, each drawn 8 times; 49 s on 2 CPU cores.
+(± standard error over 500 digits); 49 s on 2 CPU cores.
 """
 
 import dataclasses

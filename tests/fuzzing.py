@@ -1,4 +1,4 @@
-"""How long the fuzzers search: `VAESR_FUZZ_SECONDS=600 pytest ...` gives each of their tests that long.
+"""How long fuzzers search: `VAESR_FUZZ_SECONDS=600 pytest -m slow ...` gives each of their tests that long.
 
 Without it they try what they always try. With it every round has a seed of its own, which pytest shows where
 the round fails; `VAESR_FUZZ_SEED=...` alone repeats it.

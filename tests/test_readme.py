@@ -216,3 +216,11 @@ def test_the_layout_is_what_is_there():
     assert sorted(rooms) == sorted(found)
     for room in re.findall(r"^(\w+)/ ", drawn[1], re.M):
         assert (ROOT / room).is_dir()
+
+
+def test_the_page_of_the_tests_names_those_that_are_there():
+    page = (ROOT / "tests" / "README.md").read_text("utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", page)
+    assert len(named) > 100
+    gone = [f"{f}::{n}" for f, n in named if f"def {n}(" not in (ROOT / "tests" / f).read_text("utf-8")]
+    assert gone == []

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import pathlib
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from vaesr.models.pixelcnn import PixelCNN
 from vaesr.models.pixelsnail import PixelSNAIL
 from vaesr.models.vqvae import VQVAE
 
-_PLAYER, _PRIOR = "vqvae", "prior"
+_PLAYER, _PRIOR, _ENCODE = "vqvae", "prior", "encode"
 _SAMPLES_SEED = 1
 
 
@@ -181,25 +182,35 @@ def _encode_once(config: Config, run: runs.Run) -> data.CodeBank:
     """The codes of all images, from disk if this very checkpoint made them."""
     assert config.workdir is not None
     path, origin = config.workdir / "codes", {"step": run.step, "data": config.data}
-    found = data.read_codes(path)
-    if found is not None and found.origin == origin:
-        return found
-    stale = [folder for folder in config.workdir.glob("prior*") if (folder / "config.json").exists()]
-    if stale and data.read_origin(path) != origin:  # damaged codes of this very checkpoint come out the same
-        raise runs.UserError(
-            f"{stale[0]} was trained on codes of an earlier autoencoder; "
-            f"delete {config.workdir}/prior* first."
-        )
-    if jax.process_index() == 0:
+    todo = ""
+    if jax.process_index() == 0:  # one decides for all, also while another still reads
+        found = data.read_codes(path)
+        if found is None or found.origin != origin:
+            todo = _stale_priors(config.workdir, path, origin) or _ENCODE
+    todo = training.from_first_process(todo)
+    if todo not in ("", _ENCODE):
+        raise runs.UserError(todo)
+    if todo and jax.process_index() == 0:
         print("encoding every image once", flush=True)
         splits = evaluators.encode_splits(
             _open(config), lambda images: run.apply(images, method="encode"), run.model.code_count
         )
         data.write_codes(path, splits, origin)
     training.from_first_process("encoded")
-    found = data.read_codes(path)
-    assert found is not None
-    return found
+    codes = data.read_codes(path)
+    assert codes is not None
+    return codes
+
+
+def _stale_priors(workdir: pathlib.Path, path: pathlib.Path, origin: dict[str, Any]) -> str:
+    """Why codes of this checkpoint may not be made beside the priors that are there; "" where they may."""
+    stale = [folder for folder in workdir.glob("prior*") if (folder / "config.json").exists()]
+    made_by = data.read_origin(path)
+    if not stale or made_by == origin:  # damaged codes of this very checkpoint come out the same
+        return ""
+    if made_by is None:
+        return f"{path} doesn't say any more what made it: put a copy back, or delete {workdir}/prior* first."
+    return f"{stale[0]} was trained on codes of an earlier autoencoder; delete {workdir}/prior* first."
 
 
 # --- Stage two ---

@@ -1,7 +1,7 @@
 """Hostile inputs by the thousand, made by chance from fixed seeds: each is done, or refused in a line.
 
-Nothing may end in a traceback, hang, or take much memory. What is known to go wrong has tests of its own in
-`test_app_hostile.py`. For new inputs in place of the fixed ones see `fuzzing`.
+Nothing may end in a traceback, take much memory, or much of the processor's time. What is known to go wrong
+has tests of its own in `test_app_hostile.py`. For new inputs in place of the fixed ones see `fuzzing`.
 """
 
 import io
@@ -29,7 +29,7 @@ from vaesr.runs import load_run
 from vaesr.runs.flags import cli
 
 pytestmark = pytest.mark.slow
-_SLOWEST = 60  # seconds, on a machine that does something else, too
+_SLOWEST = 60  # seconds of the processor: the machine may do something else, too
 _MUCH = 2**28  # bytes
 
 

@@ -175,7 +175,7 @@ upscale = demo.Studio.upscale
 
 def told(studio, name, *more, progress, **knobs):
     def slowly(share):
-        time.sleep(0.1)
+        time.sleep(0.5)
         progress(share)
     try:
         key = upscale(studio, name, *more, progress=slowly, **knobs)
@@ -249,6 +249,7 @@ def form(field: str, content: bytes) -> tuple[list[str], bytes]:
 def test_the_server_answers_whom_it_is_for_and_takes_what_it_can_hold(
     edsr_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
+    pytest.importorskip("nicegui")
     log = tmp_path / "demo.log"
     with serving(edsr_folder, log, "-c", IMPATIENT) as address:
         page = urllib.request.urlopen(address, timeout=60).read().decode()

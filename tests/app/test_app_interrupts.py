@@ -1,6 +1,6 @@
 """Ctrl-C at any moment, and what is told to whoever waits.
 
-`VAESR_INTERRUPTS=50 pytest tests/app/test_app_interrupts.py` interrupts fifty times instead of twelve.
+`VAESR_INTERRUPTS=50 pytest -m slow tests/app/test_app_interrupts.py` interrupts fifty times, not twelve.
 """
 
 import fcntl

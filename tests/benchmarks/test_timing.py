@@ -2,6 +2,8 @@
 
 import math
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -53,6 +55,12 @@ def test_measure_visits_and_counts_steps(monkeypatch):
     assert log[2:] == blocks
     assert {len(r.wall_s) for r in results.values()} == {4}
     assert {len(r.cpu_s) for r in results.values()} == {4}
+
+
+def test_the_time_of_started_processes_counts():
+    before = timing._cpu_time()
+    subprocess.run([sys.executable, "-S", "-c", "sum(range(5_000_000))"], check=True)
+    assert timing._cpu_time() - before > 0.02
 
 
 @pytest.mark.slow

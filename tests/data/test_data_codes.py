@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ def test_flipped_codes_are_none_and_told_and_still_have_their_origin(tmp_path, c
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
+    os.utime(file, ns=(0, 0))  # what was hashed in this process is known by its date
     assert np.load(file).shape == (5, 2, 2)  # as an array it is whole
     assert data.read_codes(tmp_path / "codes") is None
     assert capsys.readouterr().err == f"note: {file} is damaged; the images are encoded again.\n"

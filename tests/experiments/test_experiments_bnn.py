@@ -115,16 +115,30 @@ def test_ensemble_members_differ_and_the_first_is_the_deterministic_net():
     assert found["deterministic_nll_nats"] != other["deterministic_nll_nats"]
 
 
-def test_point_steps_end_the_ensembles_training_alone():
+def test_methods_may_end_before_the_others():
     cosine = training.OptimConfig(schedule="cosine")
-    fields = {"steps": 9, "optim": cosine, "point_optim": cosine, "point_steps": 2, "ood": "none"}
+    fields = {"optim": cosine, "point_optim": cosine, "dropout_optim": cosine, "point_steps": 2}
+    fields |= {"dropout_steps": 1, "steps": 9, "ood": "none"}
     players = bnn.build(dataclasses.replace(bnn.PRESETS["smoke"], **fields)).players
-    for name, moves in [("ensemble", [True, True, False]), ("bnn", [True, True, True])]:
+    for name, moves in [
+        ("ensemble", [True, True, False]), ("bnn", [True, True, True]), ("dropout", [True, False, False]),
+    ]:  # fmt: skip
         state, moved = players[name].optimizer.init(jnp.ones(3)), []
         for _ in moves:
             update, state = players[name].optimizer.update(jnp.ones(3), state, jnp.ones(3))
             moved.append(bool(jnp.any(update != 0)))
         assert moved == moves
+
+
+@pytest.mark.slow
+def test_draws_are_repeated_and_the_last_checkpoint_may_be_taken(tmp_path):
+    fields = {"methods": ("bnn", "dropout"), "ood": "none", "select": "last"}
+    once, thrice = (run(tmp_path / str(n), repeats=n, **fields) for n in (1, 3))
+    for name in fields["methods"]:
+        spread = thrice[f"{name}_over_draws_nll_nats"]
+        assert 0 < abs(thrice[f"{name}_nll_nats"] - once[f"{name}_nll_nats"]) < 4 * spread < 1
+        assert f"{name}_over_draws_nll_nats" not in once
+    assert built(select="last")[0].best_by is None
 
 
 @pytest.mark.slow
@@ -163,6 +177,8 @@ def test_wrong_settings_are_sentences(tmp_path):
             {"point_steps": 3},
             "--point-steps must be at least 0 and needs --point-optim.schedule cosine, got 3",
         ),
+        ({"dropout_steps": -1}, "--dropout-steps must be at least 0"),
+        ({"repeats": 0}, "--repeats must be at least 1, got 0"),
         ({"methods": ()}, "--methods must name one or more different methods"),
         ({"methods": ("bnn", "bnn")}, "--methods must name one or more different methods"),
     ]:

@@ -1,6 +1,6 @@
-"""`kill -9` at random moments: the resumed run ends with the uninterrupted run's bits.
+"""`kill -9` or a closed terminal at random moments: the resumed run ends with the uninterrupted run's bits.
 
-`VAESR_KILLS=20 pytest tests/experiments/test_experiments_killed.py` kills twenty runs instead of two.
+`VAESR_KILLS=20 pytest -m slow tests/experiments/test_experiments_killed.py` kills twenty runs instead of two.
 """
 
 import itertools
@@ -79,15 +79,23 @@ def steps_done(workdir):
     return sum(max((row["step"] for row in read_metrics(folder)), default=0) for folder in folders(workdir))
 
 
-def kill_somewhere(process, workdir, generator):
-    """Wait until the run has passed a random step (or a random part of its start), then kill it."""
+def keeps_others_out(process, workdir, environment):
+    """Whether a second run of the folder is refused for as long as the first goes on."""
+    while not (workdir / "config.json").exists() and process.poll() is None:
+        time.sleep(0.01)
+    second = start(process.args[2].split(".")[1], workdir, environment, "--resume")
+    return second.wait(timeout=600) == 2 or process.poll() is not None
+
+
+def end_somewhere(process, workdir, generator, number):
+    """Wait until the run has passed a random step (or a random part of its start), then send the signal."""
     target = generator.uniform(-0.1, 0.95) * STEPS[process.args[2].split(".")[1]]
     if target < 0:
         time.sleep(generator.uniform(0, 4))
     while steps_done(workdir) < target and process.poll() is None:
         time.sleep(0.01)
     time.sleep(generator.uniform(0, 0.3))
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(number)
     process.wait()
 
 
@@ -96,11 +104,14 @@ def kill_somewhere(process, workdir, generator):
 def test_killed_and_resumed_ends_with_the_same_bits(number, name, environment, uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     process = start(name, workdir, environment)
-    kill_somewhere(process, workdir, random.Random(number))
-    # Killed before there was anything: the same command simply starts.
-    started = (workdir / "config.json").exists()
+    if number % 2 == 0:
+        assert keeps_others_out(process, workdir, environment)
+    end_somewhere(
+        process, workdir, random.Random(number), signal.SIGHUP if number % 4 == 3 else signal.SIGKILL
+    )
     killed_at = steps_done(workdir)
-    finish(start(name, workdir, environment, *(["--resume"] if started else [])), workdir)
+    # Where there was nothing yet, the same command begins.
+    finish(start(name, workdir, environment, "--resume"), workdir)
     whole = folders(uninterrupted / name)
     assert [f.relative_to(workdir) for f in folders(workdir)] == [
         f.relative_to(uninterrupted / name) for f in whole

@@ -56,7 +56,11 @@ def test_a_run_goes_on_from_any_stage_and_is_guarded(tmp_path, monkeypatch):
     assert run(vqvae, folder, resume=True)  # nothing left to do but the codes and the samples
     assert flipped.read_bytes() == whole
     index = folder / "codes" / "codes.json"
-    index.write_text(index.read_text().replace('"step": 4', '"step": 3'))
+    kept = index.read_text()
+    index.write_text("{")
+    with pytest.raises(runs.UserError, match="doesn't say any more what made it: put a copy back, or delete"):
+        run(vqvae, folder, resume=True)
+    index.write_text(kept.replace('"step": 4', '"step": 3'))
     with pytest.raises(runs.UserError, match="was trained on codes of an earlier autoencoder"):
         run(vqvae, folder, resume=True)
     assert run(vqvae, folder, overwrite=True, seed=1, only_autoencoder=True)

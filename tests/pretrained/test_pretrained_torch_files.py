@@ -379,17 +379,17 @@ def test_ten_thousand_programs_run_nothing_and_end_within_bounds(tmp_path):
             (read_file, in_a_row(program, numbers)),
             (read_plain, program),
         ):
-            tracemalloc.start()
-            try:
-                read(content)
-                most = tracemalloc.get_traced_memory()[1]
-            finally:
-                tracemalloc.stop()
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            read(content)
+            most = tracemalloc.get_traced_memory()[1] - before
             assert not events and _rebuild_tensor.__defaults__ == defaults
             assert most < most_memory(content)
 
+    tracemalloc.start()
     try:
         for seed in fuzzing.seeds(0):
             (hypothesis.seed(seed)(reads) if fuzzing.FRESH else reads)()
     finally:
+        tracemalloc.stop()
         watching[0] = False

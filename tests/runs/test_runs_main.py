@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import re
@@ -19,6 +20,7 @@ import pytest
 import experiments
 from experiments import edsr
 from vaesr import reports, runs, training
+from vaesr.runs import folder as folder_module
 from vaesr.runs.folder import as_json, claim, read_config, with_stored, write_config
 from vaesr.runs.lock import held
 from vaesr.runs.main import best_or_latest
@@ -145,7 +147,8 @@ def test_what_is_measured_in_the_end_is_whole(tmp_path, plain, monkeypatch, caps
         assert best_or_latest(tmp_path / "run", True)[2] == 2
         next((first / "default" / "d").iterdir()).write_bytes(b"")
         assert best_or_latest(tmp_path / "run", True)[2] == 4
-        assert "checkpoint 2 of" in (said := capsys.readouterr().out) and "The latest one is measured" in said
+        said = capsys.readouterr().err
+        assert "checkpoint 2 of" in said and "Checkpoint 4 is measured in its place" in said
         next((last / "default" / "d").iterdir()).write_bytes(b"")
         with pytest.raises(runs.UserError, match=r"checkpoint 4 of .* is damaged"):
             best_or_latest(tmp_path / "run", True)
@@ -153,6 +156,19 @@ def test_what_is_measured_in_the_end_is_whole(tmp_path, plain, monkeypatch, caps
     (last / "metrics" / "metrics").write_bytes(b"\xff")
     with pytest.raises(runs.UserError, match=r"every checkpoint of .* is damaged"):
         smoke("vae", tmp_path / "run", **COMMON, resume=True)
+
+
+def test_what_a_full_disk_leaves_is_told(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = dataclasses.replace(EXPERIMENTS["vae"].PRESETS["smoke"], workdir=tmp_path / "run")
+    monkeypatch.setattr(folder_module, "_claim", full)
+    with pytest.raises(
+        runs.UserError, match=r"No space left on device\. The checkpoints .* go on with --resume"
+    ):
+        claim(tmp_path / "run", config)
+    assert "make room" not in folder_module.in_words(OSError(errno.EACCES, "Permission denied"))
 
 
 @pytest.fixture
@@ -188,7 +204,7 @@ def test_a_full_disk_loses_nothing(left, small_disk):
         "--log-every",
         "1",
     )
-    done = subprocess.run(command(*words), capture_output=True, text=True)
+    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "make room, and go on with --resume" in last

@@ -107,7 +107,8 @@ matlab-grey, pirm, sr:SCALE and div2k:SCALE (the SR papers' figures).
 
 results/ gets scores.csv, scores.json and report.html. With --iqa (TID2013, CSIQ, LIVE, KADID-10k, or a folder
 with scores.csv: reference, distorted, score) also PLCC, SRCC, KRCC and RMSE of each metric and of their
-fusion. Exit code 1: some files failed or have no partner; they are named, the others are done."""
+fusion. Exit code 1: some files failed or have no partner; they are named, the others are done. Or the results
+could not be written; the means are told all the same."""
 
 
 class _Parser(argparse.ArgumentParser):

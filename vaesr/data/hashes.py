@@ -21,11 +21,14 @@ def is_whole(folder: pathlib.Path, hashes: Mapping[str, Sequence[str | int]], re
     Files that have no hash count as whole: there was a version without. OSError for a file that is gone.
     """
     for name, (expected, modified) in hashes.items():
-        status = (folder / name).stat()
+        file = folder / name
+        if file.parent != folder or not file.is_file():  # a stranger's index may name anything
+            raise FileNotFoundError(f"{folder} has no file {name!r}")
+        status = file.stat()
         if status.st_size > _ALWAYS_HASHED and status.st_mtime_ns == modified:
             continue
-        if _digest(folder / name) != expected:
-            print(f"note: {folder / name} is damaged; {remedy}.", file=sys.stderr)
+        if _digest(file) != expected:
+            print(f"note: {file} is damaged; {remedy}.", file=sys.stderr)
             return False
     return True
 

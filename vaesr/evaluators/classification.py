@@ -1,5 +1,6 @@
 """Methods of predictive uncertainty side by side on labelled images: scores, a table and figures."""
 
+import functools
 import math
 import os
 import pathlib
@@ -28,6 +29,7 @@ METHOD_TITLES = {
     "ensemble": "ensemble",
     "dropout": "MC dropout",
 }
+_DRAWN = {"bnn", "dropout"}
 PRUNED = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
 _EXTREMES = 10
 _COLUMNS = {
@@ -42,13 +44,22 @@ class ClassificationEvaluator:
     `predict` are `{name: compiled (params, images, position) -> log-probabilities [R, B, K]}`, the names
     among "bnn", "ensemble" and "dropout". An ensemble's first member counts as the method "deterministic".
     `limit` images of the validation split are read; `foreign` is a source of images that are foreign to the
-    networks, or None. `params` are `{name: parameters}`, and variables are not used.
+    networks, or None. The test split is predicted `repeats` times, each with other draws, by the methods that
+    draw ("bnn" and "dropout"), by the argument `repeat` of their `predict`; pictures and foreign images are
+    of the first. `params` are `{name: parameters}`, and variables are not used.
     """
 
     def __init__(
-        self, bank: data.Bank, predict: Mapping[str, Predict], *, limit: int, foreign: str | None
+        self,
+        bank: data.Bank,
+        predict: Mapping[str, Predict],
+        *,
+        limit: int,
+        foreign: str | None,
+        repeats: int = 1,
     ) -> None:
         self.bank, self.predict, self.limit, self.foreign_source = bank, dict(predict), limit, foreign
+        self.repeats = repeats
         self.split = "validation"
         self.members: dict[str, Members] = {}
         self.foreign: dict[str, Members] = {}
@@ -64,6 +75,8 @@ class ClassificationEvaluator:
         As `evaluate`, with `NAME_ood_auroc` and `bnn_pruned_PERCENT_error_percent`, which has its error, too.
         """
         results = self._measure(params, "test", None)
+        if self.repeats > 1:
+            results |= self._repeated(params)
         if self.foreign_source is not None:
             images = foreign_images(self.foreign_source, self.bank.pixels.shape[1:])
             self.foreign = _by_method(
@@ -101,6 +114,21 @@ class ClassificationEvaluator:
             for name, members in self.members.items()
             for metric, value in measure_members(members).items()
         }
+
+    def _repeated(self, params: dict[str, Any]) -> dict[str, float]:
+        """Means over all draws of the methods that draw, and the deviations from one set to another."""
+        found = {}
+        for name in filter(_DRAWN.__contains__, self.predict):
+            rows = [measure_members(self.members[name])]
+            for repeat in range(1, self.repeats):
+                predict = functools.partial(self.predict[name], repeat=repeat)
+                rows.append(measure_members(predict_split(predict, params[name], self.bank, "test")))
+            for metric in rows[0]:
+                values = [row[metric] for row in rows]
+                found[f"{name}_{metric}"] = float(np.mean(values))
+                if metric in _COLUMNS:
+                    found[f"{name}_over_draws_{metric}"] = float(np.std(values, ddof=1))
+        return found
 
     def _prune(self, name: str, params: Any) -> list[dict[str, float]]:
         """Scores after removing weights: by |mean| / sigma, or by size where no sigma is known."""

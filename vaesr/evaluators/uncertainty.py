@@ -11,8 +11,11 @@ from vaesr.data.evaluation import evenly_spread
 from vaesr.evaluators.means import means_with_errors
 from vaesr.imaging import imresize, rgb_to_y, to_float
 
-Predict = Callable[[Any, Any, Any], jax.Array]
-"""`(params, images [B, ...], position [B]) -> log-probabilities [R, B, K]` of R members."""
+Predict = Callable[..., jax.Array]
+"""`(params, images [B, ...], position [B]) -> log-probabilities [R, B, K]` of R members.
+
+Where members are drawn, a fourth argument says which draws, from 0.
+"""
 
 
 class Members(NamedTuple):

@@ -157,7 +157,8 @@ def importance_weighted_bound(log_weights: jax.Array) -> jax.Array:
     """Compute the importance-weighted lower bound on log p(x) from log-weights.
 
     Args:
-        log_weights: `[B, K]` nats, `log p(x, z_k) - log q(z_k | x)` for K samples of the posterior.
+        log_weights: `[B, K]` nats, `log p(x | z_k) + log p(z_k) - log q(z_k | x)` for K samples of the
+            posterior.
 
     Returns:
         `[B]` nats, float32: `logsumexp over K - log K`, a lower bound in expectation that rises with K.

@@ -40,6 +40,7 @@ _WORDS = {
     "niqe": "unnaturalness without a reference; lower is better",
     "nll": "negative log-likelihood of the right answer; lower is better",
     "ood auroc": "how well uncertainty tells foreign images from its own; 0.5 is chance, 1 is perfect",
+    "over draws": "standard deviation from one set of draws of the weights to another",
     "pca": "of principal components of as many numbers, to compare with",
     "perplexity": "how many codes are in use within a batch, counted evenly",
     "pixel": "the part of the loss that compares pixels",

@@ -24,7 +24,8 @@ class Experiment:
         players: as for `training.make_train_step`.
         sampler: a `data` sampler; says what a batch is.
         evaluate: `(params, variables) -> metrics` on the validation split.
-        best_by: validation metric that chooses the best checkpoint; "-NAME" where smaller is better.
+        best_by: validation metric that chooses the best checkpoint; "-NAME" where smaller is better; None
+            takes the last.
         evaluate_test: `(params, variables) -> metrics` on the test split, with the best checkpoint.
         figures: `(params, variables, directory, step)`: writes pictures into a folder.
         ema_decay: decay of the parameters' moving average; None keeps none.
@@ -37,7 +38,7 @@ class Experiment:
     players: Mapping[str, training.Player]
     sampler: Any
     evaluate: Evaluate
-    best_by: str
+    best_by: str | None
     evaluate_test: Evaluate
     figures: Callable[[dict[str, PyTree], PyTree, pathlib.Path, int], None]
     ema_decay: float | None = None

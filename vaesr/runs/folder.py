@@ -1,6 +1,7 @@
 """The run folder: whose it is, claimed before anything is computed, described by `config.json`."""
 
 import dataclasses
+import errno
 import functools
 import json
 import pathlib
@@ -29,6 +30,14 @@ class UserError(Exception):
     """A mistake in what the user asked for; shown as one line, without a traceback."""
 
 
+def in_words(error: Exception) -> str:
+    """What an error says, and what to do where the disk is full."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return str(error) + (
+        ". The checkpoints that are there are whole: make room, and go on with --resume." if full else ""
+    )
+
+
 def run_folder(experiment: str, preset: str, config: Config) -> pathlib.Path:
     """Where a run's results go: `config.workdir`, or runs/EXPERIMENT/PRESET.
 
@@ -47,7 +56,7 @@ def claim(workdir: pathlib.Path, config: Config) -> None:
         try:
             _claim(workdir, config)
         except (UserError, OSError) as error:
-            problem = str(error)
+            problem = in_words(error)
     problem = training.from_first_process(problem)
     if problem:
         raise UserError(problem)

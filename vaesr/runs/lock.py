@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from vaesr import training
-from vaesr.runs.folder import LOCK, UserError
+from vaesr.runs.folder import LOCK, UserError, in_words
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
         try:
             file = _acquire(workdir)
         except (UserError, OSError) as error:
-            problem = str(error)
+            problem = in_words(error)
     problem = training.from_first_process(problem)
     if problem:
         raise UserError(problem)

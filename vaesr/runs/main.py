@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import inspect
 import itertools
@@ -28,6 +27,7 @@ from vaesr.runs.folder import (
     ConfigT,
     UserError,
     claim,
+    in_words,
     is_bare,
     keep_config,
     run_folder,
@@ -58,7 +58,7 @@ def main(presets: Mapping[str, ConfigT], build: Build[ConfigT]) -> None:
     except (UserError, training.NonFiniteError, OSError) as error:
         if config.debug:
             raise
-        print(f"error: {error}{_full_disk(error)}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if config.debug or not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
@@ -70,12 +70,6 @@ def main(presets: Mapping[str, ConfigT], build: Build[ConfigT]) -> None:
         )
         sys.exit(2)
     sys.exit(0 if finished else 130)
-
-
-def _full_disk(error: Exception) -> str:
-    """What to do where a file could not be written for want of room."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return ". The checkpoints that are there are whole: make room, and go on with --resume." if full else ""
 
 
 def module_name(presets: Mapping[str, Config]) -> str:
@@ -155,7 +149,7 @@ def _refusing(step: Callable[[], Any]) -> Any:
     try:
         return step()
     except (ValueError, OSError, ImportError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(in_words(error)) from error
 
 
 def is_finished(folder: pathlib.Path, steps: int) -> bool:
@@ -237,8 +231,10 @@ def best_or_latest(workdir: pathlib.Path, first: bool) -> tuple[dict[str, PyTree
     try:
         return training.restore_params(workdir, "best")
     except ValueError as error:
-        _say(f"note: {error} The latest one is measured.", first)
-        return _refusing(lambda: training.restore_params(workdir, "latest"))
+        found = _refusing(lambda: training.restore_params(workdir, "latest"))
+        if first:
+            print(f"note: {error} Checkpoint {found[2]} is measured in its place.", file=sys.stderr)
+        return found
 
 
 def _train(
@@ -299,6 +295,8 @@ def _train(
             metrics = system.evaluate(params, variables)
             if first:
                 _draw(system, params, variables, workdir, step, metrics)
+            if system.best_by is None:
+                return training.Evaluation(metrics)
             value = metrics[system.best_by.removeprefix("-")]
             return training.Evaluation(metrics, -value if system.best_by.startswith("-") else value)
 

@@ -24,6 +24,7 @@ PyTree = Any
 DIRECTORY = "checkpoints"
 # What is read may be so many times as large as its files.
 _GROWTH, _SPARE = 64, 1 << 28
+_REMEDY = "Put a copy back; its training, resumed, goes on from one that is whole."
 _HASHES, _TEMPORARY = "hashes.json", "orbax-checkpoint-tmp"
 
 
@@ -113,7 +114,10 @@ class Checkpoints:
     """
 
     def __init__(self, run_dir: str | pathlib.Path, *, read_only: bool = False) -> None:
-        """Open (or create) `run_dir/checkpoints`; `read_only` creates and cleans nothing."""
+        """Open (or create) `run_dir/checkpoints`; `read_only` creates and cleans nothing.
+
+        ValueError if no score is as it was written (`read_only`: if one is not), or Orbax can't read it.
+        """
         # Whoever only reads does it alone: other processes may be doing something else.
         alone = _alone() if read_only else {}
         options = ocp.CheckpointManagerOptions(
@@ -142,7 +146,10 @@ class Checkpoints:
             KeyError,
         ) as error:  # of what it notes beside its items
             words = " ".join(str(error).split())[:200]
-            raise ValueError(f"{self._directory} can't be read: {words}") from error
+            raise ValueError(
+                f"{self._directory} can't be read: {words} If a STEP/_CHECKPOINT_METADATA in it is damaged, "
+                "delete that file, which nothing else needs."
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -161,7 +168,7 @@ class Checkpoints:
             if damaged and read_only:
                 step, name = damaged[0]
                 where = f"checkpoint {step} of {self._directory.parent}"
-                problem = f"{where} is damaged: {name} is not as it was written."
+                problem = f"{where} is damaged: {name} is not as it was written. {_REMEDY}"
             elif damaged and len(damaged) == len(steps):
                 problem = _all_damaged(self._directory, *max(damaged))
             elif damaged:
@@ -299,7 +306,9 @@ def restore_params(
     if step is None:
         raise FileNotFoundError(f"{directory} holds no complete checkpoint; train for longer.")
     if name := _damage(directory / str(step)):
-        raise ValueError(f"checkpoint {step} of {run_dir} is damaged: {name} is not as it was written.")
+        raise ValueError(
+            f"checkpoint {step} of {run_dir} is damaged: {name} is not as it was written. {_REMEDY}"
+        )
     what = f"checkpoint {step} of {run_dir}"
     with _understanding(what):
         return *_read_params(directory / str(step), what), step
@@ -311,9 +320,11 @@ def _understanding(what: str) -> Iterator[None]:
     _hush_late_answers()
     try:
         yield
-    except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError):
+    except (ValueError, OSError, MemoryError):
         raise
     except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(f"{what} can't be read: {words}.") from error
 
