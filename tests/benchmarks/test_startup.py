@@ -17,5 +17,5 @@ def test_the_command_gives_what_its_network_gives(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_start_that_fails_says_why(tmp_path):
-    with pytest.raises(RuntimeError, match=r"vaesr upscale failed with 2: vaesr upscale: .*photo\\.png"):
+    with pytest.raises(RuntimeError, match=r"vaesr upscale failed with 2: vaesr upscale: .*photo\.png"):
         startup._command(tmp_path, cold=True)
