@@ -365,31 +365,36 @@ def test_ten_thousand_programs_run_nothing_and_end_within_bounds(tmp_path):
         with contextlib.suppress(ValueError):
             read_torch(content)
 
-    # The same programs each time unless new ones are asked for: a search is not a change's test.
-    @hypothesis.settings(
-        max_examples=1000 if fuzzing.FRESH else 10_000, deadline=20_000, database=None,
-        derandomize=not fuzzing.FRESH,
-    )  # fmt: skip
-    @hypothesis.example(b"\x80\x02i\\cnumpy\ndtype\n.")  # Python warns of its escape
-    @hypothesis.given(programs())
-    def reads(program):
+    def checked(program):
         numbers = bytes(16)
         for read, content in (
             (read_file, zipped(program, data_0=numbers)),
             (read_file, in_a_row(program, numbers)),
             (read_plain, program),
         ):
-            tracemalloc.reset_peak()
+            counted = tracemalloc.is_tracing()
+            if counted:
+                tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
             read(content)
-            most = tracemalloc.get_traced_memory()[1] - before
+            most = tracemalloc.get_traced_memory()[1] - before if counted else 0
             assert not events and _rebuild_tensor.__defaults__ == defaults
             assert most < most_memory(content)
 
-    tracemalloc.start()
+    def search(count):
+        """The same programs each time unless new ones are asked for: a search is not a change's test."""
+        wanted = hypothesis.settings(
+            max_examples=count, deadline=20_000, database=None, derandomize=not fuzzing.FRESH
+        )
+        escape = hypothesis.example(b"\x80\x02i\\cnumpy\ndtype\n.")  # Python warns of its escape
+        return wanted(escape(hypothesis.given(programs())(checked)))
+
     try:
+        if not fuzzing.FRESH:
+            search(10_000)()
+        tracemalloc.start()  # which takes four times as long: of the fixed programs a tenth
         for seed in fuzzing.seeds(0):
-            (hypothesis.seed(seed)(reads) if fuzzing.FRESH else reads)()
+            (hypothesis.seed(seed)(search(1000)) if fuzzing.FRESH else search(1000))()
     finally:
         tracemalloc.stop()
         watching[0] = False
