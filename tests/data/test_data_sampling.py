@@ -21,6 +21,7 @@ from vaesr.data import (
     open_bank,
     photos,
 )
+from vaesr.data.evaluation import evaluation_batch_size
 from vaesr.imaging import dihedral, imresize, to_float
 
 B = 8
@@ -250,6 +251,16 @@ def test_evaluation_batches_pad_and_mask(digits: Bank) -> None:
     np.testing.assert_allclose(batches[0]["image"], expected, atol=1e-7)
     with pytest.raises(ValueError, match="limit"):
         evaluation_batches(digits, "test", 4, limit=0)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "expected"), [(1000, 28, 250), (10, 28, 10), (250, 256, 64), (4, 1024, 4), (5, 4096, 1)]
+)
+def test_batches_of_evaluations_are_within_memory(count: int, size: int, expected: int) -> None:
+    rows, sizes = np.broadcast_to(np.uint8(0), (count * size, size, 3)), np.full(count, size)
+    splits = {"train": np.arange(count), "test": np.arange(1)}
+    bank = Bank(rows, np.arange(count) * size, sizes, sizes, splits, None, [], [], "", pathlib.Path())
+    assert evaluation_batch_size(bank) == expected
 
 
 def test_photos_yields_names_and_views(pictures: Bank) -> None:

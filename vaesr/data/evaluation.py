@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from vaesr.data.bank import Bank
 from vaesr.data.sampling import check_batch_size
+
+_BATCH = 250
+_BATCH_PIXELS = 2**22  # a network's maps of them take gigabytes
 
 
 def evaluation_batches(
@@ -25,6 +29,15 @@ def evaluation_batches(
         raise ValueError(f"evaluation_batches: limit must be at least 1 or None, got {limit}")
     index = bank.split(split)
     return _batches(bank, bank.pixels, index[evenly_spread(len(index), limit)], batch_size)
+
+
+def evaluation_batch_size(bank: Bank) -> int:
+    """Images of a batch in memory's reach: at most 250, four million pixels, or the largest split.
+
+    The same for all splits, so that one program is compiled. The images of `bank` have one size.
+    """
+    most = max(len(index) for index in bank.splits.values())
+    return max(1, min(_BATCH, most, _BATCH_PIXELS // math.prod(bank.pixels.shape[1:3])))
 
 
 def evenly_spread(count: int, limit: int | None) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaesr import data, losses, objectives
-from vaesr.data.evaluation import evenly_spread
+from vaesr.data.evaluation import evaluation_batch_size, evenly_spread
 
 _BATCH = 250
 
@@ -59,12 +59,13 @@ def unigram_bits(codes: np.ndarray, count: int) -> Callable[[np.ndarray], np.nda
 def pixel_bits(bank: data.Bank, reconstruct: Callable[[np.ndarray], jax.Array]) -> np.ndarray:
     """The bits of 8-bit test images given their codes, with noise of one scale fitted on validation images.
 
-    `reconstruct`, compiled, maps `images [250, H, W, C] in [0, 1]` to means of the same shape. Returns the
-    bits of every test image, `[n]`, under Gaussians cut into the 256 grey levels around the reconstruction.
+    `reconstruct`, compiled, maps `images [B, H, W, C] in [0, 1]`, always as many, to means of the same
+    shape. Returns the bits of every test image, `[n]`, under Gaussians cut into the 256 grey levels around
+    the reconstruction.
     """
     squares = [
         np.square(np.asarray(reconstruct(batch["image"])) - batch["image"])[batch["mask"] > 0]
-        for batch in data.evaluation_batches(bank, "validation", _BATCH, limit=2000)
+        for batch in data.evaluation_batches(bank, "validation", evaluation_batch_size(bank), limit=2000)
     ]
     # The papers' scale spans [-1, 1].
     log_scale = math.log(2.0 * math.sqrt(np.concatenate(squares).mean(dtype=np.float64)))
@@ -74,7 +75,7 @@ def pixel_bits(bank: data.Bank, reconstruct: Callable[[np.ndarray], jax.Array]) 
         return losses.discretised_gaussian_nll(2.0 * means - 1.0, log_scale, images)
 
     found = []
-    for batch in data.evaluation_batches(bank, "test", _BATCH):
+    for batch in data.evaluation_batches(bank, "test", evaluation_batch_size(bank)):
         held = batch["mask"] > 0
         found.append(np.asarray(nats(reconstruct(batch["image"]), batch["image"]), np.float64)[held])
     return np.concatenate(found) / math.log(2)

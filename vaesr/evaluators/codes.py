@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaesr import data, quantisation, reports
-from vaesr.data.evaluation import evenly_spread
+from vaesr.data.evaluation import evaluation_batch_size, evenly_spread
 from vaesr.evaluators.means import function_of_mean, means_with_errors
 
-_BATCH = 250
 _SHOWN = 12
 # Enough images for the covariance of a few thousand pixels.
 _PCA_IMAGES = 20_000
@@ -184,7 +183,7 @@ class CodeEvaluator:
         collections = self._collections(params, variables)
         squares: list[np.ndarray] = []
         codes: list[list[np.ndarray]] = [[] for _ in self.names]
-        for batch in data.evaluation_batches(self.bank, split, _BATCH, limit=limit):
+        for batch in data.evaluation_batches(self.bank, split, evaluation_batch_size(self.bank), limit=limit):
             held = batch["mask"] > 0
             output = self._reconstruct(collections, batch["image"])
             error = np.asarray(jnp.clip(output.reconstruction, 0, 1)) - batch["image"]
@@ -209,7 +208,7 @@ def encode_splits(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Encode every image of a bank into what `data.write_codes` takes, with `count` codes in each codebook.
 
-    `encode`, compiled, maps `images [250, H, W, C]` to code maps, the coarsest first.
+    `encode`, compiled, maps `images [B, H, W, C]`, always as many, to code maps, the coarsest first.
     """
     kind = data.smallest_integers(count)
     splits = {}
@@ -227,7 +226,7 @@ def encode_splits(
 def _encoded(
     bank: data.Bank, split: str, encode: Callable[[np.ndarray], Sequence[jax.Array]]
 ) -> Iterator[dict[str, np.ndarray]]:
-    for batch in data.evaluation_batches(bank, split, _BATCH):
+    for batch in data.evaluation_batches(bank, split, evaluation_batch_size(bank)):
         held = batch["mask"] > 0
         part: dict[str, np.ndarray] = {n: batch[n][held] for n in ("index", "label") if n in batch}
         for number, level in enumerate(encode(batch["image"])):
