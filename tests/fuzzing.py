@@ -28,3 +28,11 @@ def seeds(fixed: int) -> Iterator[int]:
         yield seed
         if time.monotonic() >= end:
             return
+
+
+# Words that no option expects, or that one in many does.
+VALUES = (
+    "nan", "-inf", "1e200", "1e400", "-1", "0", "0x10", "1e-320", "99999999999999999999", "", " ", "٣",
+    "a" * 5000,
+    "/dev/null", "/dev/null/x", "~nobody/x", "\udcff", "*", "[", "../..", "-",
+)  # fmt: skip

@@ -19,14 +19,12 @@ import pytest
 from PIL import Image
 from written_runs import write_run
 
-import experiments
 from vaesr import data
 from vaesr.app.cli import main
 from vaesr.inference import load_upscaler
 from vaesr.models.edsr import EDSR
 from vaesr.pretrained import write_checkpoint, write_upscaler
 from vaesr.runs import load_run
-from vaesr.runs.flags import cli
 
 pytestmark = pytest.mark.slow
 _SLOWEST = 60  # seconds of the processor: the machine may do something else, too
@@ -213,11 +211,6 @@ def test_run_folders(checkpoints, tmp_path, capsys):
                 )  # fmt: skip
 
 
-VALUES = (
-    "nan", "-inf", "1e200", "1e400", "-1", "0", "0x10", "1e-320", "99999999999999999999", "", " ", "٣",
-    "a" * 5000,
-    "/dev/null", "/dev/null/x", "~nobody/x", "\udcff", "*", "[", "../..", "-",
-)  # fmt: skip
 FLAGS = {
     "upscale": (
         "-i", "-o", "-n", "-m", "-s", "-t", "--tile-pad", "--crf", "-dn", "--denoise-path", "--suffix", "-f",
@@ -243,26 +236,8 @@ def test_words(name, checkpoints, vae_folder, tmp_path, capsys, monkeypatch):
         "fit": ["fit", "niqe", "--data", "npy:none", "-o", "x.npz"],
     }[name]
     for flag in FLAGS[name]:
-        for value in VALUES:
+        for value in fuzzing.VALUES:
             command(capsys, *start, flag, value)
-
-
-@pytest.mark.parametrize("module", list(experiments.discover()), ids=lambda module: module.__name__)
-def test_fields(module, capsys):
-    """Every value for every flag of the experiments, as far as a configuration: read, or a sentence."""
-    with pytest.raises(SystemExit):
-        cli(module.PRESETS, ["smoke", "--help"])
-    flags = sorted({word for word in capsys.readouterr().out.split() if word.startswith("--")} - {"--help"})
-    for seed in fuzzing.seeds(1):
-        rng = np.random.default_rng(seed)
-        for flag in rng.permutation(flags)[:20]:
-            for value in rng.permutation([value for value in VALUES if value.isprintable()])[:4]:
-                try:
-                    cli(module.PRESETS, ["smoke", flag.strip(",|]"), value])
-                except SystemExit as end:
-                    assert end.code == 2
-                said = capsys.readouterr()
-                assert "Traceback" not in said.err + said.out
 
 
 @pytest.mark.parametrize("kind", ("npy", "idx"))

@@ -54,8 +54,8 @@ def papers(module, config):
             yield experiment
             folder.mkdir(parents=True, exist_ok=True)
             write_config(folder, module.__name__, "paper", stage.config, model=experiment.model, bank=None)
-            # Shapes are what is asked: numbers nearly all zero are written in a moment (all zero are refused),
-            # and nobody reads an optimizer's state.
+            # Shapes are what is asked: numbers nearly all zero are written in a moment (all zero are
+            # refused), and nobody reads an optimizer's state.
             shapes = jax.eval_shape(experiment.init, jax.random.key(0))
             params = jax.tree.map(
                 lambda leaf: jnp.asarray(np.resize(_SPARSE, leaf.shape), leaf.dtype), shapes
