@@ -126,21 +126,24 @@ class Config(runs.Config):
 
 
 _COSINE = training.OptimConfig(lr=1e-3, schedule="cosine")
-# Tuned on validation splits. At its full weight the KL of all weights outweighs 54,000 labels and the network
-# underfits (two layers of 400 units on Fashion-MNIST: validation NLL 0.43 nats in place of 0.28). The weight
-# decay of the ensemble is the best of 0.1 to 1 for Fashion-MNIST; on the digits 1 and 4,000 steps do better.
+# Tuned on the digits' validation split by the likelihood of the last step, twelve trials each: prior's scale,
+# the KL's weight and the first deviation; weight decay, rate and length; what is dropped and weight decay. At its
+# full weight the KL of all weights outweighs 4,000 labels: 22 % errors in place of 4.
 _DEFAULT = Config(
     data="embedded:digits",
-    steps=14_000,
+    steps=6000,
     batch_size=128,
-    eval_every=2000,
-    checkpoint_every=2000,
+    eval_every=1500,
+    checkpoint_every=1500,
     model=Classifier(hidden=(200, 200)),
-    bayes=BayesConfig(prior="gaussian", scale=1.0, kl_weight=0.05),
+    bayes=BayesConfig(kl_weight=0.01),
     optim=dataclasses.replace(_COSINE, lr=2e-3),
-    dropout=0.2,
-    point_optim=dataclasses.replace(_COSINE, name="adamw", weight_decay=0.3),
-    dropout_optim=_COSINE,
+    dropout=0.35,
+    point_optim=dataclasses.replace(_COSINE, name="adamw", weight_decay=2.0),
+    point_steps=4000,
+    dropout_optim=dataclasses.replace(_COSINE, name="adamw", weight_decay=1.0),
+    select="last",
+    repeats=5,
 )
 _BENCH = dataclasses.replace(
     _DEFAULT, data="random:60000x28x28x1", dtype="float32", methods=("bnn",), ood="none",
@@ -150,8 +153,8 @@ _BENCH = dataclasses.replace(
 PRESETS = {
     "smoke": dataclasses.replace(
         _DEFAULT, steps=20, batch_size=16, eval_every=20, checkpoint_every=20, log_every=10, eval_limit=64,
-        members=2, draws=2, model=Classifier(hidden=(16,)), optim=training.OptimConfig(),
-        point_optim=training.OptimConfig(), dropout_optim=training.OptimConfig(),
+        members=2, draws=2, repeats=2, model=Classifier(hidden=(16,)), optim=training.OptimConfig(),
+        point_optim=training.OptimConfig(), point_steps=0, dropout_optim=training.OptimConfig(),
     ),
     "default": _DEFAULT,
     # Blundell et al. 2015, section 5.2: the curve of figure 5.
@@ -159,7 +162,8 @@ PRESETS = {
         _DEFAULT, data=_CURVE, steps=8000, batch_size=100, dropout=0.1, draws=200,
         model=Classifier(hidden=(50, 50), input_shift=0.25, input_scale=4.0),
         bayes=BayesConfig(scale=3.0),
-        optim=dataclasses.replace(_COSINE, lr=3e-3), point_optim=_COSINE,
+        optim=dataclasses.replace(_COSINE, lr=3e-3), point_optim=_COSINE, point_steps=0,
+        dropout_optim=_COSINE,
     ),
     # Blundell et al. 2015, section 5.1: 600 epochs of 50,000 digits; --model.hidden 800 800 or 1200 1200.
     "paper": dataclasses.replace(
@@ -167,7 +171,7 @@ PRESETS = {
         dropout=0.5, model=Classifier(hidden=(400, 400), input_scale=255 / 126),
         bayes=BayesConfig(prior="mixture", initial_scale=1.0, how="weights", kl_spread="halving"),
         optim=training.OptimConfig(name="sgd", lr=0.1, b1=0.0),
-        point_optim=training.OptimConfig(name="sgd", lr=0.1, b1=0.0),
+        point_optim=training.OptimConfig(name="sgd", lr=0.1, b1=0.0), point_steps=0,
         dropout_optim=training.OptimConfig(name="sgd", lr=0.1, b1=0.0),
     ),
     # What benchmarks measure: the paper's network alone.
