@@ -1,10 +1,11 @@
-"""Hashes of the files of a folder, by which one notices what has changed in them since."""
+"""Whether the files of a bank's folder are as they were written, without reading gigabytes each time."""
 
 import functools
-import hashlib
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+
+from vaesr.files.digests import digest, first_changed
 
 # Larger files are read through only where their date is not that of their making: it would take minutes.
 _ALWAYS_HASHED = 4 << 30
@@ -18,19 +19,20 @@ def hashes_of(paths: Iterable[pathlib.Path]) -> dict[str, list[str | int]]:
 def is_whole(folder: pathlib.Path, hashes: Mapping[str, Sequence[str | int]], remedy: str) -> bool:
     """Whether the folder's files are as `hashes_of` found them; if not, a line says so, and the remedy.
 
-    Files that have no hash count as whole: there was a version without. OSError for a file that is gone.
+    Files that have no hash count as whole: there was a version without.
     """
-    for name, (expected, modified) in hashes.items():
-        file = folder / name
-        if file.parent != folder or not file.is_file():  # a stranger's index may name anything
-            raise FileNotFoundError(f"{folder} has no file {name!r}")
-        status = file.stat()
-        if status.st_size > _ALWAYS_HASHED and status.st_mtime_ns == modified:
-            continue
-        if _digest(file) != expected:
-            print(f"note: {file} is damaged; {remedy}.", file=sys.stderr)
-            return False
-    return True
+    known = {name: (str(expected), modified) for name, (expected, modified) in hashes.items()}
+
+    def read(path: pathlib.Path) -> str:
+        expected, modified = known[path.relative_to(folder).as_posix()]
+        status = path.stat()
+        believed = status.st_size > _ALWAYS_HASHED and status.st_mtime_ns == modified
+        return expected if believed else _digest(path)
+
+    expected = {name: expected for name, (expected, _) in known.items()}
+    if name := first_changed(folder, expected, read=read):
+        print(f"note: {folder / name} is damaged; {remedy}.", file=sys.stderr)
+    return not name
 
 
 def _digest(path: pathlib.Path) -> str:
@@ -41,5 +43,4 @@ def _digest(path: pathlib.Path) -> str:
 @functools.lru_cache(maxsize=64)
 def _digest_once(path: pathlib.Path, file: int, modified: int) -> str:
     """The file's hash, found once in a process unless the file changes or another takes its place."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return digest(path)

@@ -1,7 +1,6 @@
 """Upscalers wherever they come from: a run of ours, a checkpoint of another project, published weights."""
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import re
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import jax
 
 from vaesr.files.atomic import cache_root
+from vaesr.files.digests import digest
 from vaesr.models import Looped
 from vaesr.pretrained import FAMILIES, PUBLISHED, read_checkpoint, read_published, read_upscaler
 from vaesr.runs.description import describe_model
@@ -49,7 +49,7 @@ def load_upscaler(
     if path.is_file():
         state = read_checkpoint(path)
         origin: dict[str, Any] = {
-            "file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "file": path.name, "sha256": digest(path),
         }  # fmt: skip
     elif (name := _published(str(source))) is not None:
         state = read_published(name, packages=cache_root() / "packages")

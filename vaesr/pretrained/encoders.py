@@ -1,6 +1,5 @@
 """ResNet's convolutions from torchvision's files, as the encoders of U-Nets."""
 
-import hashlib
 import pathlib
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vaesr.files.digests import digest
 from vaesr.models.resnet import ResNetBody
 from vaesr.pretrained.foreign import read_state
 
@@ -43,7 +43,7 @@ def read_resnet(path: str | pathlib.Path, body: ResNetBody) -> tuple[dict[str, A
         raise ValueError(
             f"{path} is not the network that is needed: it has {left[0]} and {len(left) - 1} more."
         )
-    return flax.traverse_util.unflatten_dict(found), hashlib.sha256(path.read_bytes()).hexdigest()
+    return flax.traverse_util.unflatten_dict(found), digest(path)
 
 
 def _torchvision_key(place: tuple[str, ...]) -> str:

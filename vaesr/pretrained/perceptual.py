@@ -12,6 +12,7 @@ import numpy as np
 from flax.errors import FlaxError
 
 from vaesr.files.atomic import scratch_folder
+from vaesr.files.digests import digest
 from vaesr.metrics import DistsNetwork, LpipsNetwork, dists, lpips
 from vaesr.models.feature_networks import PRESETS
 from vaesr.pretrained.foreign import read_member, read_state
@@ -128,7 +129,7 @@ def read_own(path: str | pathlib.Path, origin: dict[str, str]) -> dict[str, np.n
     """Reads a file that the user has brought, see `read_state`; `origin` gets its name and sha256."""
     path = pathlib.Path(path).expanduser()
     state = read_state(path)
-    origin[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    origin[path.name] = digest(path)
     return state
 
 

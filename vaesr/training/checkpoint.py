@@ -1,7 +1,6 @@
 """Checkpoints: asynchronous, atomic, exact; the only file that knows Orbax."""
 
 import contextlib
-import hashlib
 import itertools
 import json
 import logging
@@ -17,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from vaesr.files.digests import digest, first_changed
 from vaesr.training.runtime import from_first_process
 from vaesr.training.state import TrainState
 
@@ -55,11 +55,6 @@ def _score(metrics: Any) -> float:
     return float(metrics["score"])
 
 
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _damage(folder: pathlib.Path, part: str = "") -> str:
     """The first file of a checkpoint that is not as it was written; "" where all are, or nothing is known.
 
@@ -73,17 +68,7 @@ def _damage(folder: pathlib.Path, part: str = "") -> str:
         return _HASHES
     if not isinstance(hashes, dict):
         return _HASHES
-    # Names of strangers: of files that are there, and of no others.
-    own = {path.relative_to(folder).as_posix(): path for path in folder.glob("*/**/*") if path.is_file()}
-    for name, expected in sorted(hashes.items()):
-        if not name.startswith(part):
-            continue
-        try:
-            if name not in own or _digest(own[name]) != expected:
-                return name
-        except OSError:
-            return name
-    return ""
+    return first_changed(folder, {name: known for name, known in hashes.items() if name.startswith(part)})
 
 
 def _all_damaged(directory: pathlib.Path, step: int, name: str) -> str:
@@ -192,7 +177,7 @@ class Checkpoints:
         for folder in self._directory.glob(f"*{_TEMPORARY}*"):
             # What Orbax notes beside its items it completes later.
             files = [path for path in folder.glob("*/**/*") if path.is_file()]
-            hashes = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+            hashes = {path.relative_to(folder).as_posix(): digest(path) for path in files}
             (folder / _HASHES).write_text(json.dumps(hashes, indent=1))
 
     def save(self, state: TrainState, *, step: int, score: float | None = None) -> None:
