@@ -54,11 +54,27 @@ def test_flipped_codes_are_none_and_told_and_still_have_their_origin(tmp_path, c
     os.utime(file, ns=(0, 0))  # what was hashed in this process is known by its date
     assert np.load(file).shape == (5, 2, 2)  # as an array it is whole
     assert data.read_codes(tmp_path / "codes") is None
-    assert capsys.readouterr().err == f"note: {file} is damaged; the images are encoded again.\n"
+    said = f"note: {file.name!r} of {file.parent} is damaged; the images are encoded again.\n"
+    assert capsys.readouterr().err == said
     assert data.read_origin(tmp_path / "codes") == {"step": 3}
     assert data.read_origin(tmp_path) is None
     assert data.write_codes(tmp_path / "codes", splits(), {"step": 3}).levels == 2
     assert data.read_codes(tmp_path / "codes") is not None and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ("\x1b[31mX\nerror: not ours", "/etc/hostname", "../origin", ""))
+def test_names_in_a_strangers_index_are_shown_as_what_they_are(tmp_path, capsys, name):
+    data.write_codes(tmp_path / "codes", splits(), {"step": 3})
+    index = tmp_path / "codes" / "codes.json"
+    content = json.loads(index.read_text())
+    content["hashes"][name] = ["0" * 64, 0]
+    index.write_text(json.dumps(content))
+    assert data.read_codes(tmp_path / "codes") is None
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.isascii() and "\x1b" not in said
+    assert said.startswith("note: ") and said.endswith(
+        f" of {tmp_path / 'codes'} is damaged; the images are encoded again.\n"
+    )
 
 
 def test_codes_of_before_there_were_hashes_are_read(tmp_path):

@@ -130,6 +130,20 @@ def test_methods_may_end_before_the_others():
         assert moved == moves
 
 
+def test_no_method_is_tested_before_its_end():
+    """A run of fewer steps than the ensemble usually has ends its cosine, too."""
+    fields = {"ood": "none", "steps": 3, "methods": ("ensemble",)}
+    config = dataclasses.replace(bnn.PRESETS["default"], **fields)
+    assert config.point_steps > 3
+    optimizer = bnn.build(config).players["ensemble"].optimizer
+    state = optimizer.init(jnp.ones(3))
+    sizes = []
+    for _ in range(4):
+        update, state = optimizer.update(jnp.ones(3), state, jnp.zeros(3))
+        sizes.append(float(jnp.abs(update).max()))
+    assert sizes == sorted(sizes, reverse=True) and sizes[2] < 0.3 * sizes[0] and sizes[3] == 0
+
+
 @pytest.mark.slow
 def test_draws_are_repeated_and_the_last_checkpoint_may_be_taken(tmp_path):
     fields = {"methods": ("bnn", "dropout"), "ood": "none", "select": "last"}

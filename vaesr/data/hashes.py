@@ -31,7 +31,8 @@ def is_whole(folder: pathlib.Path, hashes: Mapping[str, Sequence[str | int]], re
 
     expected = {name: expected for name, (expected, _) in known.items()}
     if name := first_changed(folder, expected, read=read):
-        print(f"note: {folder / name} is damaged; {remedy}.", file=sys.stderr)
+        # The name may be a stranger's, with anything in it.
+        print(f"note: {name!r} of {folder} is damaged; {remedy}.", file=sys.stderr)
     return not name
 
 
