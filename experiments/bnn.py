@@ -155,8 +155,9 @@ _BENCH = dataclasses.replace(
 PRESETS = {
     "smoke": dataclasses.replace(
         _DEFAULT, steps=20, batch_size=16, eval_every=20, checkpoint_every=20, log_every=10, eval_limit=64,
-        members=2, draws=2, repeats=2, select="best", model=Classifier(hidden=(16,)), point_steps=0,
-        optim=training.OptimConfig(), point_optim=training.OptimConfig(), dropout_optim=training.OptimConfig(),
+        members=2, draws=2, repeats=2, select="best", model=Classifier(hidden=(16,)),
+        optim=training.OptimConfig(), dropout_optim=training.OptimConfig(),
+        point_optim=training.OptimConfig(), point_steps=0,
     ),
     "default": _DEFAULT,
     # Tuned on the validation split of Fashion-MNIST: --data idx:FOLDER.
