@@ -39,7 +39,7 @@ def save_image(
         notes = pillow("PngImagePlugin").PngInfo()
         if caption:
             notes.add_itxt("Description", caption)
-        options = {"pnginfo": notes, "optimize": True}
+        options = {"pnginfo": notes}  # not "optimize": five times the time for a few bytes, in each evaluation
     picture = canvas.as_rgb8(image)
     grey = np.ndim(image) == 2 or np.shape(image)[-1] == 1
     if grey and not np.issubdtype(np.asarray(image).dtype, np.floating):
