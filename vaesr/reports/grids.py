@@ -39,7 +39,7 @@ def save_image(
         notes = pillow("PngImagePlugin").PngInfo()
         if caption:
             notes.add_itxt("Description", caption)
-        options = {"pnginfo": notes}  # not "optimize": five times the time for a few bytes, in each evaluation
+        options = {"pnginfo": notes}  # "optimize" takes four times as long for 1 % fewer bytes
     picture = canvas.as_rgb8(image)
     grey = np.ndim(image) == 2 or np.shape(image)[-1] == 1
     if grey and not np.issubdtype(np.asarray(image).dtype, np.floating):
