@@ -54,7 +54,7 @@ def test_flipped_codes_are_none_and_told_and_still_have_their_origin(tmp_path, c
     os.utime(file, ns=(0, 0))  # what was hashed in this process is known by its date
     assert np.load(file).shape == (5, 2, 2)  # as an array it is whole
     assert data.read_codes(tmp_path / "codes") is None
-    said = f"note: {file.name!r} of {file.parent} is damaged; the images are encoded again.\n"
+    said = f"note: {file.name} of {file.parent} is damaged; the images are encoded again.\n"
     assert capsys.readouterr().err == said
     assert data.read_origin(tmp_path / "codes") == {"step": 3}
     assert data.read_origin(tmp_path) is None

@@ -33,5 +33,7 @@ def test_what_changed_or_is_gone_is_named(folder):
 def test_names_outside_the_folder_are_not_read(folder):
     (folder.parent / "secret").write_bytes(b"abc")
     os.mkfifo(folder / "pipe")  # would be waited for
+    odd = "\x1b[31m\n"
+    assert first_changed(folder, {odd: ABC}) == repr(odd)
     for name in ("../secret", str(folder.parent / "secret"), "part/../a", "part", "pipe", ""):
         assert first_changed(folder, {name: ABC}) == (name or "''")

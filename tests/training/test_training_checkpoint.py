@@ -168,13 +168,17 @@ def test_the_same_step_may_be_damaged_again(tmp_path, key, capsys):
     assert {"2.damaged", "2.damaged-2"} <= {path.name for path in (tmp_path / "checkpoints").iterdir()}
 
 
-@pytest.mark.parametrize("content", ('{"/dev/zero": "x"}', '{"../1/default/_METADATA": "x"}', "[]", "3", "{"))
+@pytest.mark.parametrize(
+    "content",
+    ('{"\\u001b[31m\\nX": "x"}', '{"/dev/zero": "x"}', '{"../1/default/_METADATA": "x"}', "[]", "3", "{"),
+)
 def test_hashes_of_strangers_read_nothing_else(tmp_path, key, content):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(create(key), step=1)
     (tmp_path / "checkpoints" / "1" / "hashes.json").write_text(content)
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match="is damaged") as raised:
         restore_params(tmp_path)
+    assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize("content", ("{}", "[]", '{"tree_metadata": {"a": 1}}'))

@@ -31,8 +31,7 @@ def is_whole(folder: pathlib.Path, hashes: Mapping[str, Sequence[str | int]], re
 
     expected = {name: expected for name, (expected, _) in known.items()}
     if name := first_changed(folder, expected, read=read):
-        # The name may be a stranger's, with anything in it.
-        print(f"note: {name!r} of {folder} is damaged; {remedy}.", file=sys.stderr)
+        print(f"note: {name} of {folder} is damaged; {remedy}.", file=sys.stderr)
     return not name
 
 

@@ -17,7 +17,8 @@ def first_changed(
     """The first of the files `{name: digest}` that is gone, unreadable or not as it was; "" where all are.
 
     Names may be a stranger's: only files found within `folder` are looked at, and those that links there lead
-    to. `read` gives a file's digest.
+    to; a name that a terminal would not show, or obey, is returned as Python writes it. `read` gives a file's
+    digest.
     """
     try:
         own = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
@@ -26,7 +27,11 @@ def first_changed(
     for name, known in sorted(expected.items()):
         try:
             if name not in own or read(own[name]) != known:
-                return name or "''"
+                return _shown(name)
         except OSError:
-            return name
+            return _shown(name)
     return ""
+
+
+def _shown(name: str) -> str:
+    return name if name and name.isprintable() else repr(name)
