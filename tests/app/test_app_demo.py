@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vaesr.app import cli, commands, demo
+from vaesr.app import cli, demo
 from vaesr.files.images import Photo, read_photo, write_photo
 from vaesr.inference import upscale
 from vaesr.runs import load_run
@@ -150,7 +150,7 @@ def test_run_folders_of_one_name_are_two_networks(
     for path in paths:
         shutil.copytree(edsr_folder, path)
     seen: list[Any] = []
-    monkeypatch.setattr(commands, "serve", lambda sources, **_: seen.append(sources))
+    monkeypatch.setattr(demo, "serve", lambda sources, **_: seen.append(sources))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     assert cli.main(["demo", "--port", str(port), "--no-browser", "--run", *paths]) == 0
@@ -160,8 +160,8 @@ def test_run_folders_of_one_name_are_two_networks(
 # `vaesr` with the arguments that follow; the page waits no half a minute for an upload that stops.
 IMPATIENT = """
 import functools, sys
-from vaesr.app import cli, commands
-commands.serve = functools.partial(commands.serve, patience=2.0)
+from vaesr.app import cli, demo
+demo.serve = functools.partial(demo.serve, patience=2.0)
 sys.exit(cli.main(sys.argv[1:]))
 """
 # Again, with many tiles, each of which takes a moment; what becomes of a photo is said.

@@ -3,6 +3,8 @@
 import argparse
 import difflib
 import functools
+import gc
+import importlib
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,6 +14,8 @@ from vaesr import __version__, interrupts
 from vaesr.allocator import keep_freed_memory
 from vaesr.app import arguments
 
+# Where a command's function is, of its own name; the others are in `commands`.
+_MODULES = {"convert": "converting", "evaluate": "evaluate", "fit": "fitting"}
 _UPSCALE = """\
 examples:
   vaesr upscale photo.jpg
@@ -454,24 +458,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     if args.command == "demo":  # whose server ends by signals in its own way
         interrupts.leave_to_python()
+    # What importing and tracing make stays: looking through it for garbage would take a tenth of the start.
+    gc.set_threshold(300_000)
     # What follows imports JAX, for which --help need not wait.
-    from vaesr.app import commands, converting, evaluate, fitting
+    module = importlib.import_module(f"vaesr.app.{_MODULES.get(args.command, 'commands')}")
     from vaesr.files.atomic import cache_root, legible
     from vaesr.training.runtime import enable_compile_cache
 
     enable_compile_cache(cache_root() / "xla")
-    run = {
-        "upscale": commands.upscale,
-        "sample": commands.sample,
-        "encode": commands.encode,
-        "evaluate": evaluate.evaluate,
-        "fit": fitting.fit,
-        "convert": converting.convert,
-        "export": commands.export,
-        "demo": commands.demo,
-    }[args.command]
     try:
-        return run(args)
+        return int(getattr(module, args.command)(args))
     except KeyboardInterrupt:
         print("interrupted; finished files are complete", file=sys.stderr)
         return 130

@@ -15,17 +15,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from vaesr import inference
 from vaesr.app import batch
 from vaesr.app.arguments import output_path
-from vaesr.app.demo import serve
 from vaesr.app.status import Status
 from vaesr.files.arrays import read_npz
 from vaesr.files.atomic import atomic_file, cache_root, write_atomically
 from vaesr.files.images import ImageFileError, read_photo
 from vaesr.imaging import imresize
 from vaesr.imaging.colour import BT601_LUMA
-from vaesr.inference import code_sampling, exporting, latents
-from vaesr.inference.interpolation import interpolate
 from vaesr.inference.tiling import bind_upscaler
 from vaesr.inference.upscalers import load_upscaler
 from vaesr.models import Autoencoder, CodeAutoencoder
@@ -146,7 +144,7 @@ def _denoising(network: Run, args: argparse.Namespace) -> Run:
             )
         other = beside
     keeps = load_upscaler(other, which=args.which, residual_scale=args.residual_scale)
-    mixed = interpolate(keeps.params, network.params, args.denoise)
+    mixed = inference.interpolate(keeps.params, network.params, args.denoise)
     return dataclasses.replace(network, params=mixed, _compiled={})
 
 
@@ -156,7 +154,7 @@ def export(args: argparse.Namespace) -> int:
     run = load_upscaler(args.network, which=args.which, residual_scale=args.residual_scale)
     if "origin" in run.config:
         print(_origin(run.config["origin"]))
-    difference = exporting.write_export(
+    difference = inference.write_export(
         run, output, scale=args.scale, size=args.size, layout=args.layout, platforms=args.platforms
     )
     print(
@@ -168,6 +166,8 @@ def export(args: argparse.Namespace) -> int:
 
 def demo(args: argparse.Namespace) -> int:
     """Carries out `vaesr demo`; returns the exit code."""
+    from vaesr.app.demo import serve  # for which the other commands need not wait
+
     # As given: run folders of many experiments are all called "default".
     sources = {name: name for name in (*args.model_path, *PUBLISHED)}
     for path in args.model_path:
@@ -208,7 +208,7 @@ def sample(args: argparse.Namespace) -> int:
     elif args.label is not None or args.top_k or args.classifier:
         raise ValueError(f"--label, --top-k and --classifier need the run of a VQ-VAE; {run.path} is none")
     else:
-        pictures = latents.sample(run, args.count, seed=args.seed, temperature=args.temperature)
+        pictures = inference.sample(run, args.count, seed=args.seed, temperature=args.temperature)
     if array is not None:
         _save_npy(array, pictures)
     _save_images(output, pictures, args.columns)
@@ -219,13 +219,13 @@ def _sample_codes(run: Run, args: argparse.Namespace) -> np.ndarray:
     """Images from a run's priors, those that a classifier rejects left out."""
     knobs = {"seed": args.seed, "label": args.label, "temperature": args.temperature, "top_k": args.top_k}
     if not args.classifier:
-        return code_sampling.sample_images(run, args.count, **knobs)[0]
+        return inference.sample_images(run, args.count, **knobs)[0]
     classifier = load_run(args.classifier)
     more = int(np.ceil(args.count / args.keep))
-    pictures, labels = code_sampling.sample_images(run, more, **knobs)
+    pictures, labels = inference.sample_images(run, more, **knobs)
     if labels is None:
         raise ValueError(f"--classifier needs priors that know classes; those of {run.path} don't")
-    kept = code_sampling.reject_samples(
+    kept = inference.reject_samples(
         pictures, labels, lambda images: np.asarray(jax.nn.log_softmax(classifier.apply(images))), args.keep
     )
     return pictures[kept][: args.count]
@@ -238,7 +238,7 @@ def encode(args: argparse.Namespace) -> int:
         run = load_run(args.run, args.which)
         discrete = isinstance(run.model, CodeAutoencoder)
         codes = _read_codes(pathlib.Path(args.decode).expanduser(), discrete)
-        decoded = code_sampling.decode_maps(run, codes) if discrete else latents.decode(run, codes[0])
+        decoded = inference.decode_maps(run, codes) if discrete else inference.decode(run, codes[0])
         _save_images(output, decoded, args.columns)
         return 0
     output = output_path(args.output, (".npz",))
@@ -267,8 +267,8 @@ def encode(args: argparse.Namespace) -> int:
 def _encoded(run: Run, pictures: np.ndarray) -> dict[str, np.ndarray]:
     """Posteriors of a VAE, code maps of a VQ-VAE."""
     if isinstance(run.model, CodeAutoencoder):
-        return {f"codes_{i}": level for i, level in enumerate(code_sampling.encode_maps(run, pictures))}
-    mean_q, log_var_q = latents.encode(run, pictures)
+        return {f"codes_{i}": level for i, level in enumerate(inference.encode_maps(run, pictures))}
+    mean_q, log_var_q = inference.encode(run, pictures)
     return {"mean_q": mean_q, "log_var_q": log_var_q}
 
 

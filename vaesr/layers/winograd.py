@@ -41,9 +41,11 @@ def _mix(matrix: np.ndarray, parts: list[jax.Array], axis: int) -> jax.Array:
 
     def row(weights: np.ndarray) -> jax.Array:
         pairs = [(float(w), p) for w, p in zip(weights, parts, strict=True) if abs(w) > 1e-9]
-        return functools.reduce(jnp.add, [p if w == 1 else p * w for w, p in pairs])
+        # `lax` functions: those of `jnp`, which check more, take most of a network's tracing.
+        return functools.reduce(lax.add, [p if w == 1 else lax.mul(p, p.dtype.type(w)) for w, p in pairs])
 
-    return jnp.stack([row(weights) for weights in matrix], axis)
+    rows = [lax.expand_dims(row(weights), (axis,)) for weights in matrix]
+    return lax.concatenate(rows, axis)
 
 
 def _windows(x: jax.Array, axis: int) -> list[jax.Array]:

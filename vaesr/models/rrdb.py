@@ -1,5 +1,6 @@
 """RRDBNet, the generator of ESRGAN (Wang et al., ECCVW 2018) and Real-ESRGAN (Wang et al., ICCVW 2021)."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -88,11 +89,18 @@ class RRDBNet(PlainRestorer, nn.Module):
         block = nn.remat(_RRDB) if self.remat else _RRDB
         first = Conv(self.channels, name="conv_first", **conv)(pixel_unshuffle(x_lr, self.input_multiple))
         x = first
-        if self.loop and not self.is_initializing():
+        if self.loop:
             alone: Any = block(self.channels, self.growth, parent=None, **conv)
-            params = [self.variables["params"][f"body_{i}"] for i in range(self.blocks)]
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-            x, _ = jax.lax.scan(lambda x, own: (alone.apply({"params": own}, x), None), x, stacked)
+            if self.is_initializing():  # all at once, too; what comes after sees images of the same shape
+                keys = jax.random.split(self.make_rng("params"), self.blocks)
+                starts = jax.vmap(lambda key: alone.init(key, x)["params"])(keys)
+                for i in range(self.blocks):
+                    own = partial(jax.lax.index_in_dim, index=i, keepdims=False)
+                    self.param(f"body_{i}", lambda _, own=own: jax.tree.map(own, starts))
+            else:
+                params = [self.variables["params"][f"body_{i}"] for i in range(self.blocks)]
+                stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+                x, _ = jax.lax.scan(lambda x, own: (alone.apply({"params": own}, x), None), x, stacked)
         else:
             for i in range(self.blocks):
                 x = block(self.channels, self.growth, name=f"body_{i}", **conv)(x)

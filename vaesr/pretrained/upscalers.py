@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vaesr.imaging.colour import DIV2K_MEAN
-from vaesr.models import MultiScaleUpscaler, ScaledResiduals
+from vaesr.models import Looped, MultiScaleUpscaler, ScaledResiduals
 from vaesr.pretrained.families import FAMILIES
 from vaesr.pretrained.naming import Names, State
 
@@ -50,8 +50,10 @@ def read_upscaler(state: State, *, residual_scale: float | None = None) -> Upsca
             raise ValueError(f"{family.name} has no residual_scale")
         model = model.clone(residual_scale=residual_scale)
     static = (model.scales[0],) if isinstance(model, MultiScaleUpscaler) else ()
-    image, seed = jnp.zeros((1, 16, 16, 3)), jax.random.key(0)
-    shapes = flatten_dict(jax.eval_shape(lambda: model.init(seed, image, *static))["params"])
+    quick = model.clone(loop=True) if isinstance(model, Looped) else model
+    # Nothing is computed, so that nothing is compiled.
+    made = jax.eval_shape(lambda: quick.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), *static))
+    shapes = flatten_dict(made["params"])
     names, left = family.names(model), dict(state)
     found, missing = {}, []
     for place, leaf in shapes.items():

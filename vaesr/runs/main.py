@@ -17,8 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vaesr import data, reports, training
+from vaesr import data, training
 from vaesr.files.atomic import cache_root
+from vaesr.files.rows import read_metrics
 from vaesr.runs.config import Config
 from vaesr.runs.experiment import Experiment, Stage
 from vaesr.runs.flags import cli
@@ -156,7 +157,7 @@ def is_finished(folder: pathlib.Path, steps: int) -> bool:
     """Whether the training of a run folder has taken all its `steps` and been measured."""
     if not (folder / "metrics.jsonl").exists() or not (folder / "report.html").exists():
         return False
-    tested = any(row["split"] == "test" for row in reports.read_metrics(folder))
+    tested = any(row["split"] == "test" for row in read_metrics(folder))
     with training.Checkpoints(folder) as checkpoints:
         latest = checkpoints.latest
     return tested and latest is not None and latest >= steps
@@ -184,6 +185,8 @@ def _run_alone(
     stage: str = "",
 ) -> bool:
     """One training in its run folder, which is `root`, or a stage's below it."""
+    from vaesr import reports  # who loads a run draws nothing
+
     workdir = root / stage
     _check_devices(config)
     claim(workdir, config)

@@ -13,8 +13,6 @@ from typing import Any, Literal, Self
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from vaesr.files.digests import digest, first_changed
 from vaesr.training.runtime import from_first_process
@@ -26,6 +24,13 @@ DIRECTORY = "checkpoints"
 _GROWTH, _SPARE = 64, 1 << 28
 _REMEDY = "Put a copy back; its training, resumed, goes on from one that is whole."
 _HASHES, _TEMPORARY = "hashes.json", "orbax-checkpoint-tmp"
+
+
+def _orbax() -> Any:
+    """Imported when first used: who enlarges photos with a file of weights need not wait for it."""
+    import orbax.checkpoint
+
+    return orbax.checkpoint
 
 
 def _pack(state: TrainState) -> dict[str, PyTree]:
@@ -82,7 +87,7 @@ def _alone() -> dict[str, Any]:
     """Orbax's options of a process that waits for no other one."""
     if jax.process_count() == 1:
         return {}
-    own = jax.process_index()
+    own, ocp = jax.process_index(), _orbax()
     return {
         "multiprocessing_options": ocp.options.MultiprocessingOptions(
             primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"alone_{own}"
@@ -103,6 +108,8 @@ class Checkpoints:
 
         ValueError if no score is as it was written (`read_only`: if one is not), or Orbax can't read it.
         """
+        ocp = _orbax()
+        policies = ocp.checkpoint_managers
         # Whoever only reads does it alone: other processes may be doing something else.
         alone = _alone() if read_only else {}
         options = ocp.CheckpointManagerOptions(
@@ -189,7 +196,7 @@ class Checkpoints:
             return
         metrics = None if score is None or not math.isfinite(score) else {"score": score}
         with _quiet(), self._telling():  # quiet about the checkpoints that have no score
-            self._manager.save(step, args=ocp.args.StandardSave(_pack(state)), metrics=metrics)
+            self._manager.save(step, args=_orbax().args.StandardSave(_pack(state)), metrics=metrics)
 
     def restore(self, state: TrainState, shardings: PyTree, *, step: int | None = None) -> TrainState:
         """Restore a state bit for bit, onto any mesh; by default the latest that is as it was written.
@@ -209,7 +216,7 @@ class Checkpoints:
             shardings,
         )
         with _understanding(f"checkpoint {step} of {self._directory.parent}"):
-            tree = self._manager.restore(step, args=ocp.args.StandardRestore(_pack(placed)))
+            tree = self._manager.restore(step, args=_orbax().args.StandardRestore(_pack(placed)))
         tree["key"] = jax.random.wrap_key_data(tree["key"])
         return TrainState(**tree)
 
@@ -328,6 +335,7 @@ def _hush_late_answers() -> None:
 
 def _read_params(folder: pathlib.Path, what: str) -> tuple[dict[str, PyTree], PyTree]:
     """Parameters and variables of one checkpoint, of whose numbers no more are made than its files hold."""
+    ocp = _orbax()
     with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**_alone()), **_alone()) as reader:
         path = folder / "default"
         saved = reader.metadata(path).item_metadata.tree
