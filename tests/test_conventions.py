@@ -380,7 +380,7 @@ def test_exports_are_listed_and_exist(room):
 
 def test_losses_say_by_their_names_what_they_are():
     """A loss; or nats with their sign: an nll, a KL, an ELBO, a bound; or an expected error."""
-    kinds = r"\w+_(loss|nll|bound|elbo|error)|gaussian_kl(_standard)?|free_bits"
+    kinds = r"\w+_(loss|nll|bound|elbo|error)|(gaussian|balanced)_kl(_standard)?|free_bits"
     names = [name for name, _ in public_functions("losses")]
     assert names and [name for name in names if not re.fullmatch(kinds, name)] == []
 

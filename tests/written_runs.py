@@ -17,18 +17,22 @@ def write_run(folder: pathlib.Path, player: str, model: Any, example: jax.Array)
     from vaesr.training.checkpoint import Checkpoints
     from vaesr.training.state import TrainState
 
-    shapes = jax.eval_shape(model.init, jax.random.key(0), example)["params"]
+    shapes = dict(jax.eval_shape(model.init, jax.random.key(0), example))
     generator = np.random.default_rng(3)
 
     def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         spread = (2.0 / max(1, int(np.prod(leaf.shape[:-1])))) ** 0.5
         return jnp.asarray(generator.normal(0, spread, leaf.shape), leaf.dtype)
 
-    params = {player: jax.tree.map(fill, shapes)}
+    params = {player: jax.tree.map(fill, shapes.pop("params"))}
+    # Of batch statistics: means of 0 and variances of 1.
+    rest = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.full(leaf.shape, float(path[-1].key == "var"), leaf.dtype), shapes
+    )
     state = TrainState(
         step=jnp.int32(7),
         params=params,
-        variables={},
+        variables={player: rest} if rest else {},
         opt_state={player: optax.sgd(0.1).init(params)},
         key=jax.random.key(1),
         ema=None,

@@ -158,7 +158,7 @@ def test_a_finished_run_has_a_report_with_a_picture(name, finished):
 
 # What a test row holds besides means over images: figures of a set as a whole, and numbers known beforehand.
 _OF_THE_WHOLE = re.compile(
-    r"_ece|over_draws|auroc|active_units|perplexity|usage|pca_components|waterfilling|uniform_bits|code_bits_per_image"
+    r"_ece|over_draws|auroc|active_units|active_groups|perplexity|usage|pca_components|waterfilling|uniform_bits|code_bits_per_image"
 )
 
 

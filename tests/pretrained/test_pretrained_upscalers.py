@@ -9,7 +9,7 @@ import pytest
 from filled_variables import filled
 from small_networks import found
 
-from vaesr.models import MultiScaleUpscaler, ScaledResiduals, edsr, srcnn
+from vaesr.models import Autoencoder, MultiScaleUpscaler, ScaledResiduals, edsr, srcnn
 from vaesr.pretrained import FAMILIES, family_of, read_upscaler, write_upscaler
 from vaesr.pretrained.torch_files import unwrap_state
 
@@ -24,24 +24,30 @@ CASES = {
 
 
 def params_of(model):
+    return variables_of(model)["params"]
+
+
+def variables_of(model):
     scale = (model.scales[0],) if isinstance(model, MultiScaleUpscaler) else ()
-    start = lambda: model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), *scale)
+    shape = model.image_shape if isinstance(model, Autoencoder) else (16, 16, 3)
+    start = lambda: model.init(jax.random.key(0), jnp.zeros((1, *shape)), *scale)
     rng = np.random.default_rng(0)
     draw = lambda leaf: (rng.standard_normal(leaf.shape) / np.sqrt(max(leaf.size, 1))).astype(np.float32)
-    return jax.tree.map(draw, jax.eval_shape(start)["params"])
+    return jax.tree.map(draw, jax.eval_shape(start))
 
 
 @pytest.mark.parametrize(("family", "size"), CASES)
 def test_there_and_back_bit_for_bit(family, size):
     model = CASES[family, size]
-    params = params_of(model)
-    state = write_upscaler(model, params, family)
+    variables = variables_of(model)
+    params = variables.pop("params")
+    state = write_upscaler(model, params, family, variables)
     read = read_upscaler(state)
     assert read.model == model and read.family == family
     having = [name for name, kind in FAMILIES.items() if all(marker in state for marker in kind.markers)]
     assert having == [family]
-    jax.tree.map(np.testing.assert_array_equal, read.params, params)
-    again = write_upscaler(read.model, read.params, family)
+    jax.tree.map(np.testing.assert_array_equal, (read.params, read.variables), (params, variables))
+    again = write_upscaler(read.model, read.params, family, read.variables)
     assert list(again) == list(state)
     assert all(np.array_equal(again[key], array) for key, array in state.items())
     # Not one key may be missing, left over, or of another size.

@@ -1,7 +1,11 @@
 """Schedules against closed forms, update rules against their first step."""
 
+import pathlib
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from vaesr.training import OptimConfig, make_optimizer, make_schedule
@@ -67,3 +71,50 @@ def test_clipping_bounds_the_global_norm():
 def test_bad_fields_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         OptimConfig(**fields)
+
+
+# --- NVAE's authors' code --------------------------------------------------------------------------------
+
+
+def official() -> dict[str, np.ndarray]:
+    folder = pathlib.Path(__file__).parent.parent / "models" / "nvae_official"
+    with np.load(folder / "schedules_adamax.npz") as archive:
+        return dict(archive)
+
+
+@pytest.mark.parametrize("which", ["a", "b", "c"])
+def test_epochs_fall_as_theirs(which):
+    found = official()
+    epochs, warmup, epoch, lr = found[f"lr_{which}_E_W_steps_lr0"]
+    epochs, warmup, epoch = int(epochs), int(warmup), int(epoch)
+    config = OptimConfig(lr=lr, schedule="epochs", epoch=epoch, warmup=warmup * epoch, final=1e-4 / lr)
+    schedule = make_schedule(config, steps=epochs * epoch)
+    first = jnp.arange(epochs) * epoch
+    np.testing.assert_allclose(
+        schedule(first), found[f"lr_{which}_first_step_of_epoch"], rtol=1e-5, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        schedule(first + epoch - 1), found[f"lr_{which}_last_step_of_epoch"], rtol=1e-5
+    )
+
+
+def test_thirty_steps_of_adamax_are_theirs():
+    found = official()
+    config = OptimConfig(name="adamax", lr=1e-2, eps=1e-3, l2=3e-4)
+    with jax.enable_x64(True):
+        rule = make_optimizer(config, steps=30)
+        params = {i: jnp.asarray(found[f"adamax/p{i}_step0"]) for i in range(3)}
+        state = rule.init(params)
+        for step in range(30):
+            grads = {i: jnp.asarray(found[f"adamax/grads{i}"][step]) for i in range(3)}
+            updates, state = rule.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            for i in range(3):
+                np.testing.assert_allclose(params[i], found[f"adamax/traj{i}"][step], rtol=1e-8, atol=1e-12)
+
+
+def test_epochs_need_their_length():
+    with pytest.raises(ValueError, match=r"optim\.epoch must be at least 1 with optim\.schedule .epochs."):
+        OptimConfig(schedule="epochs")
+    with pytest.raises(ValueError, match=r"optim\.epoch must be at least 1 with optim\.schedule .epochs."):
+        OptimConfig(epoch=3)

@@ -39,7 +39,8 @@ _SAMPLE = """\
 examples:
   vaesr sample --run runs/vae/default -n 64 -o samples.png
   vaesr sample --run runs/vqvae/default -n 30 --label 3 --temperature 0.9 -o threes.png
-  vaesr sample --run runs/vqvae/default --classifier runs/bnn/default --keep 0.2 -o clear.png"""
+  vaesr sample --run runs/vqvae/default --classifier runs/bnn/default --keep 0.2 -o clear.png
+  vaesr sample --run runs/nvae/default -n 64 --temperature 0.7 --readjust 500 -o samples.png"""
 _ENCODE = """\
 examples:
   vaesr encode --run runs/vae/default --data embedded:digits -o codes.npz
@@ -47,7 +48,8 @@ examples:
   vaesr encode --run runs/vae/default --decode codes.npz -o back.png
 
 codes.npz holds mean_q and log_var_q [N, latent], name [N], and label [N] where the data has any. Of a VQ-VAE
-it holds codes_0 (the coarsest map), codes_1, ... [N, h, w] in place of mean_q and log_var_q."""
+it holds codes_0 (the coarsest map), codes_1, ... [N, h, w] in place of mean_q and log_var_q; of an NVAE noise
+[N, D], from which --decode makes the reconstructions."""
 _FIT = """\
 examples:
   vaesr fit niqe --data folder:pristine/ -o niqe.npz
@@ -168,7 +170,7 @@ def _new(
     )
     if run:
         command.add_argument(
-            "--run", required=True, metavar="FOLDER", help="the run folder, for example runs/edsr/default"
+            "--run", required=True, metavar="FOLDER", help="the run folder, for example runs/vae/default"
         )
         _add_which(command, "checkpoint")
     command.add_argument("--debug", action="store_true", help="show tracebacks of errors")
@@ -312,6 +314,14 @@ def _add_sample(commands: "argparse._SubParsersAction[_Parser]") -> None:
     value("--npy", "FILE", "write the images as an array, too: [N, H, W, C] float32 in [0, 1]")
     value("--seed", None, "default: 0; the k-th image depends on the seed and k alone", type=int, default=0)
     value("--temperature", "T", "spread of the codes (default: 1)", type=arguments.not_negative, default=1.0)
+    value(
+        "--readjust",
+        "N",
+        "NVAE: take batch statistics of N batches of 16 samples at this temperature (the paper: 500), and "
+        "keep them in the run folder",
+        type=arguments.whole,
+        default=0,
+    )
     value("--columns", "N", "images in a row (default: about a square)", type=arguments.count)
     value("--label", "CLASS", "VQ-VAEs: one class (default: all in turn)", type=arguments.whole)
     value("--top-k", "K", "VQ-VAE runs: of the K likeliest codes only", type=arguments.whole, default=0)

@@ -10,7 +10,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from vaesr.imaging import imresize
 from vaesr.imaging.colour import BT601_LUMA
 from vaesr.inference.tiling import bind_upscaler
 from vaesr.inference.upscalers import load_upscaler
-from vaesr.models import Autoencoder, CodeAutoencoder
+from vaesr.models import Autoencoder, CodeAutoencoder, NoiseAutoencoder
 from vaesr.pretrained import PUBLISHED
 from vaesr.reports.grids import save_grid
 from vaesr.runs.load import Run, load_run
@@ -202,7 +202,9 @@ def sample(args: argparse.Namespace) -> int:
     """Carries out `vaesr sample`; returns the exit code."""
     output = output_path(args.output, (*_PICTURES, ".npy"))
     array = output_path(args.npy, (".npy",)) if args.npy else None
-    run = load_run(args.run, args.which)
+    run = _load(args.run, args.which)
+    if args.readjust:
+        run = inference.readjust(run, args.temperature, passes=args.readjust, seed=args.seed)
     if isinstance(run.model, CodeAutoencoder):
         pictures = _sample_codes(run, args)
     elif args.label is not None or args.top_k or args.classifier:
@@ -235,14 +237,15 @@ def encode(args: argparse.Namespace) -> int:
     """Carries out `vaesr encode`; returns the exit code."""
     if args.decode:
         output = output_path(args.output, (*_PICTURES, ".npy"))
-        run = load_run(args.run, args.which)
+        run = _load(args.run, args.which)
         discrete = isinstance(run.model, CodeAutoencoder)
-        codes = _read_codes(pathlib.Path(args.decode).expanduser(), discrete)
+        kind = "codes_0" if discrete else "noise" if isinstance(run.model, NoiseAutoencoder) else "mean_q"
+        codes = _read_codes(pathlib.Path(args.decode).expanduser(), kind)
         decoded = inference.decode_maps(run, codes) if discrete else inference.decode(run, codes[0])
         _save_images(output, decoded, args.columns)
         return 0
     output = output_path(args.output, (".npz",))
-    run = load_run(args.run, args.which)
+    run = _load(args.run, args.which)
     failed: list[tuple[str, str]] = []
     if args.data:
         pictures, names, labels = _from_source(args.data, args.split)
@@ -264,10 +267,21 @@ def encode(args: argparse.Namespace) -> int:
     return _report(args.command, failed, total)
 
 
+def _load(path: str, which: Literal["best", "latest"]) -> Run:
+    """A run folder, or another project's checkpoint."""
+    return (
+        load_upscaler(path, which=which)
+        if pathlib.Path(path).expanduser().is_file()
+        else load_run(path, which)
+    )
+
+
 def _encoded(run: Run, pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """Posteriors of a VAE, code maps of a VQ-VAE."""
+    """Posteriors of a VAE, the noise of a deep one, code maps of a VQ-VAE."""
     if isinstance(run.model, CodeAutoencoder):
         return {f"codes_{i}": level for i, level in enumerate(inference.encode_maps(run, pictures))}
+    if isinstance(run.model, NoiseAutoencoder):
+        return {"noise": inference.encode_noise(run, pictures)}
     mean_q, log_var_q = inference.encode(run, pictures)
     return {"mean_q": mean_q, "log_var_q": log_var_q}
 
@@ -314,12 +328,11 @@ def _fit(pixels: np.ndarray, shape: tuple[int, ...], resize: bool) -> np.ndarray
     return values
 
 
-def _read_codes(path: pathlib.Path, discrete: bool) -> tuple[np.ndarray, ...]:
-    """The means of a VAE's posteriors, or a VQ-VAE's code maps."""
-    wanted = "codes_0" if discrete else "mean_q"
+def _read_codes(path: pathlib.Path, wanted: str) -> tuple[np.ndarray, ...]:
+    """A VAE's codes by their name, or a VQ-VAE's code maps by that of the first."""
     try:
         archive = read_npz(path)
-        if not discrete:
+        if wanted != "codes_0":
             return (archive[wanted],)
         levels = sum(name.startswith("codes_") for name in archive)
         return tuple(archive[f"codes_{level}"] for level in range(max(levels, 1)))

@@ -58,7 +58,9 @@ def _convert_upscaler(args: argparse.Namespace) -> int:
     output = output_path(args.output, (".pth", ".pt", ".safetensors"))
     run = load_upscaler(args.name)
     family = args.family or run.config.get("origin", {}).get("family") or family_of(run.model)
-    state = write_upscaler(run.model, run.params[run.player], family)
+    # What else a training keeps for its own use is no part of the network.
+    statistics = {name: tree for name, tree in run.collections.items() if name == "batch_stats"}
+    state = write_upscaler(run.model, run.params[run.player], family, statistics)
     write_atomically(output, write_checkpoint(output, state, wrapper=FAMILIES[family].wrapper))
     count = sum(array.size for array in state.values())
     print(f"{args.name} -> {output}: {FAMILIES[family].name}, {len(state)} arrays, {count:,} numbers")

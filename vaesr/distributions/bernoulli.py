@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from vaesr.distributions.casting import at_least_float32
 from vaesr.distributions.keys import example_bernoulli
 
 
@@ -24,7 +25,7 @@ class Bernoulli:
     @property
     def mean(self) -> jax.Array:
         """The probability of a one, the shape of `logits`, float32."""
-        return jax.nn.sigmoid(jnp.asarray(self.logits, jnp.float32))
+        return jax.nn.sigmoid(at_least_float32(self.logits))
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Give the log-probability of every element.
@@ -42,10 +43,10 @@ class Bernoulli:
 
         Source: `x·l - softplus(l)`, written as `x·l - max(l, 0) - log1p(exp(-|l|))`.
         """
-        logits = jnp.asarray(self.logits, jnp.float32)
+        logits = at_least_float32(self.logits)
         if jnp.shape(value) != logits.shape:
             raise ValueError(f"value must have the shape of logits {logits.shape}, got {jnp.shape(value)}.")
-        return _log_prob(logits, jnp.asarray(value, jnp.float32))
+        return _log_prob(logits, at_least_float32(value))
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Draw zeros and ones from one key; no gradient flows.

@@ -5,6 +5,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from vaesr.distributions.casting import at_least_float32
+
 
 class LocationScale:
     """Samples `mean + temperature * scale * noise`, whose gradients flow to both parameters."""
@@ -63,11 +65,11 @@ class LocationScale:
 
 
 def of_one_shape(mean: jax.Array, spread: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
-    """Cast a mean (any shape) and a scalar or array of its shape to float32 and to one shape.
+    """Cast a mean (any shape) and a scalar or array of its shape to at least float32 and to one shape.
 
     A ValueError, which calls the spread `name`, if the shapes don't fit.
     """
-    mean, spread = jnp.asarray(mean, jnp.float32), jnp.asarray(spread, jnp.float32)
+    mean, spread = at_least_float32(mean), at_least_float32(spread)
     if spread.shape not in ((), mean.shape):
         raise ValueError(
             f"{name} must be a scalar or have the shape of mean, got {spread.shape} for mean {mean.shape}."

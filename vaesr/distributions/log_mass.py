@@ -10,9 +10,11 @@ import math
 import jax
 import jax.numpy as jnp
 
+from vaesr.distributions.casting import at_least_float32
 from vaesr.distributions.logistic import softplus
 
 EDGES = ("exact", "nvae")
+_LEAST_LOG_MASS = math.log(1e-5)
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -27,7 +29,7 @@ def check_bins(bits: int, edges: str = "exact") -> None:
 def to_level(value: jax.Array, bits: int) -> jax.Array:
     """Round values in [0, 1] (clipped) to the nearest grey level, a whole number to 2^bits - 1, float32."""
     top = 2**bits - 1
-    return jnp.floor(jnp.clip(jnp.asarray(value, jnp.float32), 0.0, 1.0) * top + 0.5)
+    return jnp.floor(jnp.clip(at_least_float32(value), 0.0, 1.0) * top + 0.5)
 
 
 def logistic_log_mass(
@@ -37,15 +39,19 @@ def logistic_log_mass(
 
     `level` is of `to_level`; `mean` and `log_scale` (a natural logarithm) are on the scale on which the
     levels span [-1, 1]. The first and the last bin reach to infinity; with `edges` "nvae" so does every level
-    above 0.99.
+    above 0.99, and a mass below 1e-5 is the density at the bin's centre times its width.
 
-    Source: Kingma et al. 2016, appendix; Salimans et al. 2017 (PixelCNN++), equation 2.
+    Source: Kingma et al. 2016, appendix; Salimans et al. 2017 (PixelCNN++), equation 2, and their code.
     """
     centre, inverse, log_inverse = _in_levels(mean, log_scale, level, bits)
     upper, lower = (centre + 0.5) * inverse, (centre - 0.5) * inverse
     # σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u)): no difference of nearly equal numbers anywhere.
     below, above = -softplus(-upper), -softplus(lower)
     interior = below + above + _log1m_exp_exp(log_inverse)
+    if edges == "nvae":
+        unit = centre * inverse
+        by_density = log_inverse - unit - 2.0 * softplus(-unit)
+        interior = jnp.where(interior > _LEAST_LOG_MASS, interior, by_density)
     return jnp.where(level < 0.5, below, jnp.where(_is_open(level, bits, edges), above, interior))
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vaesr.distributions.casting import at_least_float32
 from vaesr.distributions.discretised import to_grid, to_unit
 from vaesr.distributions.keys import example_uniform
 from vaesr.distributions.location_scale import check_keys
@@ -138,7 +139,7 @@ class LogisticMixture:
         """Check the parameters and take them apart."""
         check_bins(self.bits, self.edges)
         m, channels = self.mixtures, mixture_channels(self.parameters.shape, self.mixtures)
-        parameters = jnp.asarray(self.parameters, jnp.float32).reshape(-1, self.parameters.shape[-1]).T
+        parameters = at_least_float32(self.parameters).reshape(-1, self.parameters.shape[-1]).T
         logits, rest = parameters[:m], parameters[m:].reshape(channels, -1, m, parameters.shape[1])
         log_scales = jnp.maximum(rest[:, 1], self.min_log_scale)
         return _Components(logits, rest[:, 0], log_scales, jnp.tanh(rest[:, 2]) if channels == 3 else None)

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from vaesr.distributions.casting import at_least_float32
 from vaesr.distributions.keys import example_normal
 from vaesr.distributions.location_scale import LocationScale, check_value, of_one_shape
 
@@ -39,7 +40,7 @@ class Normal(LocationScale):
         """
         mean, log_var = of_one_shape(self.mean, self.log_var, "log_var")
         check_value(value, mean)
-        error = jnp.asarray(value, jnp.float32) - mean
+        error = at_least_float32(value) - mean
         # The exponential multiplies the error once and is squared with it: exp(-log_var) alone
         # overflows twice as early.
         return -0.5 * (_LOG_TWO_PI + log_var + jnp.square(error * jnp.exp(-0.5 * log_var)))

@@ -21,6 +21,14 @@ from vaesr.evaluators.codes import (
     water_filling,
 )
 from vaesr.evaluators.curves import CurveEvaluator
+from vaesr.evaluators.groups import (
+    compile_group_kl,
+    count_active,
+    group_kls,
+    nearest,
+    save_group_figure,
+    save_neighbours,
+)
 from vaesr.evaluators.latents import save_latent_figures
 from vaesr.evaluators.means import function_of_mean, means_with_errors
 from vaesr.evaluators.pairs import (
@@ -63,11 +71,14 @@ __all__ = [
     "code_statistics",
     "compare_pair",
     "compile_bound",
+    "compile_group_kl",
+    "count_active",
     "detect_foreign",
     "encode_splits",
     "exact_pca_log_likelihood",
     "foreign_images",
     "function_of_mean",
+    "group_kls",
     "level_names",
     "mean_bounds",
     "means_with_errors",
@@ -76,6 +87,7 @@ __all__ = [
     "measure_pairs",
     "measured_images",
     "name_by_scale",
+    "nearest",
     "pca_errors",
     "perceptual_metrics",
     "photo_pairs",
@@ -83,7 +95,9 @@ __all__ = [
     "posteriors",
     "predict_images",
     "predict_split",
+    "save_group_figure",
     "save_latent_figures",
+    "save_neighbours",
     "split_batches",
     "split_labels",
     "tiled_upscaler",

@@ -10,11 +10,11 @@ import numpy as np
 
 from vaesr import objectives
 from vaesr.data import Bank, evaluation_batches
+from vaesr.data.evaluation import evaluation_batch_size
 from vaesr.evaluators.means import means_with_errors
 
 # Every evaluation draws the same noise, so that the numbers of two checkpoints compare.
 _SEED = 1
-_BATCH = 250
 # Samples decoded at a time: 50 of 28x28 pixels, fewer of larger images.
 _CHUNK_PIXELS = 50 * 28 * 28
 
@@ -25,8 +25,9 @@ def split_batches(bank: Bank, split: str, *, limit: int | None = None) -> Iterat
     They are those of `data.evaluation_batches`, at most `limit` examples (None: all), with `position` `[B]`
     int32.
     """
-    for number, batch in enumerate(evaluation_batches(bank, split, _BATCH, limit=limit)):
-        batch["position"] = number * _BATCH + np.arange(_BATCH, dtype=np.int32)
+    size = evaluation_batch_size(bank)
+    for number, batch in enumerate(evaluation_batches(bank, split, size, limit=limit)):
+        batch["position"] = number * size + np.arange(size, dtype=np.int32)
         yield batch
 
 
@@ -40,11 +41,17 @@ def measured_images(batch: dict[str, Any], *, binarisation: str, drawing: Any = 
     return objectives.binarise_batch(batch, binarisation=binarisation, key=key)
 
 
-def compile_bound(bound: Callable[..., objectives.BoundEstimate], *, binarisation: str) -> Callable[..., Any]:
+def compile_bound(
+    bound: Callable[..., objectives.BoundEstimate],
+    *,
+    binarisation: str,
+    chunk_pixels: int = _CHUNK_PIXELS,
+) -> Callable[..., Any]:
     """Compiles a bound for `mean_bounds`, one compilation per number of samples.
 
     `bound` is `objectives.evaluate_bound`, its model and likelihood bound; for the binarisation see
-    `objectives.binarise_batch`. Returns `measure(params, batch, samples=K, drawing=0)`: `[B]` each, by the
+    `objectives.binarise_batch`; at a time as many samples are decoded as have `chunk_pixels` pixels, or one.
+    Returns `measure(params, batch, samples=K, drawing=0)`: `[B]` each, by the
     names of `BoundEstimate`; another drawing has other noise and, where they are drawn, other bits.
     """
 
@@ -54,7 +61,7 @@ def compile_bound(bound: Callable[..., objectives.BoundEstimate], *, binarisatio
     ) -> dict[str, jax.Array]:
         key = jax.random.fold_in(jax.random.key(_SEED + drawing), 0)
         images = measured_images(batch, binarisation=binarisation, drawing=drawing)
-        chunk = max(1, min(samples, _CHUNK_PIXELS // math.prod(images.shape[1:])))
+        chunk = max(1, min(samples, chunk_pixels // math.prod(images.shape[1:])))
         estimate = bound(params, images, key=key, samples=samples, position=batch["position"], chunk=chunk)
         return dict(estimate._asdict())
 

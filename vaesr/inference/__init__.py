@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     )
     from vaesr.inference.exporting import export_onnx, export_stablehlo, load_exported, write_export
     from vaesr.inference.interpolation import interpolate
-    from vaesr.inference.latents import decode, encode, sample
+    from vaesr.inference.latents import decode, encode, encode_noise, sample
+    from vaesr.inference.readjusted import readjust
     from vaesr.inference.tiling import BoundUpscaler, bind_upscaler
     from vaesr.inference.upscalers import load_upscaler
     from vaesr.inference.upscaling import upscale
@@ -33,6 +34,7 @@ __all__ = [
     "decode_maps",
     "encode",
     "encode_maps",
+    "encode_noise",
     "export_onnx",
     "export_stablehlo",
     "interpolate",
@@ -40,6 +42,7 @@ __all__ = [
     "load_priors",
     "load_upscaler",
     "prior_folders",
+    "readjust",
     "reject_samples",
     "sample",
     "sample_code_maps",
@@ -63,7 +66,8 @@ _HOMES = {
     ),
     "exporting": ("export_onnx", "export_stablehlo", "load_exported", "write_export"),
     "interpolation": ("interpolate",),
-    "latents": ("decode", "encode", "sample"),
+    "latents": ("decode", "encode", "encode_noise", "sample"),
+    "readjusted": ("readjust",),
     "tiling": ("BoundUpscaler", "bind_upscaler"),
     "upscalers": ("load_upscaler",),
     "upscaling": ("upscale",),

@@ -36,13 +36,14 @@ def in_batches(
     return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
-def encode_in_batches(run: Run, images: Any, batch_size: int) -> list[np.ndarray]:
+def encode_in_batches(run: Run, images: Any, batch_size: int, *, method: str = "encode") -> list[np.ndarray]:
     """Gives what a model's `encode` makes of images.
 
     Args:
         run: of a model with `encode` and `image_shape`.
         images: `[N, H, W, C]` of the model's shape; floats in [0, 1] or uint8.
         batch_size: images encoded at once, at least 1.
+        method: that takes its place.
 
     Returns:
         `[N, ...]` each.
@@ -58,6 +59,7 @@ def encode_in_batches(run: Run, images: Any, batch_size: int) -> list[np.ndarray
 
     def encode(batch: np.ndarray) -> Any:
         unit = batch.astype(np.float32) / np.float32(255 if batch.dtype == np.uint8 else 1)
-        return run.apply(unit, method="encode")
+        found = run.apply(unit, method=method)
+        return found if isinstance(found, tuple) else (found,)
 
     return in_batches(encode, [np.asarray(images)], batch_size)

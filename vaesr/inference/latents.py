@@ -6,7 +6,7 @@ import numpy as np
 
 from vaesr.distributions import example_keys, example_normal
 from vaesr.inference.batches import encode_in_batches, in_batches
-from vaesr.models import Autoencoder, LatentVariableModel
+from vaesr.models import Autoencoder, LatentVariableModel, NoiseAutoencoder
 from vaesr.runs.load import Run
 
 
@@ -82,9 +82,34 @@ def encode(
     if isinstance(run.model, LatentVariableModel):
         raise ValueError(
             f"{run.path} holds a VAE of several latent layers, whose codes are no single q(z | x)"
+            + ("; encode_noise gives them" if isinstance(run.model, NoiseAutoencoder) else "")
         )
     mean_q, log_var_q = encode_in_batches(run, images, batch_size)
     return mean_q.astype(np.float32), log_var_q.astype(np.float32)
+
+
+def encode_noise(run: Run, images: np.ndarray | jax.Array, *, batch_size: int = 64) -> np.ndarray:
+    """Gives the noise from which `decode` makes the reconstructions of images.
+
+    Args:
+        run: of a model of several latent layers with `to_noise`, such as `NVAE`.
+        images: `[N, H, W, C]` of the model's shape; floats in [0, 1] or uint8 (a memory map is read batch by
+            batch).
+        batch_size: images encoded at once.
+
+    Returns:
+        `[N, D]` float32: of each latent how many of its prior's standard deviations the posterior's mean is
+        from the prior's mean.
+
+    Raises:
+        ValueError: where the run's model has no such noise or the images do not fit it.
+    """
+    if not isinstance(run.model, NoiseAutoencoder):
+        raise ValueError(
+            f"{run.path} holds the network {type(run.model).__name__}; this needs one that tells its noise"
+        )
+    (noise,) = encode_in_batches(run, images, batch_size, method="to_noise")
+    return noise.astype(np.float32)
 
 
 def _check_vae(run: Run) -> None:

@@ -65,7 +65,8 @@ def load_upscaler(
         raise ValueError(f"{source}: {error}") from error
     origin |= {"network": FAMILIES[found.family].name, "family": found.family}
     config = {"model": describe_model(found.model), "origin": origin}
-    return _quick_to_compile(Run(path, found.model, {PLAYER: found.params}, {}, config, 0))
+    variables = {PLAYER: found.variables} if found.variables else {}
+    return _quick_to_compile(Run(path, found.model, {PLAYER: found.params}, variables, config, 0))
 
 
 def _quick_to_compile(run: Run) -> Run:

@@ -15,9 +15,11 @@ from vaesr.layers.conv import (
     strided_conv2d,
     torch_uniform,
 )
+from vaesr.layers.depthwise import depthwise_conv2d
 from vaesr.layers.mean_shift import add_mean, subtract_mean
 from vaesr.layers.members import dropout_apply, ensemble_apply
 from vaesr.layers.norm import BatchNorm, global_mean
+from vaesr.layers.norm_swish import BatchNormSwish
 from vaesr.layers.quantisers import (
     FiniteScalarQuantiser,
     Quantised,
@@ -35,6 +37,7 @@ __all__ = [
     "PRECISIONS",
     "Activation",
     "BatchNorm",
+    "BatchNormSwish",
     "BayesianForward",
     "CausalAttention",
     "CausalConv",
@@ -59,6 +62,7 @@ __all__ = [
     "check_rgb",
     "conv2d",
     "conv_transpose2d",
+    "depthwise_conv2d",
     "dropout_apply",
     "ensemble_apply",
     "global_mean",

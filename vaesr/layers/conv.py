@@ -138,7 +138,7 @@ def _patches_backward(
         patches,
         (((0,), (0,)), ((), ())),
         precision=lax_precision(precision),
-        preferred_element_type=jnp.float32,
+        preferred_element_type=jnp.promote_types(wide.dtype, jnp.float32),
     )
     taps = taps.reshape(wide.shape[-1], k, k, narrow.shape[-1])
     dk = taps.transpose(1, 2, 0, 3)[::-1, ::-1] if shifted_g else taps.transpose(1, 2, 3, 0)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vaesr.distributions.casting import at_least_float32
 from vaesr.forms import by_platform
 
 
@@ -47,7 +48,7 @@ def global_mean(x: jax.Array) -> jax.Array:
     """
     batch, height, width, channels = x.shape
     flat = x.reshape(batch, height * width, channels)
-    mean = by_platform(flat, cpu=_mean_by_matmul, default=lambda flat: flat.mean(axis=1, dtype=jnp.float32))
+    mean = by_platform(flat, cpu=_mean_by_matmul, default=lambda flat: at_least_float32(flat).mean(axis=1))
     return mean.astype(x.dtype).reshape(batch, 1, 1, channels)
 
 
@@ -57,6 +58,6 @@ def _mean_by_matmul(flat: jax.Array) -> jax.Array:
     ones = jnp.full((batch, 1, pixels), 1 / pixels, flat.dtype)
     mean = jax.lax.dot_general(
         ones, flat, (((2,), (1,)), ((0,), (0,))), precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
+        preferred_element_type=jnp.promote_types(flat.dtype, jnp.float32),
     )  # fmt: skip
     return mean.reshape(batch, channels)

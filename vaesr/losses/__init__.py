@@ -20,6 +20,7 @@ from vaesr.losses.perceptual import dists_loss, lpips_loss, ms_ssim_l1_loss, ms_
 from vaesr.losses.pixel import charbonnier_loss, l1_loss, mse_loss
 from vaesr.losses.quantisation import codebook_loss, commitment_loss
 from vaesr.losses.variational import (
+    balanced_kl,
     bernoulli_nll,
     free_bits,
     gaussian_kl,
@@ -32,6 +33,7 @@ from vaesr.losses.variational import (
 __all__ = [
     "ADVERSARIAL",
     "AdversarialLoss",
+    "balanced_kl",
     "bernoulli_nll",
     "categorical_nll",
     "charbonnier_loss",

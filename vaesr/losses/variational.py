@@ -1,12 +1,16 @@
 """The terms of variational bounds, one value per example, in nats."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from vaesr.distributions import Bernoulli, Normal, kl_normal, kl_standard_normal
+from vaesr.distributions.casting import at_least_float32
 from vaesr.losses.checks import flat, flat_location_scale, float_targets, same_shape
+
+_LEAST_KL = 0.01  # nats: of no group the weight vanishes
 
 
 def gaussian_kl_standard(mean_q: jax.Array, log_var_q: jax.Array) -> jax.Array:
@@ -126,6 +130,37 @@ def free_bits(kl: jax.Array, *, nats: float, over: str = "example") -> jax.Array
     kl = jnp.asarray(kl, jnp.float32)
     judged = kl if over == "example" else jnp.broadcast_to(kl.mean(axis=0, keepdims=True), kl.shape)
     return jnp.where(judged > nats, kl, jnp.float32(nats)).sum(axis=1)
+
+
+def balanced_kl(kl: jax.Array, *, scales: Sequence[float], axis_name: str | None = None) -> jax.Array:
+    """Sum KL terms per example, weighted so that all groups of latents come into use.
+
+    A group's weight is in proportion to its mean KL over the batch and to one over its scale; their mean is
+    1, and no gradient goes through them. It depends on the rest of the batch.
+
+    Args:
+        kl: `[B, G]` nats, one term per example and group of latents.
+        scales: G numbers above 0, to which the groups' KLs are to be in proportion.
+        axis_name: of the devices under `pmap`, for the means over all of them.
+
+    Returns:
+        `[B]` nats, float32.
+
+    Raises:
+        ValueError: if `kl` is not `[B, G]` or the scales are not G numbers above 0.
+
+    Source: Vahdat and Kautz 2020 (NVAE), appendix A, "KL balancing", with the authors' code's 0.01.
+    """
+    if jnp.ndim(kl) != 2:
+        raise ValueError(f"kl must be [B, G] (example, latent group), got shape {jnp.shape(kl)}.")
+    if len(scales) != kl.shape[1] or not all(scale > 0 for scale in scales):
+        raise ValueError(f"scales must be {kl.shape[1]} numbers above 0, one a group, got {tuple(scales)}.")
+    kl = at_least_float32(kl)
+    mean = jnp.abs(jax.lax.stop_gradient(kl)).mean(axis=0)
+    if axis_name is not None:
+        mean = jax.lax.pmean(mean, axis_name)
+    weights = (mean + _LEAST_KL) / jnp.asarray(scales, kl.dtype)
+    return (kl * (weights / weights.mean())[None]).sum(axis=1)
 
 
 def negative_elbo(reconstruction: jax.Array, kl: jax.Array, *, beta: jax.Array | float = 1.0) -> jax.Array:

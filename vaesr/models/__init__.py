@@ -202,6 +202,15 @@ class LatentVariableModel(Autoencoder, Protocol):
 
 
 @runtime_checkable
+class NoiseAutoencoder(Autoencoder, Protocol):
+    """An `Autoencoder` that tells of images the noise that its generative path would make them from."""
+
+    def to_noise(self, images: jax.Array) -> jax.Array:
+        """Images `[B, H, W, C]` to `[B, D]`, from which `mean_image` makes their reconstructions."""
+        ...
+
+
+@runtime_checkable
 class CodeAutoencoder(Protocol):
     """An autoencoder whose codes are integers: the vector-quantised ones.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.distributions import Bernoulli, DiscretisedLogistic, DiscretisedNormal, LogisticMixture
+from vaesr.distributions.casting import at_least_float32
 
 PixelLikelihood = Literal[
     "bernoulli",
@@ -36,12 +37,12 @@ def output_channels(likelihood: str, colours: int, *, mixtures: int = 10) -> int
 
 
 def to_outputs(likelihood: str, pixels: jax.Array, *, log_scale: jax.Array | None = None) -> Any:
-    """Shape the last layer's `[B, H, W, output_channels]` as the likelihood takes it, in float32.
+    """Shape the last layer's `[B, H, W, output_channels]` as the likelihood takes it, in at least float32.
 
     Logits, means or mixture parameters `[B, H, W, K]`, or `(mean, log_scale)`. Only "gaussian_learned" has a
     learned `log_scale`.
     """
-    pixels = pixels.astype(jnp.float32)
+    pixels = at_least_float32(pixels)
     if likelihood == "gaussian_learned":
         return pixels, log_scale
     if likelihood in _PAIRS:

@@ -33,6 +33,7 @@ from vaesr.objectives.restoration import (
     pixel,
     restoration,
 )
+from vaesr.objectives.spectral import VECTORS, spectral_norms, spectrally_regularised, start_spectral
 from vaesr.objectives.supervised import supervised
 from vaesr.objectives.variational import elbo, iwae
 from vaesr.objectives.vq import vq_autoencoder
@@ -42,6 +43,7 @@ __all__ = [
     "FEATURES",
     "FROZEN",
     "TURN",
+    "VECTORS",
     "Aux",
     "Batch",
     "BernoulliLikelihood",
@@ -85,6 +87,9 @@ __all__ = [
     "regression_nll",
     "restoration",
     "restoration_gan",
+    "spectral_norms",
+    "spectrally_regularised",
+    "start_spectral",
     "supervised",
     "turns",
     "vq_autoencoder",

@@ -1,14 +1,14 @@
 """Objectives of variational autoencoders of one layer or many: the ELBO and the importance-weighted bound."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vaesr.distributions import Normal, doubly_reparameterised_bound, kl_standard_normal
-from vaesr.losses import free_bits, importance_weighted_bound, negative_elbo
+from vaesr.losses import balanced_kl, free_bits, importance_weighted_bound, negative_elbo
 from vaesr.objectives.likelihoods import Likelihood
 from vaesr.objectives.objective import (
     Aux,
@@ -52,6 +52,8 @@ def elbo(
     free_bits_over: str = "example",
     binarisation: str = "none",
     gradient: str = "pathwise",
+    balance: Sequence[float] | None = None,
+    axis_name: str | None = None,
 ) -> Objective:
     """Build the objective of a VAE: the negative ELBO, with an optional weight and floor on its KL.
 
@@ -77,6 +79,9 @@ def elbo(
             ("sticking the landing"): the KL is sampled and the part of its gradient whose mean is zero left
             out, so that the noise vanishes where the posterior is exact. With "stl" the KL in the metrics is
             the sampled one.
+        balance: G numbers to which the KL terms of groups are to be in proportion while `beta` is below 1,
+            see `vaesr.losses.balanced_kl`; None weighs them alike.
+        axis_name: of the devices under `pmap`, over all of which `balance` takes its means.
 
     Returns:
         An `Objective` that reads `batch["image"]` (float, [0, 1] for Bernoulli data) and
@@ -89,7 +94,7 @@ def elbo(
 
     Source: Kingma and Welling 2014, equation 10; Burda et al. 2016, section 2 (several layers); Higgins et
       al. 2017 (beta); Kingma et al. 2016, equation 15 (free bits); Roeder, Wu and Duvenaud 2017, equation 8
-      ("stl").
+      ("stl"); Vahdat and Kautz 2020, appendix A (`balance`).
     """
     _check_gradient(gradient, ("pathwise", "stl"), draw)
     _check_samples(samples)
@@ -104,6 +109,8 @@ def elbo(
             f'free_bits_nats must be 0 with gradient "stl", got {free_bits_nats}: the KL is sampled there, '
             "and a floor under samples is a biased one."
         )
+    if balance is not None and free_bits_nats > 0:
+        raise ValueError(f"free_bits_nats must be 0 with a balance, got {free_bits_nats}.")
     sample = _sampler(encode, decode, likelihood, draw, samples=samples, path_only=gradient == "stl")
 
     def objective(
@@ -119,6 +126,9 @@ def elbo(
             groups = _grouped(kl_terms, free_bits_groups)
             floored = free_bits(groups, nats=free_bits_nats, over=free_bits_over)
         weight = jnp.asarray(beta(step) if callable(beta) else beta, jnp.float32)
+        if balance is not None:
+            balanced = balanced_kl(kl_terms, scales=balance, axis_name=axis_name)
+            floored = jnp.where(weight < 1, balanced, floored)
         loss = negative_elbo(reconstruction, floored, beta=weight).mean()
         metrics = _bound_metrics(reconstruction, kl, -reconstruction - kl, images)
         metrics |= _activity(kl_terms) | {"beta": weight}

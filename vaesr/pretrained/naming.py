@@ -13,6 +13,16 @@ State = Mapping[str, np.ndarray]
 Names = dict[tuple[str, ...], str]
 
 
+def turn_kernel(leaf: str, array: np.ndarray) -> np.ndarray:
+    """An array of theirs in our layout: kernels turn from `[out, in, h, w]` to `[h, w, in, out]`."""
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+
+
+def turn_kernel_back(leaf: str, array: np.ndarray) -> np.ndarray:
+    """The opposite of `turn_kernel`."""
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+
+
 class Family(NamedTuple):
     """A way to write a network down.
 
@@ -24,6 +34,11 @@ class Family(NamedTuple):
         names: our module's name -> their prefix, for a network.
         wrapper: the dictionary that the original code expects the state in; "" for none.
         shifts: whether the mean colour is stored, too.
+        leaves: what they call our leaves, where it is not "bias" for "bias" and "weight" for all others.
+        ours: makes our array of the leaf of this name of theirs.
+        theirs: the opposite.
+        repeats: of a key that tells nothing new, the one that it repeats, or "" where it is of no use in
+            a trained network; None of all others.
     """
 
     name: str
@@ -33,6 +48,10 @@ class Family(NamedTuple):
     names: Callable[[Any], Names]
     wrapper: str = ""
     shifts: bool = False
+    leaves: Mapping[str, str] = {}
+    ours: Callable[[str, np.ndarray], np.ndarray] = turn_kernel
+    theirs: Callable[[str, np.ndarray], np.ndarray] = turn_kernel_back
+    repeats: Callable[[str], str | None] = lambda key: None
 
 
 def count(state: State, pattern: str) -> int:

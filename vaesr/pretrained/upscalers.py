@@ -1,7 +1,7 @@
-"""Super-resolution networks of other projects: whose a state dict is, and what its names are in ours.
+"""Networks of other projects: whose a state dict is, and what its names are in ours.
 
-Known are those that `families` has. Kernels turn from `[out, in, h, w]` to `[h, w, in, out]`; nothing else
-changes, so that what is written back is bit for bit what was read.
+Known are those that `families` has. Axes change their order, and nothing else, so that what is written back
+is bit for bit what was read.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vaesr.imaging.colour import DIV2K_MEAN
-from vaesr.models import Looped, MultiScaleUpscaler, ScaledResiduals
+from vaesr.models import Autoencoder, Looped, MultiScaleUpscaler, ScaledResiduals
 from vaesr.pretrained.families import FAMILIES
-from vaesr.pretrained.naming import Names, State
+from vaesr.pretrained.naming import Family, Names, State
 
 _RANGE = 255.0  # of pixels, in the authors' files
 
@@ -24,12 +24,14 @@ _RANGE = 255.0  # of pixels, in the authors' files
 class Upscaler(NamedTuple):
     """A network of another project, in ours, with NumPy parameters.
 
-    `family` is how it was written down, a key of `FAMILIES`.
+    `family` is how it was written down, a key of `FAMILIES`; `variables` are its other collections, such as
+    batch statistics.
     """
 
     model: nn.Module
     params: dict[str, Any]
     family: str
+    variables: dict[str, Any] = {}  # noqa: RUF012  (a default that nobody mutates)
 
 
 def read_upscaler(state: State, *, residual_scale: float | None = None) -> Upscaler:
@@ -51,19 +53,19 @@ def read_upscaler(state: State, *, residual_scale: float | None = None) -> Upsca
         model = model.clone(residual_scale=residual_scale)
     static = (model.scales[0],) if isinstance(model, MultiScaleUpscaler) else ()
     quick = model.clone(loop=True) if isinstance(model, Looped) else model
+    size = model.image_shape if isinstance(model, Autoencoder) else (16, 16, 3)
     # Nothing is computed, so that nothing is compiled.
-    made = jax.eval_shape(lambda: quick.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), *static))
-    shapes = flatten_dict(made["params"])
-    names, left = family.names(model), dict(state)
+    made = jax.eval_shape(lambda: quick.init(jax.random.key(0), jnp.zeros((1, *size)), *static))
+    names, left = family.names(model), _without_repeats(family, state)
     found, missing = {}, []
-    for place, leaf in shapes.items():
-        key = _key(names, place)
+    for place, leaf in flatten_dict(made).items():
+        key = _key(family, names, place[1:])
         array = left.pop(key, None)
         if array is None:
             missing.append(key)
             continue
         array = np.asarray(array, np.float32)
-        ours = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+        ours = family.ours(place[-1], array)
         if ours.shape != leaf.shape:
             raise ValueError(
                 f"{key} has shape {array.shape}; in {family.name} of this size it becomes {leaf.shape}"
@@ -78,10 +80,13 @@ def read_upscaler(state: State, *, residual_scale: float | None = None) -> Upsca
             f"{verb} {_some(keys)}" for verb, keys in (("lacks", missing), ("also has", [*left])) if keys
         ]
         raise ValueError(f"it looks like {family.name}, but {' and '.join(parts)}")
-    return Upscaler(model, unflatten_dict(found), known)
+    variables = unflatten_dict(found)
+    return Upscaler(model, variables.pop("params"), known, variables)
 
 
-def write_upscaler(model: nn.Module, params: Mapping[str, Any], family: str) -> dict[str, np.ndarray]:
+def write_upscaler(
+    model: nn.Module, params: Mapping[str, Any], family: str, variables: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
     """The opposite of `read_upscaler`: float32 arrays by dotted name, in PyTorch's layout.
 
     ValueError if `FAMILIES` has no such family, or it cannot hold the network.
@@ -94,22 +99,37 @@ def write_upscaler(model: nn.Module, params: Mapping[str, Any], family: str) -> 
         raise ValueError(refusal)
     names = kind.names(model)
     try:
-        left = {_key(names, place): leaf for place, leaf in flatten_dict(dict(params)).items()}
+        left = {
+            _key(kind, names, place[1:]): kind.theirs(place[-1], np.asarray(leaf, np.float32))
+            for place, leaf in flatten_dict({"params": dict(params), **(variables or {})}).items()
+        }
     except KeyError as error:
         raise ValueError(refusal) from error
     state = _shifts() if kind.shifts else {}
-    for key in (f"{name}.{part}" for name in names.values() for part in ("weight", "bias")):
+    parts = ("weight", "bias", *kind.leaves.values())
+    for key in (_joined(name, part) for name in names.values() for part in parts):
         if key in left:
-            array = np.asarray(left[key], np.float32)
-            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-            state[key] = np.ascontiguousarray(array)
+            state[key] = np.ascontiguousarray(left[key])
     return state
 
 
-def _key(names: Names, place: tuple[str, ...]) -> str:
-    """Their name of a parameter of ours."""
+def _key(family: Family, names: Names, place: tuple[str, ...]) -> str:
+    """Their name of a parameter or variable of ours."""
     *modules, leaf = place
-    return f"{names[tuple(modules)]}.{'bias' if leaf == 'bias' else 'weight'}"
+    return _joined(names[tuple(modules)], family.leaves.get(leaf, "bias" if leaf == "bias" else "weight"))
+
+
+def _joined(name: str, part: str) -> str:
+    return f"{name}.{part}" if name else part
+
+
+def _without_repeats(family: Family, state: State) -> dict[str, np.ndarray]:
+    left = dict(state)
+    for key in state:
+        first = family.repeats(key)
+        if first == "" or (first in state and np.array_equal(state[first], state[key])):
+            del left[key]
+    return left
 
 
 def family_of(model: nn.Module) -> str:

@@ -24,7 +24,7 @@ def changeable_fields(config: "Config") -> set[str]:
     """
     names = {field.name for field in dataclasses.fields(config) if field.metadata.get(_CHANGEABLE)}
     schedules = {getattr(value, "schedule", None) for value in vars(config).values()}
-    return names - {"steps"} if schedules & {"cosine", "stages"} else names
+    return names - {"steps"} if schedules & {"cosine", "epochs", "stages"} else names
 
 
 def check_least(part: Any, least: float, *names: str, prefix: str = "") -> None:

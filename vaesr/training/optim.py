@@ -3,8 +3,10 @@
 import dataclasses
 import itertools
 import math
-from typing import Literal
+from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -17,11 +19,13 @@ class OptimConfig:
     # Peak learning rate.
     lr: float = 1e-3
     # Shape of the learning rate after the warm-up.
-    schedule: Literal["constant", "cosine", "step", "steps", "stages"] = "constant"
+    schedule: Literal["constant", "cosine", "epochs", "step", "steps", "stages"] = "constant"
     # Steps of linear warm-up from zero.
     warmup: int = 0
-    # "cosine" and "stages": the learning rate at the end, as a share of the peak.
+    # "cosine", "epochs" and "stages": the learning rate at the end, as a share of the peak.
     final: float = 0.0
+    # "epochs": steps of an epoch; the rate falls from one to the next along a cosine.
+    epoch: int = 0
     # "step": multiply the rate by `step_factor` every so many steps.
     step_every: int = 200_000
     # "steps": multiply the rate by `step_factor` at these steps.
@@ -38,6 +42,8 @@ class OptimConfig:
     eps: float = 1e-8
     # Decoupled weight decay (adamw only).
     weight_decay: float = 0.0
+    # L2 penalty's factor, added to the gradient before the update rule sees it.
+    l2: float = 0.0
     # Clip the gradient's global norm; 0 doesn't clip.
     clip_norm: float = 0.0
 
@@ -45,7 +51,7 @@ class OptimConfig:
         for field in ("lr", "eps", "step_every", "step_factor", "stages"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"optim.{field} must be positive, got {getattr(self, field)}.")
-        for field in ("warmup", "final", "weight_decay", "clip_norm"):
+        for field in ("warmup", "final", "weight_decay", "l2", "clip_norm", "epoch"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"optim.{field} must not be negative, got {getattr(self, field)}.")
         for field in ("b1", "b2"):
@@ -57,6 +63,11 @@ class OptimConfig:
             raise ValueError(
                 'optim.step_at must name steps of at least 1 with optim.schedule "steps", and only then, got '
                 f"{self.step_at}."
+            )
+        if (self.schedule == "epochs") != bool(self.epoch):
+            raise ValueError(
+                'optim.epoch must be at least 1 with optim.schedule "epochs", and only then, got '
+                f"{self.epoch}."
             )
         if self.weight_decay and self.name != "adamw":
             raise ValueError(f'optim.weight_decay needs optim.name "adamw", got "{self.name}".')
@@ -80,12 +91,29 @@ def make_schedule(config: OptimConfig, *, steps: int) -> optax.Schedule:
         main = optax.piecewise_constant_schedule(config.lr, at)
     elif config.schedule == "stages":
         main = _stages(config, rest)
+    elif config.schedule == "epochs":
+        return _epochs(config, steps)
     else:
         main = optax.constant_schedule(config.lr)
     if not config.warmup:
         return main
     warmup = optax.linear_schedule(0.0, config.lr, config.warmup)
     return optax.join_schedules([warmup, main], [config.warmup])
+
+
+def _epochs(config: OptimConfig, steps: int) -> optax.Schedule:
+    """The warm-up, and then from where it has come to `final`, a rate an epoch (NVAE's authors' code)."""
+    warm, last = config.warmup // config.epoch, max(1, -(-steps // config.epoch)) - 1
+    top = config.lr * (config.warmup - 1) / config.warmup if config.warmup else config.lr
+
+    def rate(step: Any) -> jax.Array:
+        share = (jnp.asarray(step) // config.epoch - warm) / max(last - warm, 1)
+        fallen = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(share, 0.0, 1.0)))
+        low = config.final * config.lr
+        main = low + (top - low) * fallen
+        return jnp.where(step < config.warmup, config.lr * step / max(config.warmup, 1), main)
+
+    return rate
 
 
 def _stages(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -98,7 +126,7 @@ def _stages(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
-    """The optax transformation of a configuration: clipping, then the update rule under its schedule."""
+    """The optax transformation of a configuration: clipping, L2 penalty, the update rule and its schedule."""
     rate = make_schedule(config, steps=steps)
     moments = {"b1": config.b1, "b2": config.b2, "eps": config.eps}
     if config.name == "adam":
@@ -109,4 +137,9 @@ def make_optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransfor
         rule = optax.adamax(rate, **moments)
     else:
         rule = optax.sgd(rate, momentum=config.b1 or None)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule) if config.clip_norm else rule
+    before = []
+    if config.clip_norm:
+        before.append(optax.clip_by_global_norm(config.clip_norm))
+    if config.l2:
+        before.append(optax.add_decayed_weights(config.l2))
+    return optax.chain(*before, rule) if before else rule

@@ -1,0 +1,143 @@
+"""Depthwise convolution against XLA's own, and batch normalisation with Swish against automatic gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vaesr.forms import made_for_cpus
+from vaesr.layers import BatchNormSwish, depthwise_conv2d
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def direct(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1]
+    )
+
+
+@pytest.mark.parametrize("form", ["auto", "direct", "shifts"])
+@pytest.mark.parametrize(("side", "shape"), [(5, (2, 7, 6, 3)), (3, (1, 4, 5, 2)), (5, (2, 2, 3, 4))])
+def test_values_and_gradients(form, side, shape):
+    x, kernel, g = normal(0, *shape), normal(1, side, side, 1, shape[-1]), normal(2, *shape)
+    y, pull = jax.vjp(lambda x, k: depthwise_conv2d(x, k, form=form), x, kernel)
+    expected, expected_pull = jax.vjp(direct, x, kernel)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    for ours, theirs in zip(pull(g), expected_pull(g), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_what_a_platform_gets():
+    x, kernel = jnp.zeros((2, 8, 8, 4)), jnp.zeros((5, 5, 1, 4))
+    loss = lambda x, k: depthwise_conv2d(x, k).sum()
+    assert made_for_cpus(jax.grad(loss, (0, 1)), x, kernel, platform="cpu")
+    assert not made_for_cpus(jax.grad(loss, (0, 1)), x, kernel, platform="tpu")
+
+
+def test_bfloat16_sums_in_float32():
+    x, kernel, g = normal(0, 4, 32, 32, 2), normal(1, 5, 5, 1, 2), normal(2, 4, 32, 32, 2)
+    half = lambda *arrays: [a.astype(jnp.bfloat16) for a in arrays]
+    loss = lambda x, k, g: (depthwise_conv2d(x, k) * g).astype(jnp.float32).sum()
+    found = jax.grad(loss, 1)(*half(x, kernel, g))
+    assert found.dtype == jnp.bfloat16
+    expected = jax.grad(loss, 1)(x, kernel, g)
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.02 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "knobs", "message"),
+    [
+        ((1, 4, 4, 3), (5, 5, 1, 2), {}, r"expected \[B, H, W, C\] and \[K, K, 1, C\]"),
+        ((1, 4, 4, 3), (5, 5, 3, 3), {}, r"expected \[B, H, W, C\] and \[K, K, 1, C\]"),
+        ((1, 4, 4, 3), (4, 4, 1, 3), {}, "a square with an odd side"),
+        ((1, 4, 4, 3), (5, 5, 1, 3), {"form": "fast"}, "form must be one of"),
+    ],
+)
+def test_bad_input(x, kernel, knobs, message):
+    with pytest.raises(ValueError, match=message):
+        depthwise_conv2d(jnp.zeros(x), jnp.zeros(kernel), **knobs)
+    with pytest.raises(ValueError, match="one floating-point type"):
+        depthwise_conv2d(jnp.zeros((1, 4, 4, 3)), jnp.zeros((5, 5, 1, 3), jnp.bfloat16))
+
+
+# --- batch normalisation and Swish -----------------------------------------------------------------------
+
+
+class Plain(nn.Module):
+    """The same of Flax's parts, whose gradient JAX finds."""
+
+    swish: bool
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.BatchNorm(use_running_average=False, momentum=0.95, use_fast_variance=False, name="norm")(x)
+        return nn.swish(y) if self.swish else y
+
+
+@pytest.mark.parametrize("swish", [True, False])
+def test_values_gradients_and_statistics(swish):
+    x, g = 3 + 2 * normal(0, 4, 3, 3, 5), normal(1, 4, 3, 3, 5)
+    own = {"scale": 1 + 0.5 * normal(2, 5), "bias": normal(3, 5)}
+    before = {"mean": normal(4, 5), "var": jnp.abs(normal(5, 5))}
+
+    def ours(own, x):
+        return BatchNormSwish(swish).apply(
+            {"params": own, "batch_stats": before}, x, True, mutable=["batch_stats"]
+        )
+
+    def theirs(own, x):
+        variables = {"params": {"norm": own}, "batch_stats": {"norm": before}}
+        return Plain(swish).apply(variables, x, mutable=["batch_stats"])
+
+    (y, new), (expected, flaxes) = ours(own, x), theirs(own, x)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    slopes, theirs_slopes = (
+        jax.grad(lambda o, x, f=f: (f(o, x)[0] * g).sum(), (0, 1))(own, x) for f in (ours, theirs)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), slopes, theirs_slopes)
+    np.testing.assert_allclose(new["batch_stats"]["mean"], flaxes["batch_stats"]["norm"]["mean"], rtol=1e-5)
+    # Flax keeps the biased variance.
+    unbiased = 0.95 * before["var"] + 0.05 * x.var(axis=(0, 1, 2), ddof=1)
+    np.testing.assert_allclose(new["batch_stats"]["var"], unbiased, rtol=1e-5)
+    still = BatchNormSwish(swish).apply({"params": own, "batch_stats": before}, x)
+    mean, var, scale, bias = map(np.asarray, (before["mean"], before["var"], own["scale"], own["bias"]))
+    h = (np.asarray(x) - mean) / np.sqrt(var + 1e-5) * scale + bias
+    np.testing.assert_allclose(still, h / (1 + np.exp(-h)) if swish else h, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_of_all_devices():
+    x, g = 1 + normal(0, 4, 2, 3, 3, 5), normal(1, 4, 2, 3, 3, 5)
+    own = {"scale": 1 + 0.5 * normal(2, 5), "bias": normal(3, 5)}
+    stats = {"mean": jnp.zeros(5), "var": jnp.ones(5)}
+
+    def run(axis_name, own, x, g):
+        layer = BatchNormSwish(axis_name=axis_name)
+
+        def loss(own, x):
+            y, new = layer.apply({"params": own, "batch_stats": stats}, x, True, mutable=["batch_stats"])
+            return (y * g).sum(), new["batch_stats"]
+
+        slopes, new = jax.grad(loss, (0, 1), has_aux=True)(own, x)
+        return slopes, new
+
+    every = jax.pmap(lambda x, g: run("devices", own, x, g), axis_name="devices")
+    (by_own, by_x), new = every(x, g)
+    (alone_own, alone_x), alone = run(None, own, x.reshape(8, 3, 3, 5), g.reshape(8, 3, 3, 5))
+    np.testing.assert_allclose(by_x.reshape(alone_x.shape), alone_x, rtol=1e-3, atol=1e-5)
+    for name in own:
+        np.testing.assert_allclose(by_own[name].sum(axis=0), alone_own[name], rtol=1e-3, atol=1e-4)
+    for name in stats:
+        np.testing.assert_allclose(new[name], jnp.broadcast_to(alone[name], new[name].shape), rtol=1e-5)
+
+
+def test_statistics_are_float32_of_bfloat16():
+    x = (1000 + normal(0, 64, 4, 4, 2)).astype(jnp.bfloat16)
+    layer = BatchNormSwish(swish=False, dtype=jnp.bfloat16)
+    y, new = layer.apply(layer.init(jax.random.key(0), x), x, True, mutable=["batch_stats"])
+    assert y.dtype == jnp.bfloat16 and new["batch_stats"]["mean"].dtype == jnp.float32
+    exact = x.astype(jnp.float32)
+    np.testing.assert_allclose(new["batch_stats"]["mean"], 0.05 * exact.mean(axis=(0, 1, 2)), rtol=1e-5)

@@ -1,0 +1,134 @@
+"""Batch normalisation and Swish as one operation, of which the backward pass needs the input alone."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+_EPSILON = 1e-5
+_Kept = tuple[jax.Array, ...]
+
+
+class BatchNormSwish(nn.Module):
+    """x * sigmoid(x) of a batch normalisation with PyTorch's settings.
+
+    In training the batch is normalised by its biased variance, and the running one moves towards the unbiased
+    one, as in PyTorch (Flax's own keeps the biased). The backward pass computes the normalised and the
+    activated maps anew from the input. Statistics are float32 whatever the compute type; under `jit` they are
+    those of the global batch. They have the name "statistics" for the policies of `jax.checkpoint`.
+
+    Attributes:
+        swish: whether there is an activation.
+        momentum: of the running averages: what a step adds of its own.
+        dtype: of the output.
+        axis_name: of the devices under `pmap`, for statistics over all of them.
+
+    Source: Vahdat and Kautz 2020, section 3.3 (one stored map in place of three).
+    """
+
+    swish: bool = True
+    momentum: float = 0.05
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map `[B, ..., C]` to the same shape in `dtype`; `train` takes the batch's own statistics."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        flat = x.astype(self.dtype).reshape(-1, channels)
+        if not train:
+            y = _activated(flat, scale, bias, running_mean.value, running_var.value, self.swish)
+            return y.reshape(x.shape)
+        axis_name = None if self.is_initializing() else self.axis_name
+        mean, var = (checkpoint_name(part, "statistics") for part in _moments(flat, axis_name))
+        # The derivatives by the statistics are part of the operation's own.
+        mean, var = jax.lax.stop_gradient((mean, var))
+        y = _normalised(flat, scale, bias, mean, var, self.swish, axis_name)
+        if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+            count = _count(flat, axis_name)
+            for running, new in ((running_mean, mean), (running_var, var * (count / max(count - 1, 1)))):
+                running.value = (1 - self.momentum) * running.value + self.momentum * new
+        return y.reshape(x.shape)
+
+
+def _count(flat: jax.Array, axis_name: str | None) -> int:
+    return flat.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+
+
+def _mean(values: jax.Array, axis_name: str | None) -> jax.Array:
+    """The mean `[C]` of `[n, C]` over all devices, at least float32."""
+    mean = values.mean(axis=0, dtype=jnp.promote_types(values.dtype, jnp.float32))
+    return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+
+
+def _moments(flat: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    mean = _mean(flat, axis_name)
+    # Not the difference of two means, which loses digits where a channel's mean is large.
+    return mean, _mean(jnp.square(flat - mean[None]), axis_name)
+
+
+def _affine(
+    flat: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What is normalised, before and after scale and bias; at least float32."""
+    unit = (flat - mean[None]) * jax.lax.rsqrt(var + _EPSILON)[None]
+    return unit, unit * scale[None] + bias[None]
+
+
+def _activated(
+    flat: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array, swish: bool
+) -> jax.Array:
+    _, h = _affine(flat, scale, bias, mean, var)
+    return (h * jax.nn.sigmoid(h) if swish else h).astype(flat.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _normalised(
+    flat: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    swish: bool,
+    axis_name: str | None,
+) -> jax.Array:
+    """`[n, C]` normalised with its own statistics `[C]`; the gradient goes through them too."""
+    return _activated(flat, scale, bias, mean, var, swish)
+
+
+def _forward(
+    flat: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    swish: bool,
+    axis_name: str | None,
+) -> tuple[jax.Array, _Kept]:
+    return _activated(flat, scale, bias, mean, var, swish), (flat, scale, bias, mean, var)
+
+
+def _backward(swish: bool, axis_name: str | None, kept: _Kept, g: jax.Array) -> tuple[jax.Array, ...]:
+    flat, scale, bias, mean, var = kept
+    unit, h = _affine(flat, scale, bias, mean, var)
+    g = g.astype(unit.dtype)
+    if swish:
+        sigmoid = jax.nn.sigmoid(h)
+        g = g * (sigmoid * (1 + h * (1 - sigmoid)))
+    # Ioffe and Szegedy 2015, section 3: what a change of the mean and of the variance gives back is the part
+    # of g that is constant, and that is along the normalised map.
+    constant, along = _mean(g, axis_name), _mean(g * unit, axis_name)
+    inverse = (scale * jax.lax.rsqrt(var + _EPSILON))[None]
+    dx = inverse * (g - constant[None] - unit * along[None])
+    dscale, dbias = (g * unit).sum(axis=0), g.sum(axis=0)
+    return dx.astype(flat.dtype), dscale, dbias, jnp.zeros_like(mean), jnp.zeros_like(var)
+
+
+_normalised.defvjp(_forward, _backward)
