@@ -1,4 +1,4 @@
-"""NVAE, the deep hierarchical VAE (Vahdat & Kautz 2020), with all of its recipe.
+"""NVAE (Vahdat & Kautz 2020): a deep hierarchical VAE, with all of its recipe.
 
     python -m experiments.nvae                           # 4,000 real MNIST digits
     python -m experiments.nvae --data idx:FOLDER         # any MNIST-family files
@@ -64,6 +64,10 @@ class Config(runs.Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     # Optimizer; "epochs" of --optim.schedule are those of --optim.epoch steps.
     optim: training.OptimConfig = training.OptimConfig()
+    # Side in pixels that images are cut and resized to, as squares; 0 takes them as they are.
+    side: int = 0
+    # Pixels that are cut off before, at the left, top, right and bottom.
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0)
     # Mirror half of the training images.
     flips: bool = False
     # Decay of the parameters' moving average, which is then what is evaluated; 0 keeps none.
@@ -80,6 +84,9 @@ class Config(runs.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         runs.check_least(self, 1, "bound_samples", "drawings", "eval_limit")
+        runs.check_least(self, 0, "side")
+        if min(self.margins) < 0 or (any(self.margins) and not self.side):
+            raise ValueError(f"--margins must be at least 0 and needs --side, got {self.margins}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema-decay must be from 0 to less than 1, got {self.ema_decay}.")
         if self.model.likelihood != "bernoulli" and self.objective.binarisation not in ("auto", "none"):
@@ -136,8 +143,8 @@ PRESETS = {
         _YARDSTICK, steps=20, batch_size=16, eval_every=20, checkpoint_every=20, log_every=10,
         bound_samples=5, eval_limit=64, temperatures=(1.0, 0.6), optim=_optim(10, 1),
         model=NVAE(
-            (28, 28, 1), 4, (1, 1), 2, pre_blocks=1, pre_cells=1, encoder_cells=1, decoder_cells=1, flows=1,
-            remat="none",
+            (28, 28, 1), 12, (2,), 2, pre_blocks=1, pre_cells=1, encoder_cells=1, decoder_cells=1, flows=1,
+            remat="none", conv_form="direct",
         ),
     ),
     "default": _DEFAULT,
@@ -148,16 +155,17 @@ PRESETS = {
         "cifar10", "tfds:cifar10", 256, 400, 45_000, flips=True, objective=ObjectiveConfig(spectral=0.01)
     ),
     "paper_celeba64": _paper(
-        "celeba64", "tfds:celeb_a", 128, 90, 162_770, flips=True, objective=ObjectiveConfig(spectral=0.1)
+        "celeba64", "tfds:celeb_a", 128, 90, 162_770, side=64, margins=(15, 40, 15, 30), flips=True,
+        objective=ObjectiveConfig(spectral=0.1),
     ),
     "paper_imagenet32": _paper(
         "imagenet32", "tfds:downsampled_imagenet/32x32", 576, 45, 1_281_149, 1, flips=True, objective=_FALLING
     ),
     "paper_celebahq256": _paper(
-        "celebahq256", "folder:CelebA-HQ", 96, 300, 27_000, flips=True, objective=_FALLING
+        "celebahq256", "folder:CelebA-HQ", 96, 300, 27_000, side=256, flips=True, objective=_FALLING
     ),
     "paper_ffhq256": _paper(
-        "ffhq256", "folder:FFHQ", 96, 200, 63_000, flips=True, optim={"lr": 8e-3, "final": 0.0125},
+        "ffhq256", "folder:FFHQ", 96, 200, 63_000, side=256, flips=True, optim={"lr": 8e-3, "final": 0.0125},
         objective=ObjectiveConfig(spectral=0.1, spectral_start=1.0),
     ),
     # What benchmarks measure.
@@ -172,7 +180,11 @@ PRESETS = {
 
 def build(config: Config) -> runs.Experiment:
     """Wire data, network, objective and evaluation."""
-    bank = images.open_images(config)
+    few = config.model.bits < 8 and config.model.likelihood != "bernoulli"
+    square = None
+    if config.side or few:
+        square = data.Square(config.side, config.margins, config.model.bits if few else 8)
+    bank = images.open_images(config, square)
     axis_name = "data" if config.parallel == "pmap" else None
     model = config.model.clone(
         image_shape=bank.pixels.shape[1:], dtype=jnp.dtype(config.compute_dtype), axis_name=axis_name
@@ -256,7 +268,7 @@ def _objective(config: Config, model: NVAE, likelihood: objectives.Likelihood) -
         return Draws(outputs, log_ratio, kl, others | new)
 
     objective = objectives.elbo(
-        lambda weights, pixels: _quantised(model, pixels),
+        lambda weights, pixels: pixels,
         lambda weights, outputs: outputs,
         likelihood,
         draw=draw,
@@ -275,14 +287,6 @@ def _objective(config: Config, model: NVAE, likelihood: objectives.Likelihood) -
         player=_PLAYER,
         weight=functools.partial(spectral_weight, config),
     )
-
-
-def _quantised(model: NVAE, pixels: jax.Array) -> jax.Array:
-    """Images of fewer bits than 8, as the network sees them: floor(x / 2^(8 - bits)) of its levels."""
-    if model.bits >= 8 or model.likelihood == "bernoulli":
-        return pixels
-    levels = jnp.floor(jnp.round(255.0 * pixels) / 2 ** (8 - model.bits))
-    return levels / (2**model.bits - 1)
 
 
 def _binarisation(config: Config) -> str:
@@ -353,7 +357,7 @@ def _figures(bank: data.Bank, model: NVAE, config: Config, group_kl: Any) -> Any
         shown = evaluators.measured_images(batch, binarisation=binarisation)[held][:20]
         reports.save_image(
             directory / "2_reconstructions.png",
-            reports.reconstruction_figure(shown, through_code(weights, _quantised(model, shown))),
+            reports.reconstruction_figure(shown, through_code(weights, shown)),
             caption="Validation images over their reconstructions, by the means of all posteriors.",
         )
         kls = evaluators.group_kls(bank, group_kl, weights, "validation", limit=config.eval_limit)

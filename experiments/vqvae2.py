@@ -11,8 +11,8 @@ The top map is coarse and holds what an image is like as a whole; the bottom map
 details. Each has a prior of its own: the top one knows the class where the data has classes, the bottom one
 sees the whole top map. The report shows reconstructions from the top map alone and from both, and samples.
 
-Expected: all codes used. Measured: 15,600 photo patches: MSE 0.0010 at 640 bits, priors 3.04 and 2.76 bits a
-code; 332 s on 2 CPU cores.
+Expected: all codes used. Measured: MSE 0.0024 ± 0.0001 at 640 bits (PCA 0.0026), priors 5.24 ± 0.06 and
+4.36 ± 0.05 bits a code; 6 min on one CPU core.
 """
 
 import dataclasses

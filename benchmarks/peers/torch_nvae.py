@@ -53,13 +53,12 @@ class Trainer(torch_common.Trainer):
         # Tensors, so that one compiled program serves all steps.
         self.weights = torch.zeros(2, device=device)
         feed = (noise(training, step, how) for step in itertools.count())
-
-        def loss(net: Any) -> Any:
-            drawn = next(feed) if how.exact else None
-            return loss_of(net, images, drawn, self.weights, balanced=config.objective.balance)
+        draw = (lambda: next(feed)) if how.exact else (lambda: None)
+        balance = torch.tensor(config.model.balance, device=device) if config.objective.balance else None
 
         super().__init__(
-            torch_common.place(network, how), loss, how=how, learning_rate=optim.lr,
+            torch_common.place(network, how),
+            lambda net: loss_of(net, images, draw(), self.weights, balance), how=how, learning_rate=optim.lr,
             output=lambda net: net(images, noise(training, 0, how))[0].cpu().numpy().transpose(0, 2, 3, 1),
             ema_decay=training.experiment.ema_decay,
         )  # fmt: skip
@@ -233,7 +232,10 @@ class Network(nn.Module):
 
     def __init__(self, model: Any, memory_format: Any) -> None:
         super().__init__()
-        self.model, self.memory_format = model, memory_format
+        self.memory_format, self.padding, self.flows = memory_format, model.padding, model.flows
+        self.encoder_cells, self.decoder_cells = model.encoder_cells, model.decoder_cells
+        self.groups, self.mixtures, self.bits = model.groups, model.mixtures, model.bits
+        self.bernoulli = model.likelihood == "bernoulli"
         height, width, colours = model.image_shape
         scales, latent = len(model.groups), model.latent_channels
         widths = [model.channels * 2 ** (model.pre_blocks + i) for i in range(scales)]
@@ -326,25 +328,28 @@ class Network(nn.Module):
         return sum(torch.stack([norm.weight for norm in same]).abs().amax(1).sum() for same in self.norms)
 
     def forward(self, images: Any, noise: Sequence[Any] | None) -> tuple[Any, Any, list[Any]]:
-        stacks, edge = self.renew(), self.model.padding
+        stacks, edge = self.renew(), self.padding
         features = self._encode(2.0 * F.pad(images, [edge] * 4) - 1.0)
         x, kl = self._descend(features, noise)
         for cell in self.post_process:
             x = cell(x)
         outputs = self.to_image(F.elu(x)).float()
+        for conv in itertools.chain.from_iterable(self.stacks):
+            conv.kernel = None
         height, width = outputs.shape[2:]
         return outputs[:, :, edge : height - edge, edge : width - edge], kl, stacks
 
     def _encode(self, x: Any) -> list[Any]:
-        x = self.stem(x)
+        # Of grey images the layout cannot be told.
+        x = self.stem(x).contiguous(memory_format=self.memory_format)
         for cell in self.pre_process:
             x = cell(x)
         features, cells = [], iter(self.encoder)
-        for scale, count in enumerate(self.model.groups):
+        for scale, count in enumerate(self.groups):
             if scale:
                 x = self.downs[scale - 1](x)
             for _ in range(count):
-                for _ in range(self.model.encoder_cells):
+                for _ in range(self.encoder_cells):
                     x = next(cells)(x)
                 features.append(x)
         features[-1] = F.elu(self.top(F.elu(x)))
@@ -352,15 +357,15 @@ class Network(nn.Module):
 
     def _descend(self, features: list[Any], noise: Sequence[Any] | None) -> tuple[Any, Any]:
         x = self.start.expand(len(features[0]), -1, -1, -1).contiguous(memory_format=self.memory_format)
-        cells, kls, steps = iter(self.decoder), [], 2 * self.model.flows
+        cells, kls, steps = iter(self.decoder), [], 2 * self.flows
         group = 0
-        for scale, count in enumerate(self.model.groups[::-1]):
+        for scale, count in enumerate(self.groups[::-1]):
             if scale:
                 x = self.ups[scale - 1](x)
             for _ in range(count):
                 own = features[-1 - group]
                 if group:
-                    for _ in range(self.model.decoder_cells):
+                    for _ in range(self.decoder_cells):
                         x = next(cells)(x)
                     raw_p = self.priors[group - 1](F.elu(x)).float()
                     raw_q = raw_p + self.posteriors[group](own + self.taps[group - 1](x)).float()
@@ -397,17 +402,20 @@ def _log_normal(unit: Any, scale: Any) -> Any:
 # --- the loss ----------------------------------------------------------------------------------------------
 
 
-def loss_of(network: Any, images: Any, noise: Any, weights: Any, *, balanced: bool) -> Any:
-    """The negative ELBO, nats per example, and the regularisation; by the two `weights`."""
+def loss_of(network: Any, images: Any, noise: Any, weights: Any, balance: Any) -> Any:
+    """The negative ELBO, nats per example, and the regularisation; `weights` are of the KL and of the latter.
+
+    `balance` is our model's, or None.
+    """
     beta, of_norms = weights
     outputs, kl, stacks = network(images, noise)
-    if network.model.likelihood == "bernoulli":
+    if network.bernoulli:
         nll = F.binary_cross_entropy_with_logits(outputs, images, reduction="sum")
     else:
-        nll = mixture_nll(outputs, images, mixtures=network.model.mixtures, bits=network.model.bits)
+        nll = mixture_nll(outputs, images, mixtures=network.mixtures, bits=network.bits)
     cost = kl.sum(0)
-    if balanced:
-        shares = (kl.detach().abs().mean(0) + 0.01) / kl.new_tensor(network.model.balance)
+    if balance is not None:
+        shares = (kl.detach().abs().mean(0) + 0.01) / balance
         cost = cost * torch.where(beta < 1, shares / shares.mean(), 1.0)
     with torch.autocast(torch_common.device().type, enabled=False):
         regularised = network.spectral_norms(stacks) + network.norm_scales()

@@ -11,9 +11,9 @@ from flax import linen as nn
 from vaesr import data, evaluators, objectives, runs
 
 
-def open_images(config: runs.Config) -> data.Bank:
-    """Open the run's data as images of one size; photos of many sizes are a UserError."""
-    bank = data.open_bank(config.data, strict=config.strict)
+def open_images(config: runs.Config, square: data.Square | None = None) -> data.Bank:
+    """Open the run's data as images of one size; photos of many sizes are a UserError without a square."""
+    bank = data.open_bank(config.data, strict=config.strict, square=square)
     if bank.kind != "fixed":
         raise runs.UserError(
             f"--data must hold images of one size; {config.data} holds photos of many sizes."

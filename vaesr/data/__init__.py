@@ -14,6 +14,7 @@ from vaesr.data.shuffle import epoch_and_offset, shuffle_index
 from vaesr.data.source import Source
 from vaesr.data.sources import find_source, open_bank
 from vaesr.data.splits import assign_splits, content_hash, split_name
+from vaesr.data.squares import Square
 from vaesr.data.subjective import RatedPair, SubjectiveDatabase, read_subjective
 from vaesr.data.tables import ArraySampler, blundell_curve
 from vaesr.data.tiles import tile_photos
@@ -32,6 +33,7 @@ __all__ = [
     "RatedPair",
     "Sampler",
     "Source",
+    "Square",
     "SubjectiveDatabase",
     "assign_splits",
     "batch_bytes",

@@ -16,6 +16,7 @@ from vaesr.data import arrays, folder, random_source, tfds_source
 from vaesr.data.bank import BANK_FORMAT, Bank, load_bank
 from vaesr.data.embedded import EMBEDDED
 from vaesr.data.source import Source
+from vaesr.data.squares import Square
 from vaesr.data.writer import bank_writer
 from vaesr.files.atomic import cache_root
 from vaesr.files.decode import DECODER_VERSION
@@ -32,6 +33,7 @@ def open_bank(
     strict: bool = False,
     progress: bool = True,
     min_size: int = 16,
+    square: Square | None = None,
 ) -> Bank:
     """Open a data source; decode it into the cache first, if that was not done before.
 
@@ -39,20 +41,23 @@ def open_bank(
     "folder:PATH" | "idx:PATH" | "npy:PATH" | "random:photos" | "random:COUNTxHEIGHTxWIDTHxCHANNELS"`. Decoded
     data is kept in `cache_dir`, by default `$VAESR_CACHE` or `~/.cache/vaesr`. `strict` raises if any file
     had to be skipped or converted; `progress` shows a bar, and the report of such files, on stderr while
-    decoding. Photos of a folder with a side below `min_size` pixels are skipped. A ValueError if the string
+    decoding. Photos of a folder with a side below `min_size` pixels are skipped. With a `square` all images
+    become squares of one size. A ValueError if the string
     is no source or nothing in it is usable, a FileNotFoundError if the path is not there.
     """
     if min_size < 1:
         raise ValueError(f"min_size must be at least 1 pixel, got {min_size}")
     root = cache_root(cache_dir)
     source = find_source(spec, root=root, min_size=min_size)
-    parts = json.dumps([BANK_FORMAT, DECODER_VERSION, source.fingerprint])
-    key = hashlib.blake2b(parts.encode(), digest_size=12).hexdigest()
+    parts = [BANK_FORMAT, DECODER_VERSION, source.fingerprint]
+    if square is not None:
+        parts.append(json.dumps(dataclasses.astuple(square)))
+    key = hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
     slug = re.sub(r"[^A-Za-z0-9]+", "-", spec)[-40:].strip("-")
     target = root / "banks" / f"{slug}-{key}"
     bank = load_bank(target)
     if bank is None:
-        with bank_writer(target.parent, spec, progress=progress) as writer:
+        with bank_writer(target.parent, spec, progress=progress, square=square) as writer:
             source.write(writer)
             bank = writer.commit(target)
         if progress:

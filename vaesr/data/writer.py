@@ -17,6 +17,7 @@ import numpy as np
 from vaesr.data.bank import BANK_FORMAT, Bank, Entry, load_bank
 from vaesr.data.hashes import hashes_of
 from vaesr.data.splits import SPLITS, assign_splits, content_hash
+from vaesr.data.squares import Square
 
 T = TypeVar("T")
 
@@ -27,8 +28,10 @@ _MAX_ROWS = 2**31 - 1
 class BankWriter:
     """Collects the images of one source. Use inside `with bank_writer(...)`, then `commit`."""
 
-    def __init__(self, folder: pathlib.Path, spec: str, *, progress: bool = False) -> None:
-        self.folder, self.spec, self._progress = folder, spec, progress
+    def __init__(
+        self, folder: pathlib.Path, spec: str, *, progress: bool = False, square: Square | None = None
+    ) -> None:
+        self.folder, self.spec, self._progress, self._square = folder, spec, progress, square
         self.report: list[Entry] = []
         self._raw = open(folder / "pixels.bin", "wb")  # noqa: SIM115 - closed by bank_writer
         self._sizes: list[np.ndarray] = []
@@ -63,6 +66,8 @@ class BankWriter:
         """
         if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
             raise ValueError(f"images must be uint8 [n, H, W, C], got {images.dtype} {list(images.shape)}")
+        if self._square is not None:
+            images = self._square.apply(images)
         count, height, width, channels = images.shape
         if self._channels not in (None, channels):
             raise ValueError(f"data source {self.spec!r} mixes {self._channels} and {channels} channels")
@@ -172,7 +177,9 @@ def _publish(folder: pathlib.Path, target: pathlib.Path) -> Bank:
 
 
 @contextlib.contextmanager
-def bank_writer(parent: pathlib.Path, spec: str, *, progress: bool = False) -> Iterator[BankWriter]:
+def bank_writer(
+    parent: pathlib.Path, spec: str, *, progress: bool = False, square: Square | None = None
+) -> Iterator[BankWriter]:
     """A writer in a fresh temporary folder beside the banks, removed again unless it was committed.
 
     `parent` is the folder of the banks (created).
@@ -184,7 +191,7 @@ def bank_writer(parent: pathlib.Path, spec: str, *, progress: bool = False) -> I
                 shutil.rmtree(old, ignore_errors=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
     os.chmod(folder, 0o755)  # mkdtemp's 0700 would keep a shared cache to one user
-    writer = BankWriter(folder, spec, progress=progress)
+    writer = BankWriter(folder, spec, progress=progress, square=square)
     try:
         yield writer
     finally:

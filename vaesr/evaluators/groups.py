@@ -12,7 +12,6 @@ from vaesr import reports
 from vaesr.data import Bank
 from vaesr.distributions import example_keys
 from vaesr.evaluators.bounds import measured_images, split_batches
-from vaesr.reports.panels import Line, Panel
 
 _SEED = 1
 _ACTIVE_NATS = 0.01  # a group counts as used above this mean KL
@@ -53,16 +52,9 @@ def count_active(kls: np.ndarray) -> int:
 
 def save_group_figure(path: pathlib.Path, kls: np.ndarray, sides: list[int], *, of_images: str) -> None:
     """Draws the KL `[G]` of each group, coarsest first; `sides` are those of its latent maps, likewise."""
-    order = np.arange(1, len(kls) + 1)
-    lines = [
-        Line(f"{side}x{side}", order[chosen], kls[chosen])
-        for side in sorted(set(sides))
-        if (chosen := np.asarray(sides) == side).any()
-    ]
-    title = f"{count_active(kls)} of {len(kls)} groups active, {kls.sum():.1f} nats in all"
-    panel = Panel(title, "group of latents, in the order of drawing", "mean KL, nats", lines)
+    bars = reports.group_activity(kls, [f"{side}x{side}" for side in sides], threshold=_ACTIVE_NATS)
     caption = f"What each group of latents carries of {of_images}, by the size of its maps."
-    reports.plot_panels([panel], path, columns=1, caption=caption)
+    reports.save_image(path, bars, caption=caption)
 
 
 def nearest(

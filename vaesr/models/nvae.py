@@ -15,7 +15,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from vaesr.distributions import example_normal
-from vaesr.imaging import upsample_nearest
+from vaesr.imaging import quantise, upsample_nearest
 from vaesr.layers import (
     BatchNormSwish,
     ConvForm,
@@ -33,6 +33,7 @@ _RESIDUAL_SCALE = 0.1  # of every cell's branch
 _LEAST_LENGTH = 1e-5  # of a kernel, in weight normalisation
 _LEAST_SCALE = 0.01  # of a standard deviation
 _CLAMP = 5.0
+_OF_LEVELS = ("discretised_logistic", "discretised_gaussian", "logistic_mixture")
 
 
 class NVAE(nn.Module):
@@ -51,7 +52,8 @@ class NVAE(nn.Module):
         padding: black pixels around the image, which the network sees and no one else.
         likelihood: of pixels, see `vaesr.models.vae.VAE`.
         mixtures: components of "logistic_mixture".
-        bits: bits per channel of the images that it is trained on, where the likelihood is of levels.
+        bits: bits per channel of the images that it is trained on, where the likelihood is of levels; fewer
+            than 8 are what it rounds images to.
         remat: what is computed anew in the backward pass: "none"; "norm", all of a cell but its
             convolutions, which is half of the memory; "cell", all of it.
         axis_name: of the devices under `pmap`, for batch statistics over all of them.
@@ -180,6 +182,8 @@ class NVAE(nn.Module):
         """
         if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape):
             raise ValueError(f"images must be [B, *{tuple(self.image_shape)}], got {images.shape}.")
+        if self.bits < 8 and self.likelihood in _OF_LEVELS:
+            images = quantise(images, bits=self.bits)
         edge = (self.padding, self.padding)
         x = self.stem(2.0 * jnp.pad(images, ((0, 0), edge, edge, (0, 0))) - 1.0)
         for cell in self.pre_process:

@@ -78,7 +78,7 @@ def spectrally_regularised(
     scales: Kernels,
     *,
     player: str,
-    weight: float | Callable[[jax.Array], Any],
+    weight: float | Callable[[jax.Array], Any] = 0.01,
     rounds: int = 4,
 ) -> Objective:
     """Add the largest singular values of all kernels to an objective's loss, and every normalisation's.

@@ -11,6 +11,7 @@ from vaesr.reports.compare import RunGroup, compare_runs, group_runs
 from vaesr.reports.curves import error_name, format_results, plot_curves
 from vaesr.reports.grids import image_grid, labelled_grid, save_grid, save_image
 from vaesr.reports.latents import (
+    group_activity,
     latent_activity,
     latent_manifold,
     latent_scatter,
@@ -33,6 +34,7 @@ __all__ = [
     "entropy_histograms",
     "error_name",
     "format_results",
+    "group_activity",
     "group_runs",
     "image_grid",
     "labelled_grid",

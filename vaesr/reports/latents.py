@@ -174,3 +174,34 @@ def latent_activity(
     shown = title or f"{active.sum()} of {len(order)} latents active"
     above.set_title(shown, loc="left", fontweight="bold")
     return canvas.rasterise(figure)
+
+
+def group_activity(
+    kl_nats: np.ndarray | jax.Array, scales: Sequence[str], *, threshold: float = 0.01
+) -> np.ndarray:
+    """Draws what each group of latents carries, in the order of drawing: a bar a group, a colour a scale.
+
+    `kl_nats` `[G]` are the mean KLs to the prior, `scales` G names, such as "8x8", alike for groups of one
+    scale. Groups above the threshold count as active; the title gives their number. Returns uint8
+    `[H', W', 3]`.
+    """
+    kl_nats = np.asarray(kl_nats, np.float64)
+    if kl_nats.ndim != 1 or not len(kl_nats) or len(scales) != len(kl_nats):
+        raise ValueError(
+            f"kl_nats and scales must be of one length, at least 1, got {kl_nats.shape} and {len(scales)}"
+        )
+    figure = canvas.new_figure(float(np.clip(0.3 * len(kl_nats) + 2.5, 5.0, 16.0)), 3.6)
+    axes, places = figure.add_subplot(), np.arange(len(kl_nats))
+    for colour, scale in enumerate(dict.fromkeys(scales)):
+        chosen = np.array([name == scale for name in scales])
+        bars = {"color": _PALETTE[colour % len(_PALETTE)], "width": 0.8, "label": scale}
+        axes.bar(places[chosen], kl_nats[chosen], **bars)
+    step = max(1, len(places) // 25)
+    axes.set_xticks(places[::step], [str(place + 1) for place in places[::step]], fontsize=8)
+    axes.set(xlabel="group of latents, in the order of drawing", ylabel="mean KL, nats")
+    canvas.quiet(axes)
+    active = int((kl_nats > threshold).sum())
+    title = f"{active} of {len(kl_nats)} groups active, {kl_nats.sum():.1f} nats in all"
+    axes.set_title(title, loc="left", fontweight="bold")
+    axes.legend(frameon=False)
+    return canvas.rasterise(figure)
