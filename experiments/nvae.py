@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.recipes import images
+from experiments.recipes import adversarial, images
 from vaesr import data, evaluators, objectives, reports, runs, training
+from vaesr.distributions import example_keys, example_normal
 from vaesr.models import nvae
 from vaesr.models.nvae import NVAE
 from vaesr.objectives import Draws
@@ -78,6 +79,9 @@ class Config(runs.Config):
     drawings: int = 8
     # Examples of the validation split that each evaluation reads.
     eval_limit: int = 500
+    # Network by whose features samples and test images are compared (Frechet and kernel distance): vgg16,
+    # vgg19 or vgg16-bn, see vaesr convert; none by default.
+    features: str = ""
     # Standard deviations of the latents, times the prior's, that samples are shown with.
     temperatures: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4)
 
@@ -206,6 +210,8 @@ def build(config: Config) -> runs.Experiment:
         how: dict[str, Any] = {"samples": config.bound_samples, "drawings": drawings, "errors": True}
         results = evaluate(weights, "test", **how)
         results |= _by_the_authors_edges(bank, bound, model, weights, how)
+        if config.features:
+            results |= _distances(config, bank, alone, weights)
         kls = evaluators.group_kls(bank, group_kl, weights, "test")
         return results | {"active_groups": float(evaluators.count_active(kls))}
 
@@ -324,6 +330,27 @@ def _by_the_authors_edges(
     found = evaluators.mean_bounds(bank, measure, weights, "test", **{**how, "samples": 1})
     names = ("bits_per_dim", reports.error_name("bits_per_dim"))
     return {f"nvae_edges_{name}": found[name] for name in names if name in found}
+
+
+def _distances(config: Config, bank: data.Bank, model: NVAE, weights: Any) -> dict[str, float]:
+    """Of as many samples as there are test images, at most 10,000, to these."""
+    network, variables, _ = adversarial.load_features(config, "last_relu")
+    count, batch_size = min(len(bank.split("test")), 10_000), 100
+
+    @jax.jit
+    def embed(pixels: jax.Array) -> jax.Array:
+        batch, height, width, _ = pixels.shape
+        (maps,) = network.apply(variables, jnp.broadcast_to(pixels, (batch, height, width, 3)))
+        return maps.mean(axis=(1, 2))
+
+    @jax.jit
+    def sample(weights: Any, position: jax.Array) -> jax.Array:
+        noise = example_normal(example_keys(jax.random.key(_SAMPLES_SEED), position), (model.latent,))
+        return jnp.clip(model.apply(weights, noise, method="mean_image"), 0.0, 1.0)
+
+    places = np.array_split(np.arange(count), -(-count // batch_size))
+    samples = (np.asarray(sample(weights, jnp.resize(place, batch_size)))[: len(place)] for place in places)
+    return evaluators.feature_distances(samples, bank, "test", embed, limit=count)
 
 
 def _figures(bank: data.Bank, model: NVAE, config: Config, group_kl: Any) -> Any:

@@ -48,3 +48,14 @@ def test_pictures(bank, tmp_path):
     assert all((tmp_path / name).stat().st_size > 500 for name in ("g.png", "n.png"))
     with pytest.raises(ValueError, match="kl_nats and scales must be of one length"):
         reports.group_activity(np.ones(2), ["8x8"])
+
+
+def test_distances_of_features(bank):
+    """Of the images themselves the Frechet distance is 0, and the kernel's, which is unbiased, about that."""
+    embed = lambda images: images.reshape(images.shape[0], -1)[:, :5]
+    own = bank.pixels[bank.split("train")].astype(np.float32) / 255
+    found = evaluators.feature_distances([own[:200], own[200:]], bank, "train", embed)
+    assert found["frechet_distance"] < 1e-5 and abs(found["kernel_distance"]) < 0.01
+    darker = evaluators.feature_distances([0.5 * own], bank, "train", embed)
+    assert darker["frechet_distance"] > 0.3 and darker["kernel_distance"] > 0.05
+    assert evaluators.feature_distances([own[:1]], bank, "train", embed) == {}

@@ -21,6 +21,7 @@ from vaesr.evaluators.codes import (
     water_filling,
 )
 from vaesr.evaluators.curves import CurveEvaluator
+from vaesr.evaluators.generative import feature_distances
 from vaesr.evaluators.groups import (
     compile_group_kl,
     count_active,
@@ -76,6 +77,7 @@ __all__ = [
     "detect_foreign",
     "encode_splits",
     "exact_pca_log_likelihood",
+    "feature_distances",
     "foreign_images",
     "function_of_mean",
     "group_kls",

@@ -50,7 +50,7 @@ def depthwise_conv2d(
         )
     if form == "auto":
         return with_own_gradients(_shifts, _direct, (precision,), x, kernel)
-    return {"direct": _direct, "shifts": _shifts}[form](x, kernel, precision)
+    return (_direct if form == "direct" else _shifts)(x, kernel, precision)
 
 
 def _direct(x: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:

@@ -278,7 +278,8 @@ class NVAE(nn.Module):
                 x = self.combiners[group](jnp.concatenate([x, z.astype(x.dtype)], axis=-1))
                 group += 1
         nothing = [jnp.zeros(count, jnp.float32)] * len(self.latents)
-        return x, *(jnp.stack((found or nothing)[::-1], axis=1) for found in (log_ratios, kls))
+        of_groups = [jnp.stack((found or nothing)[::-1], axis=1) for found in (log_ratios, kls)]
+        return x, of_groups[0], of_groups[1]
 
     def _draw_group(
         self, group: int, q: "_SoftNormal", p: "_SoftNormal", noise: jax.Array
@@ -497,12 +498,12 @@ class _Cell(nn.Module):
     """What cells have in common."""
 
     def _conv(self, features: int, side: int, **more: Any) -> Callable[[jax.Array], jax.Array]:
-        kind = {"form": self.form, "precision": self.precision, "dtype": self.dtype}  # type: ignore[attr-defined]
+        kind = {"form": self.form, "precision": self.precision, "dtype": self.dtype}
         conv = WeightNormConv(features, side, **kind, **more)
         return lambda x: checkpoint_name(conv(x), "convolution")
 
     def _norm(self, name: str, *, swish: bool = True) -> BatchNormSwish:
-        axis_name, dtype = self.axis_name, self.dtype  # type: ignore[attr-defined]
+        axis_name, dtype = self.axis_name, self.dtype
         return BatchNormSwish(swish, axis_name=axis_name, dtype=dtype, name=name)
 
 

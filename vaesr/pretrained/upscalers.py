@@ -127,7 +127,7 @@ def _without_repeats(family: Family, state: State) -> dict[str, np.ndarray]:
     left = dict(state)
     for key in state:
         first = family.repeats(key)
-        if first == "" or (first in state and np.array_equal(state[first], state[key])):
+        if first is not None and (not first or np.array_equal(state.get(first, ()), state[key])):
             del left[key]
     return left
 

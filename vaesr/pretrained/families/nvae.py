@@ -1,6 +1,7 @@
 """NVAE, with its authors' names."""
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def _model(state: State) -> NVAE:
     # One colour is MNIST, which the authors pad from 28 to 32.
     padding = 2 if colours == 1 and side == 32 else 0
     if outputs == colours:
-        pixels = {"likelihood": "bernoulli"}
+        pixels: dict[str, Any] = {"likelihood": "bernoulli"}
     elif outputs == 2 * colours:
         pixels = {"likelihood": "discretised_gaussian"}
     elif colours == 3 and outputs % 10 == 0:
