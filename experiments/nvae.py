@@ -116,7 +116,7 @@ _YARDSTICK = Config(
     optim=_optim(70, 1),
 )  # fmt: skip
 _DEFAULT = dataclasses.replace(
-    _YARDSTICK, steps=1860, eval_every=310, checkpoint_every=310, log_every=31, dtype="auto", drawings=8,
+    _YARDSTICK, steps=1860, eval_every=310, checkpoint_every=310, log_every=31, dtype="auto", drawings=2,
     optim=_optim(62, 1),
 )  # fmt: skip
 
@@ -147,8 +147,8 @@ PRESETS = {
         _YARDSTICK, steps=20, batch_size=16, eval_every=20, checkpoint_every=20, log_every=10,
         bound_samples=5, eval_limit=64, temperatures=(1.0, 0.6), optim=_optim(10, 1),
         model=NVAE(
-            (28, 28, 1), 12, (2,), 2, pre_blocks=1, pre_cells=1, encoder_cells=1, decoder_cells=1, flows=1,
-            remat="none", conv_form="direct",
+            (28, 28, 1), 7, (2,), 15, pre_blocks=1, pre_cells=1, encoder_cells=1, decoder_cells=1, flows=1,
+            remat="none",
         ),
     ),
     "default": _DEFAULT,

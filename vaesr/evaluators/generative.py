@@ -29,7 +29,7 @@ def feature_distances(
     """
     made = np.concatenate([np.asarray(embed(jnp.asarray(batch, jnp.float32))) for batch in samples])
     real = np.concatenate([
-        np.asarray(embed(batch["image"]))[np.asarray(batch["mask"], bool)]
+        np.asarray(embed(jnp.asarray(batch["image"])))[np.asarray(batch["mask"], bool)]
         for batch in split_batches(bank, split, limit=limit)
     ])  # fmt: skip
     if min(len(made), len(real)) < _LEAST:
