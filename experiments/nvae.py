@@ -121,6 +121,11 @@ _DEFAULT = dataclasses.replace(
 )  # fmt: skip
 
 
+def _network(preset: str, **fields: Any) -> NVAE:
+    """A published network; the images' shape is the data's."""
+    return nvae.PRESETS[preset].clone(image_shape=NVAE.image_shape, **fields)
+
+
 def _paper(
     preset: str, data: str, batch: int, epochs: int, images: int, warmup: int = 5, **fields: Any
 ) -> Config:
@@ -128,7 +133,7 @@ def _paper(
     epoch = images // batch
     return Config(
         data=data, steps=epochs * epoch, batch_size=batch, eval_every=10 * epoch, checkpoint_every=epoch,
-        model=nvae.PRESETS[preset], optim=_optim(epoch, warmup, **fields.pop("optim", {})),
+        model=_network(preset), optim=_optim(epoch, warmup, **fields.pop("optim", {})),
         bound_samples=1000, **fields,
     )  # fmt: skip
 
@@ -140,7 +145,7 @@ _BENCH = dataclasses.replace(
 # One scale of the paper's CIFAR-10 network, at its width: a stack of two groups.
 _BENCH_CIFAR = dataclasses.replace(
     _BENCH, data="random:50000x32x32x3", batch_size=4, flips=True,
-    model=nvae.PRESETS["cifar10"].clone(groups=(2,)),
+    model=_network("cifar10", groups=(2,)),
 )  # fmt: skip
 PRESETS = {
     "smoke": dataclasses.replace(
@@ -177,7 +182,7 @@ PRESETS = {
     "bench_accelerator": dataclasses.replace(_BENCH, batch_size=400, dtype="auto", model=NVAE()),
     "bench_cifar": _BENCH_CIFAR,
     "bench_cifar_accelerator": dataclasses.replace(
-        _BENCH_CIFAR, batch_size=32, dtype="auto", model=nvae.PRESETS["cifar10"]
+        _BENCH_CIFAR, batch_size=32, dtype="auto", model=_network("cifar10")
     ),
 }  # fmt: skip
 
