@@ -31,13 +31,19 @@ def main() -> int:
     args = parser.parse_args()
     device = _chip(args.topology) if args.topology else jax.devices()[0]
     name, _, preset = args.model.partition(".")
-    module = next(m for m in experiments.discover() if m.__name__.endswith(f".{name}"))
+    modules = {module.__name__.rpartition(".")[2]: module for module in experiments.discover()}
+    if name not in modules or preset not in modules[name].PRESETS:
+        parser.error(f"--model {args.model}: there is no such experiment and preset")
+    module = modules[name]
     config = module.PRESETS[preset]
     if args.batch_size:
         config = dataclasses.replace(config, batch_size=args.batch_size)
     if args.topology:
         config = dataclasses.replace(config, dtype="bfloat16")
-    ways = args.remat or _ways(type(config.model))
+    known = {str(way): way for way in _ways(type(config.model))}
+    if unknown := set(args.remat or ()) - set(known):
+        parser.error(f"--remat {', '.join(unknown)}: known are {', '.join(known)}")
+    ways = [known[word] for word in args.remat or known]
     rows = []
     for way in ways:
         found = _estimate(module, _with(config, way), device)

@@ -342,6 +342,8 @@ def _distances(config: Config, bank: data.Bank, model: NVAE, weights: Any) -> di
     """Of as many samples as there are test images, at most 10,000, to these."""
     network, variables, _ = adversarial.load_features(config, "last_relu")
     count, batch_size = min(len(bank.split("test")), 10_000), 100
+    if count < 2:
+        return {}
 
     @jax.jit
     def embed(pixels: jax.Array) -> jax.Array:

@@ -8,22 +8,27 @@ from vaesr import interrupts
 
 
 def main() -> int:
-    """Runs the command as a process of its own: stopped by Ctrl-C at once, from its first moment on."""
+    """Runs the command: stopped by Ctrl-C at once, from its first moment on."""
     interrupts.end_at_once()
-    codes: list[int] = []
-    # The first to be registered is the last to be called.
-    atexit.register(_end, codes)
     from vaesr.app import cli
 
-    codes.append(cli.main())
+    return cli.main()
+
+
+def run() -> int:
+    """Runs the command as a process of its own, which ends with it; what the console script calls."""
+    codes: list[int] = []
+    # What is registered first is called last: after all that the command and its libraries register.
+    atexit.register(_end, codes)
+    codes.append(main())
     return codes[0]
 
 
 def _end(codes: list[int]) -> None:
     """Ends the process without taking a million objects apart one by one, which would be half a second.
 
-    What is to be done at exit has been done by now. Where the command raised, or its last words find no one
-    who reads them, Python ends it and says so.
+    What the command and its libraries do at exit has been done by now. Where it raised, or its last words
+    find no one who reads them, Python ends it and says so.
     """
     try:
         sys.stdout.flush()
@@ -35,4 +40,4 @@ def _end(codes: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -10,6 +10,7 @@ from compiled import as_for_users
 from filled_variables import filled
 
 from vaesr import models
+from vaesr.data import Square
 from vaesr.models import nvae
 from vaesr.models.nvae import NVAE, PRESETS
 
@@ -226,3 +227,16 @@ def test_bad_input(variables):
         SMALL.apply(variables, jnp.zeros((2, 3)), method="mean_image")
     with pytest.raises(ValueError, match="features must be"):
         SMALL.apply(variables, jnp.zeros((2, 4, 4, 8)), method="decode")
+
+
+def test_five_bits_are_those_of_the_bank():
+    """An 8-bit image is seen as one whose lower bits were taken away before."""
+    model = SMALL.clone(image_shape=(16, 16, 3), padding=0, likelihood="logistic_mixture", mixtures=2, bits=5)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    variables = filled(model, jnp.zeros((1, 16, 16, 3)))
+    encode = lambda image: model.apply(variables, jnp.float32(image) / 255, method="encode")[-1]
+    few = Square(0, bits=5).apply(pixels)
+    assert len(np.unique(few)) == 32
+    np.testing.assert_array_equal(encode(pixels), encode(few))
+    plain = model.clone(bits=8).apply(variables, jnp.float32(pixels) / 255, method="encode")[-1]
+    assert np.abs(plain - encode(pixels)).max() > 1e-4

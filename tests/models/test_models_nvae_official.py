@@ -268,3 +268,21 @@ def test_norm_without_swish_is_flaxes_but_for_the_running_variance(key):
     np.testing.assert_allclose(
         new["batch_stats"]["var"], 0.95 + 0.05 * x.var(axis=(0, 1, 2), ddof=1), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pre_process.3000000.x": np.zeros(1)}, "don't go from 0 up without a gap"),
+        ({"enc_tower.300000000.x": np.zeros(1)}, "don't go from 0 up without a gap"),
+        ({"nf_cells.3999.cell1.x": np.zeros(1)}, "don't go from 0 up without a gap"),
+        ({"prior_ftr0": np.broadcast_to(np.float32(0), (16, 1, 1 << 40))}, "prior_ftr0 has shape"),
+        ({"prior_ftr0": np.broadcast_to(np.float32(0), (16, 9999, 9999))}, "prior_ftr0 has shape"),
+        ({"image_conditional.1.weight": np.zeros((7, 4, 3, 3))}, "7 outputs a pixel for 1 colours"),
+        ({"enc_tower.0.conv.weight": np.zeros((8, 8, 1, 1))}, "cells in the decoder for 4 groups"),
+    ],
+)
+def test_hostile_names_and_sizes_are_refused_at_once(change, message):
+    _, state, _, _ = tiny()
+    with pytest.raises(ValueError, match=message):
+        read_upscaler({**state, **change})

@@ -118,3 +118,5 @@ def test_epochs_need_their_length():
         OptimConfig(schedule="epochs")
     with pytest.raises(ValueError, match=r"optim\.epoch must be at least 1 with optim\.schedule .epochs."):
         OptimConfig(epoch=3)
+    with pytest.raises(ValueError, match=r"optim\.warmup must be whole epochs"):
+        OptimConfig(schedule="epochs", epoch=62, warmup=1)

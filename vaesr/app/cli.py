@@ -318,7 +318,7 @@ def _add_sample(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--readjust",
         "N",
         "NVAE: take batch statistics of N batches of 16 samples at this temperature (the paper: 500), and "
-        "keep them in the run folder",
+        "keep them in a run's folder",
         type=arguments.whole,
         default=0,
     )

@@ -203,12 +203,14 @@ def sample(args: argparse.Namespace) -> int:
     output = output_path(args.output, (*_PICTURES, ".npy"))
     array = output_path(args.npy, (".npy",)) if args.npy else None
     run = _load(args.run, args.which)
-    if args.readjust:
-        run = inference.readjust(run, args.temperature, passes=args.readjust, seed=args.seed)
-    if isinstance(run.model, CodeAutoencoder):
-        pictures = _sample_codes(run, args)
-    elif args.label is not None or args.top_k or args.classifier:
+    discrete = isinstance(run.model, CodeAutoencoder)
+    if not discrete and (args.label is not None or args.top_k or args.classifier):
         raise ValueError(f"--label, --top-k and --classifier need the run of a VQ-VAE; {run.path} is none")
+    if args.readjust:
+        # Whatever samples are drawn, they are drawn with the same statistics.
+        run = inference.readjust(run, args.temperature, passes=args.readjust)
+    if discrete:
+        pictures = _sample_codes(run, args)
     else:
         pictures = inference.sample(run, args.count, seed=args.seed, temperature=args.temperature)
     if array is not None:

@@ -52,6 +52,8 @@ class Square:
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
         pil = pillow("Image")
+        if image.shape[2] not in (1, 3, 4):  # of no kind that Pillow knows
+            return np.concatenate([self._resize(part) for part in np.split(image, image.shape[2], 2)], axis=2)
         grey = image.shape[2] == 1
         picture = pil.fromarray(np.ascontiguousarray(image[..., 0] if grey else image))
         resized = np.asarray(picture.resize((self.side, self.side), pil.Resampling.BILINEAR))

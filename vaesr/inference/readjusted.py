@@ -1,5 +1,6 @@
 """Batch statistics of samples at a temperature, in place of those of the training images' codes."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -65,7 +66,10 @@ def readjust(
         moved = _settled(run, temperature, passes=passes, batch_size=batch_size, seed=seed)
         statistics = jax.tree.map(np.asarray, moved)
         if kept:
-            _write(kept, statistics)
+            with contextlib.suppress(
+                OSError
+            ):  # no room, or no permission: they are found again the next time
+                _write(kept, statistics)
     own = {**run.variables[run.player], _STATISTICS: statistics}
     return dataclasses.replace(run, variables={**run.variables, run.player: own}, _compiled={})
 

@@ -124,11 +124,14 @@ def _backward(swish: bool, axis_name: str | None, kept: _Kept, g: jax.Array) -> 
         g = g * (sigmoid * (1 + h * (1 - sigmoid)))
     # Ioffe and Szegedy 2015, section 3: what a change of the mean and of the variance gives back is the part
     # of g that is constant, and that is along the normalised map.
-    constant, along = _mean(g, axis_name), _mean(g * unit, axis_name)
+    dscale, dbias = (g * unit).sum(axis=0), g.sum(axis=0)
+    constant, along = dbias / flat.shape[0], dscale / flat.shape[0]
+    if axis_name is not None:
+        constant, along = jax.lax.pmean((constant, along), axis_name)
     inverse = (scale * jax.lax.rsqrt(var + _EPSILON))[None]
     dx = inverse * (g - constant[None] - unit * along[None])
-    dscale, dbias = (g * unit).sum(axis=0), g.sum(axis=0)
-    return dx.astype(flat.dtype), dscale, dbias, jnp.zeros_like(mean), jnp.zeros_like(var)
+    slopes = dscale.astype(scale.dtype), dbias.astype(bias.dtype)
+    return dx.astype(flat.dtype), *slopes, jnp.zeros_like(mean), jnp.zeros_like(var)
 
 
 _normalised.defvjp(_forward, _backward)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from vaesr.distributions import example_normal
-from vaesr.imaging import quantise, upsample_nearest
+from vaesr.imaging import upsample_nearest
 from vaesr.layers import (
     BatchNormSwish,
     ConvForm,
@@ -52,8 +52,8 @@ class NVAE(nn.Module):
         padding: black pixels around the image, which the network sees and no one else.
         likelihood: of pixels, see `vaesr.models.vae.VAE`.
         mixtures: components of "logistic_mixture".
-        bits: bits per channel of the images that it is trained on, where the likelihood is of levels; fewer
-            than 8 are what it rounds images to.
+        bits: bits per channel of the images that it is trained on, where the likelihood is of levels; of
+            images it sees no more.
         remat: what is computed anew in the backward pass: "none"; "norm", all of a cell but its
             convolutions, which is half of the memory; "cell", all of it.
         axis_name: of the devices under `pmap`, for batch statistics over all of them.
@@ -183,7 +183,9 @@ class NVAE(nn.Module):
         if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape):
             raise ValueError(f"images must be [B, *{tuple(self.image_shape)}], got {images.shape}.")
         if self.bits < 8 and self.likelihood in _OF_LEVELS:
-            images = quantise(images, bits=self.bits)
+            # The highest bits, as the authors take them; what has no more stays what it is.
+            levels = jnp.floor(jnp.round(255.0 * images) / 2 ** (8 - self.bits))
+            images = levels / (2**self.bits - 1)
         edge = (self.padding, self.padding)
         x = self.stem(2.0 * jnp.pad(images, ((0, 0), edge, edge, (0, 0))) - 1.0)
         for cell in self.pre_process:

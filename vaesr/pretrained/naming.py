@@ -55,8 +55,13 @@ class Family(NamedTuple):
 
 
 def count(state: State, pattern: str) -> int:
-    """One more than the largest number that stands where the pattern has its group."""
+    """One more than the largest number that stands where the pattern has its group.
+
+    A ValueError where that is larger than the state: what is counted has names there.
+    """
     found = [int(m[1]) for key in state if (m := re.match(pattern, key))]
+    if max(found, default=0) > len(state):
+        raise ValueError(f"{max(found)} is too large a number for {pattern!r} in its names")
     return max(found, default=-1) + 1
 
 

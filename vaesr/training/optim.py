@@ -69,6 +69,11 @@ class OptimConfig:
                 'optim.epoch must be at least 1 with optim.schedule "epochs", and only then, got '
                 f"{self.epoch}."
             )
+        if self.epoch and self.warmup % self.epoch:
+            raise ValueError(
+                'optim.warmup must be whole epochs with optim.schedule "epochs", got '
+                f"{self.warmup} steps of epochs of {self.epoch}."
+            )
         if self.weight_decay and self.name != "adamw":
             raise ValueError(f'optim.weight_decay needs optim.name "adamw", got "{self.name}".')
 

@@ -6,10 +6,19 @@ from typing import Any
 import numpy as np
 
 from vaesr.models.nvae import NVAE
-from vaesr.pretrained.naming import Family, Names, State, count, turn_kernel, turn_kernel_back
+from vaesr.pretrained.naming import Family, Names, State, turn_kernel, turn_kernel_back
 
+_LARGEST = 4096  # pixels a side of the images
 _ENCODER = {"norm_{}": "_ops.{}.bn_act", "conv_{}": "_ops.{}.conv_0"}
 _SE = {("se", "Dense_0"): "se.se.0", ("se", "Dense_1"): "se.se.2"}
+
+
+def _dense(state: State, room: str) -> int:
+    """How many modules there are; their numbers go from 0 up."""
+    found = {int(m[1]) for key in state if (m := re.match(rf"{room}\.(\d+)\.", key))}
+    if found and max(found) + 1 != len(found):
+        raise ValueError(f"the numbers of {room} in its names don't go from 0 up without a gap")
+    return len(found)
 
 
 def _is_down(state: State, cell: str) -> bool:
@@ -23,13 +32,13 @@ def _is_up(state: State, cell: str) -> bool:
 def _model(state: State) -> NVAE:
     """All hyper-parameters but the image's size are shapes; the size is the constant's times the halvings."""
     channels, colours = state["stem.weight"].shape[:2]
-    pre = [f"pre_process.{i}" for i in range(count(state, r"pre_process\.(\d+)\."))]
+    pre = [f"pre_process.{i}" for i in range(_dense(state, "pre_process"))]
     pre_blocks = sum(_is_down(state, cell) for cell in pre)
     if not pre_blocks or len(pre) % pre_blocks:
         raise ValueError(f"{len(pre)} cells before the encoder halve the size {pre_blocks} times")
     # Up the tower: the cells of a group, then what joins it to the decoder; a halving between scales.
     groups, cells, encoder_cells = [0], 0, 0
-    for i in range(count(state, r"enc_tower\.(\d+)\.")):
+    for i in range(_dense(state, "enc_tower")):
         place = f"enc_tower.{i}"
         if f"{place}.conv.weight" in state:
             groups[-1], encoder_cells, cells = groups[-1] + 1, cells, 0
@@ -40,15 +49,18 @@ def _model(state: State) -> NVAE:
     groups[-1] += 1  # the coarsest group is joined to nothing
     if cells < 1 or (encoder_cells and cells != encoder_cells):
         raise ValueError("its groups have different numbers of cells in the encoder")
-    tower = [f"dec_tower.{i}" for i in range(count(state, r"dec_tower\.(\d+)\."))]
+    tower = [f"dec_tower.{i}" for i in range(_dense(state, "dec_tower"))]
     plain = [p for p in tower if f"{p}.conv.weight" not in state and not _is_up(state, p)]
     if sum(groups) < 2 or len(plain) % (sum(groups) - 1):
         raise ValueError(f"it has {len(plain)} cells in the decoder for {sum(groups)} groups")
-    flows = count(state, r"nf_cells\.(\d+)\.")
+    flows = _dense(state, "nf_cells")
     if flows % sum(groups):
         raise ValueError(f"it has {flows} flows for {sum(groups)} groups")
     outputs = state["image_conditional.1.weight"].shape[0]
-    side = state["prior_ftr0"].shape[-1] << (pre_blocks + len(groups) - 1)
+    start, halvings = state["prior_ftr0"].shape, pre_blocks + len(groups) - 1
+    if len(start) != 3 or start[1] != start[2] or halvings > 12 or start[2] << halvings > _LARGEST:
+        raise ValueError(f"prior_ftr0 has shape {start}, and the size halves {halvings} times")
+    side = start[2] << halvings
     # One colour is MNIST, which the authors pad from 28 to 32.
     padding = 2 if colours == 1 and side == 32 else 0
     if outputs == colours:
