@@ -205,12 +205,15 @@ def _doubled(x: Any) -> Any:
     if not torch.compiler.is_compiling():
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
     # Compiled, its gradient is a sum by index that PyTorch 2.13 reads before it is done.
-    height, width = (
-        (1.0 - (torch.linspace(0, side - 1, 2 * side)[:, None] - torch.arange(side)).abs()).clamp(min=0).to(x)
-        for side in x.shape[2:]
-    )
+    height, width = (_taps(side, x) for side in x.shape[2:])
     rows = torch.matmul(height, x.permute(0, 2, 3, 1).flatten(2)).unflatten(2, (x.shape[3], -1))
     return torch.matmul(width, rows).permute(0, 3, 1, 2)
+
+
+def _taps(side: int, like: Any) -> Any:
+    """What each of twice as many positions takes of each, `[2 * side, side]`."""
+    at = torch.linspace(0, side - 1, 2 * side, device=like.device)
+    return (1.0 - (at[:, None] - torch.arange(side, device=like.device)).abs()).clamp(min=0).to(like.dtype)
 
 
 class FlowStep(nn.Module):
