@@ -138,8 +138,8 @@ def shrunk(config: Any) -> Any:
             return min(value, 32 // getattr(config, "scale", 4))
         if name in _SMALL and type(value) is int:
             return min(value, _SMALL[name])
-        if name == "hidden" and isinstance(value, tuple):
-            return tuple(min(width, _SMALL[name]) for width in value)
+        if name in ("hidden", "groups") and isinstance(value, tuple):  # of layers, of scales
+            return tuple(min(number, _SMALL[name]) for number in value)
         return value
 
     return _mapped(config, small)
