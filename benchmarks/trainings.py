@@ -217,6 +217,8 @@ def _fill(rng: np.random.Generator, path: Any, leaf: Any) -> jax.Array:
         values = np.full(leaf.shape, -2.97)
     elif names[-1] in ("var", "scale"):
         values = np.ones(leaf.shape)
+    elif names[-1] == "log_length":  # about what `init` gives
+        values = np.full(leaf.shape, -0.53)
     elif names[-1] == "slope":
         values = np.full(leaf.shape, 0.25)
     elif names[-1] in ("codes", "u"):

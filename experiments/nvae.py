@@ -26,8 +26,9 @@ import numpy as np
 from experiments.recipes import adversarial, images
 from vaesr import data, evaluators, objectives, reports, runs, training
 from vaesr.distributions import example_keys, example_normal
-from vaesr.models import nvae
+from vaesr.models import nvae, nvae_cells
 from vaesr.models.nvae import NVAE
+from vaesr.models.pixel_outputs import OF_LEVELS
 from vaesr.objectives import Draws
 
 _SAMPLES_SEED = 1  # the same samples at every evaluation
@@ -194,7 +195,7 @@ PRESETS = {
 
 def build(config: Config) -> runs.Experiment:
     """Wire data, network, objective and evaluation."""
-    few = config.model.bits < 8 and config.model.likelihood != "bernoulli"
+    few = config.model.bits < 8 and config.model.likelihood in OF_LEVELS
     square = None
     if config.side or few:
         square = data.Square(config.side, config.margins, config.model.bits if few else 8)
@@ -205,7 +206,7 @@ def build(config: Config) -> runs.Experiment:
     )
     alone = model.clone(axis_name=None)  # outside of `pmap`
     binarisation = _binarisation(config)
-    likelihood = likelihood_of(model)
+    likelihood = _likelihood(model)
 
     encode, decode, draw = (_apply(alone, method) for method in ("encode", "decode", "draw"))
     bound = functools.partial(objectives.evaluate_bound, encode, decode, likelihood, draw=draw)
@@ -245,17 +246,8 @@ def build(config: Config) -> runs.Experiment:
     )
 
 
-def likelihood_of(model: NVAE, *, edges: str = "exact") -> objectives.Likelihood:
-    """What a network's outputs mean; `edges` as for `objectives.LogisticMixtureLikelihood`."""
-    if model.likelihood == "bernoulli":
-        return objectives.BernoulliLikelihood()
-    if model.likelihood == "gaussian":
-        return objectives.GaussianLikelihood()
-    if model.likelihood == "discretised_logistic":
-        return objectives.DiscretisedLogisticLikelihood(model.bits, edges)
-    if model.likelihood == "discretised_gaussian":
-        return objectives.DiscretisedGaussianLikelihood(model.bits)
-    return objectives.LogisticMixtureLikelihood(model.mixtures, model.bits, edges)
+def _likelihood(model: NVAE, *, edges: str = "exact") -> objectives.Likelihood:
+    return images.likelihood_of(model.likelihood, mixtures=model.mixtures, bits=model.bits, edges=edges)
 
 
 def kl_weight(config: Config, step: Any) -> jax.Array:
@@ -298,17 +290,15 @@ def _objective(config: Config, model: NVAE, likelihood: objectives.Likelihood) -
         return objective
     return objectives.spectrally_regularised(
         objective,
-        nvae.kernels,
-        nvae.norm_scales,
+        nvae_cells.kernels,
+        nvae_cells.norm_scales,
         player=_PLAYER,
         weight=functools.partial(spectral_weight, config),
     )
 
 
 def _binarisation(config: Config) -> str:
-    if config.objective.binarisation != "auto":
-        return config.objective.binarisation
-    return "dynamic" if config.model.likelihood == "bernoulli" else "none"
+    return images.binarisation_of(config.objective.binarisation, config.model.likelihood)
 
 
 def _apply(model: NVAE, method: str) -> Any:
@@ -322,7 +312,7 @@ def _weights(params: dict[str, Any], variables: Any) -> dict[str, Any]:
 
 def _init(model: NVAE, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     made = model.init(key, jnp.zeros((1, *model.image_shape), jnp.float32))
-    vectors = objectives.start_spectral(nvae.kernels(made["params"]), key=jax.random.fold_in(key, 1))
+    vectors = objectives.start_spectral(nvae_cells.kernels(made["params"]), key=jax.random.fold_in(key, 1))
     own = {"batch_stats": made["batch_stats"], objectives.VECTORS: vectors}
     return {_PLAYER: made["params"]}, {_PLAYER: own}
 
@@ -334,7 +324,7 @@ def _by_the_authors_edges(
     if model.likelihood not in ("logistic_mixture", "discretised_logistic") or model.bits != 8:
         return {}
     theirs = functools.partial(
-        objectives.evaluate_bound, *bound.args[:2], likelihood_of(model, edges="nvae"), **bound.keywords
+        objectives.evaluate_bound, *bound.args[:2], _likelihood(model, edges="nvae"), **bound.keywords
     )
     measure = evaluators.compile_bound(theirs, binarisation="none", chunk_pixels=1)
     found = evaluators.mean_bounds(bank, measure, weights, "test", **{**how, "samples": 1})

@@ -29,10 +29,10 @@ from experiments.recipes import images
 from vaesr import data, evaluators, metrics, objectives, reports, runs, training
 from vaesr.distributions import example_keys
 from vaesr.models.hierarchical_vae import HierarchicalVAE
+from vaesr.models.pixel_outputs import OF_LEVELS
 from vaesr.models.vae import VAE
 
 _SAMPLES_SEED = 1  # the same samples at every evaluation
-_OF_LEVELS = ("discretised_logistic", "discretised_gaussian", "logistic_mixture")
 _BINARISED = {
     "none": "grey or colour, as they are",
     "dynamic": "binarised anew at every step",
@@ -117,7 +117,7 @@ class Config(runs.Config):
         super().__post_init__()
         runs.check_least(self, 1, "bound_samples", "eval_limit")
         likelihood, binarisation = self.model.likelihood, self.objective.binarisation
-        if likelihood in _OF_LEVELS and binarisation not in ("auto", "none"):
+        if likelihood in OF_LEVELS and binarisation not in ("auto", "none"):
             raise ValueError(
                 f"--model.likelihood {likelihood} needs --objective.binarisation none, got {binarisation}."
             )
@@ -294,23 +294,12 @@ def _objective(
 
 
 def _likelihood(config: Config) -> objectives.Likelihood:
-    if config.model.likelihood == "bernoulli":
-        return objectives.BernoulliLikelihood()
-    if config.model.likelihood == "gaussian":
-        return objectives.GaussianLikelihood(config.objective.scale)
-    if config.model.likelihood == "discretised_logistic":
-        return objectives.DiscretisedLogisticLikelihood()
-    if config.model.likelihood == "discretised_gaussian":
-        return objectives.DiscretisedGaussianLikelihood()
-    if config.model.likelihood == "logistic_mixture":
-        return objectives.LogisticMixtureLikelihood(config.model.mixtures)
-    return objectives.LearnedGaussianLikelihood()
+    model = config.model
+    return images.likelihood_of(model.likelihood, mixtures=model.mixtures, scale=config.objective.scale)
 
 
 def _binarisation(config: Config) -> str:
-    if config.objective.binarisation != "auto":
-        return config.objective.binarisation
-    return "dynamic" if config.model.likelihood == "bernoulli" else "none"
+    return images.binarisation_of(config.objective.binarisation, config.model.likelihood)
 
 
 def _beta(config: ObjectiveConfig) -> Any:
@@ -348,7 +337,7 @@ def _figures(bank: data.Bank, model: Any, config: Config, posteriors: Any) -> An
             columns=10,
             caption="Samples: z from the prior, the mean of p(x | z).",
         )
-        if config.model.likelihood in _OF_LEVELS:
+        if config.model.likelihood in OF_LEVELS:
             keys = example_keys(jax.random.key(_SAMPLES_SEED), jnp.arange(len(z)))
             reports.save_grid(
                 directory / "7_draws.png",

@@ -19,10 +19,10 @@ from benchmarks import timing, trainings
 from benchmarks.options import Options
 from benchmarks.suites import tiles
 from vaesr.files.images import Photo, read_photo, write_photo
-from vaesr.inference.upscalers import load_upscaler
+from vaesr.inference.networks import load_network
 from vaesr.inference.upscaling import upscale
 from vaesr.models.rrdb import RRDBNet
-from vaesr.pretrained import write_checkpoint, write_upscaler
+from vaesr.pretrained import write_checkpoint, write_network
 
 _NAME = "rrdb23"
 
@@ -44,9 +44,9 @@ def cases(options: Options) -> Iterator[timing.Case]:
 def _case(folder: pathlib.Path, model: RRDBNet, size: tuple[int, int]) -> timing.Case:
     weights, photo = folder / "network.pth", tiles._photo(*size)
     params = tiles._network("", model).collections["params"]
-    weights.write_bytes(write_checkpoint(weights, write_upscaler(model, params, "esrgan"), wrapper="params"))
+    weights.write_bytes(write_checkpoint(weights, write_network(model, params, "esrgan"), wrapper="params"))
     write_photo(folder / "photo.png", Photo(photo))
-    alone = functools.partial(upscale, load_upscaler(weights), photo)
+    alone = functools.partial(upscale, load_network(weights), photo)
     _command(folder, cold=False)  # compiles for the warm ones
     difference = np.abs(read_photo(folder / "larger.png").pixels.astype(int) - alone().astype(int)).max()
     parity = {"passed": bool(difference <= 1), "output": difference / 255, "losses": 0.0}

@@ -91,10 +91,10 @@ def cases(options: Options) -> Iterator[timing.Case]:
 
 def _network(weights: str, model: Any) -> Run:
     """The published network where its weights are at hand, else one of random weights."""
-    from vaesr.inference.upscalers import load_upscaler
+    from vaesr.inference.networks import load_network
 
     if weights and _published_files(weights):
-        return load_upscaler(weights)
+        return load_network(weights)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     rng = np.random.default_rng(0)
 

@@ -31,6 +31,31 @@ def initial(model: Any, key: jax.Array) -> Any:
     return model.init(key, jnp.zeros((1, *model.image_shape), jnp.float32))["params"]
 
 
+def likelihood_of(
+    name: str, *, mixtures: int = 10, bits: int = 8, edges: str = "exact", scale: float = 1.0
+) -> objectives.Likelihood:
+    """What a decoder's outputs mean, by a network's `likelihood`.
+
+    `mixtures` are of "logistic_mixture", `bits` of images of levels, `edges` as there, `scale` of "gaussian".
+    """
+    kinds: dict[str, Callable[[], objectives.Likelihood]] = {
+        "bernoulli": objectives.BernoulliLikelihood,
+        "gaussian": lambda: objectives.GaussianLikelihood(scale),
+        "gaussian_learned": objectives.LearnedGaussianLikelihood,
+        "discretised_logistic": lambda: objectives.DiscretisedLogisticLikelihood(bits, edges),
+        "discretised_gaussian": lambda: objectives.DiscretisedGaussianLikelihood(bits),
+        "logistic_mixture": lambda: objectives.LogisticMixtureLikelihood(mixtures, bits, edges),
+    }
+    return kinds[name]()
+
+
+def binarisation_of(chosen: str, likelihood: str) -> str:
+    """How pixels are made binary: as chosen, where "auto" draws those of Bernoulli likelihoods anew."""
+    if chosen != "auto":
+        return chosen
+    return "dynamic" if likelihood == "bernoulli" else "none"
+
+
 def drawings(binarisation: str) -> int:
     """How often the bits of test images are drawn: one drawing moves the bound of 500 digits by 0.25 nats."""
     return 8 if binarisation == "dynamic" else 1

@@ -181,12 +181,12 @@ def start_from(
 ) -> Callable[[Params, dict[str, Any]], tuple[Params, dict[str, Any]]]:
     """A warm start: every parameter and variable of another network that has the same name and shape.
 
-    `run` is its folder, or what else `inference.load_upscaler` takes; `player` takes them.
+    `run` is its folder, or what else `inference.load_network` takes; `player` takes them.
     """
 
     def start(params: Params, variables: dict[str, Any]) -> tuple[Params, dict[str, Any]]:
         try:
-            found = inference.load_upscaler(run)
+            found = inference.load_network(run)
             theirs = found.params[found.player], (found.variables or {}).get(found.player, {})
         except (OSError, ValueError, ImportError) as error:
             raise runs.UserError(f"--init-from {run} is no network to start from: {error}") from error

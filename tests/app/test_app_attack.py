@@ -21,9 +21,9 @@ from written_runs import write_run
 
 from vaesr import data
 from vaesr.app.cli import main
-from vaesr.inference import load_upscaler
+from vaesr.inference import load_network
 from vaesr.models.edsr import EDSR
-from vaesr.pretrained import write_checkpoint, write_upscaler
+from vaesr.pretrained import write_checkpoint, write_network
 from vaesr.runs import load_run
 
 pytestmark = pytest.mark.slow
@@ -147,7 +147,7 @@ def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     model = EDSR(scale=2, channels=4, blocks=1)
     run = load_run(write_run(folder / "run", "edsr", model, jnp.zeros((1, 8, 8, 3))))
-    state = write_upscaler(run.model, run.params["edsr"], "edsr")
+    state = write_network(run.model, run.params["edsr"], "edsr")
     files = {}
     for ending in (".pth", ".safetensors"):
         files[ending] = write_checkpoint(folder / f"a{ending}", state)
@@ -160,7 +160,7 @@ def test_checkpoints(ending, checkpoints, tmp_path, capsys):
     whole = checkpoints[1][ending]
     for rng, root in rounds(ord(ending[1]), tmp_path):
         (root / f"whole{ending}").write_bytes(whole)
-        assert load_upscaler(root / f"whole{ending}").model.channels == 4
+        assert load_network(root / f"whole{ending}").model.channels == 4
         for _ in range(60):
             (root / f"a{ending}").write_bytes(changed(rng, whole))
             command(capsys, "convert", root / f"a{ending}", "-o", root / "b.pth")

@@ -22,9 +22,9 @@ from vaesr.app import batch, commands, evaluate
 from vaesr.app.cli import main
 from vaesr.app.status import Status
 from vaesr.files.images import Photo, read_photo, write_photo
-from vaesr.inference import latents, load_upscaler, upscale, upscalers
+from vaesr.inference import latents, load_network, networks, upscale
 from vaesr.models.edsr import EDSR
-from vaesr.pretrained import PUBLISHED, write_upscaler
+from vaesr.pretrained import PUBLISHED, write_network
 from vaesr.runs import load_run
 
 
@@ -358,7 +358,7 @@ def test_noise_is_kept_as_far_as_wanted(tmp_path: pathlib.Path, capsys: pytest.C
     for name, seed in (("tiny-x4v3", 0), ("tiny-wdn-x4v3", 1), ("else", 2)):
         params = model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)))["params"]
         path = tmp_path / f"{name}.pth"
-        path.write_bytes(write_checkpoint(path, write_upscaler(model, params, "srvgg")))
+        path.write_bytes(write_checkpoint(path, write_network(model, params, "srvgg")))
     write_photo(tmp_path / "a.png", Photo(np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)))
 
     def result(*flags: str) -> np.ndarray:
@@ -374,8 +374,8 @@ def test_noise_is_kept_as_far_as_wanted(tmp_path: pathlib.Path, capsys: pytest.C
     given = result("--model-path", keeps, "--denoise-path", first, "--denoise_strength", "0.25")
     np.testing.assert_array_equal(result("--model-path", first, "-dn", "0.75"), given)
     # A quarter of the one network's weights is no quarter of its picture: the mix is the weights'.
-    mixed = load_upscaler(first)
-    half = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, mixed.params, load_upscaler(keeps).params)
+    mixed = load_network(first)
+    half = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, mixed.params, load_network(keeps).params)
     photo = read_photo(tmp_path / "a.png").pixels
     found = upscale(dataclasses.replace(mixed, params=half, _compiled={}), photo)
     assert np.abs(found.astype(int) - given.astype(int)).max() <= 1
@@ -523,7 +523,7 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_computed(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr(commands, "load_upscaler", lambda *_, **__: pytest.fail("the network was read"))
+    monkeypatch.setattr(commands, "load_network", lambda *_, **__: pytest.fail("the network was read"))
     monkeypatch.setattr(evaluate, "measure_items", lambda *_, **__: pytest.fail("something was measured"))
     out = tmp_path / "new" / "out"
     for line in (["upscale", str(tmp_path / "a.png")], ["evaluate", "-i", str(tmp_path / "a.png")]):
@@ -680,8 +680,8 @@ def test_the_licence_of_published_weights_is_told_as_a_fact_and_once(
 ) -> None:
     monkeypatch.setenv("VAESR_CACHE", str(tmp_path / "cache"))
     trained = load_run(edsr_folder)
-    state = write_upscaler(trained.model, trained.params["edsr"], "edsr")
-    monkeypatch.setattr(upscalers, "read_published", lambda name, packages: state)
+    state = write_network(trained.model, trained.params["edsr"], "edsr")
+    monkeypatch.setattr(networks, "read_published", lambda name, packages: state)
     write_photo(tmp_path / "a.png", Photo(pixels(3)))
     line = ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "-n"]
     for name in ("RealESRGAN_x4plus", "RealSR_DF2K"):

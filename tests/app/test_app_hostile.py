@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from vaesr.app.cli import main
 from vaesr.files.images import Photo, read_photo, write_photo
-from vaesr.pretrained import write_checkpoint, write_upscaler
+from vaesr.pretrained import write_checkpoint, write_network
 from vaesr.runs import load_run
 
 
@@ -242,7 +242,7 @@ def test_hostile_networks(
 ) -> None:
     change, words = NETWORKS[case]
     trained = load_run(edsr_folder)
-    state = change(write_upscaler(trained.model, trained.params["edsr"], "edsr"))
+    state = change(write_network(trained.model, trained.params["edsr"], "edsr"))
     state = {key: value.astype(np.float32) for key, value in state.items()}
     path = tmp_path / "network.pth"
     path.write_bytes(write_checkpoint(path, state))

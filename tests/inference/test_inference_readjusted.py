@@ -12,7 +12,7 @@ from vaesr import inference
 from vaesr.app import cli
 from vaesr.models.nvae import NVAE
 from vaesr.models.vae import VAE
-from vaesr.pretrained import write_checkpoint, write_upscaler
+from vaesr.pretrained import write_checkpoint, write_network
 from vaesr.runs import load_run
 
 MODEL = NVAE((12, 12, 1), 4, (1, 1), 2, 1, 1, 1, 1, padding=0, remat="none")
@@ -91,12 +91,12 @@ def test_from_the_command_line(folder, tmp_path, capsys):
 
 def test_of_the_authors_checkpoint(folder, tmp_path):
     run = load_run(folder)
-    state = write_upscaler(run.model, run.params["nvae"], "nvae", run.variables["nvae"])
+    state = write_network(run.model, run.params["nvae"], "nvae", run.variables["nvae"])
     file = tmp_path / "checkpoint.pt"
     file.write_bytes(write_checkpoint(file, state, wrapper="state_dict"))
     assert cli.main(["sample", "--run", str(file), "-n", "3", "-o", str(tmp_path / "a.npy")]) == 0
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), inference.sample(run, 3), atol=1e-5)
-    read = inference.load_upscaler(file)
+    read = inference.load_network(file)
     assert read.config["origin"]["network"] == "NVAE"
     with pytest.raises(ValueError, match="upscaling needs a super-resolution network"):
         inference.bind_upscaler(read)

@@ -11,7 +11,7 @@ from filled_variables import filled
 
 from vaesr import models
 from vaesr.data import Square
-from vaesr.models import nvae
+from vaesr.models import nvae_cells
 from vaesr.models.nvae import NVAE, PRESETS
 
 SMALL = NVAE(
@@ -174,11 +174,11 @@ def test_recomputing_changes_no_gradient(remat, variables):
 @pytest.mark.slow
 def test_what_is_kept_for_the_backward_pass_halves():
     """Of a cell, "norm" keeps convolutions' results and statistics alone."""
-    cell, x = nvae.DecoderCell(8, 6), jnp.zeros((2, 8, 8, 8))
+    cell, x = nvae_cells.DecoderCell(8, 6), jnp.zeros((2, 8, 8, 8))
     variables = cell.init(jax.random.key(0), x)
     kept = {}
     for remat in ("none", "norm", "cell"):
-        module = nvae._recomputed(nvae.DecoderCell, remat)(8, 6)
+        module = nvae_cells.recomputed(nvae_cells.DecoderCell, remat)(8, 6)
 
         def loss(params, x, module=module):
             y, _ = module.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])

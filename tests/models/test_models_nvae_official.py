@@ -11,17 +11,17 @@ from official_nvae import assert_close, assert_trees_close, images, in_float64
 
 from vaesr.distributions import LogisticMixture
 from vaesr.layers import BatchNormSwish
-from vaesr.models import nvae
-from vaesr.pretrained import read_upscaler, write_upscaler
+from vaesr.models import nvae, nvae_cells
+from vaesr.pretrained import read_network, write_network
 from vaesr.pretrained.families import nvae as family
 
 DOUBLE = {"dtype": jnp.float64}
 CELLS = {
-    "enc_normal": (nvae.EncoderCell(8, **DOUBLE), family._encoder_cell("", "")),
-    "enc_down": (nvae.EncoderCell(16, down=True, **DOUBLE), family._encoder_cell("", "", down=True)),
-    "dec_normal": (nvae.DecoderCell(8, 6, **DOUBLE), family._decoder_cell("", "")),
-    "dec_up": (nvae.DecoderCell(4, 6, up=True, **DOUBLE), family._decoder_cell("", "", up=True)),
-    "post_normal": (nvae.DecoderCell(8, 3, **DOUBLE), family._decoder_cell("", "")),
+    "enc_normal": (nvae_cells.EncoderCell(8, **DOUBLE), family._encoder_cell("", "")),
+    "enc_down": (nvae_cells.EncoderCell(16, down=True, **DOUBLE), family._encoder_cell("", "", down=True)),
+    "dec_normal": (nvae_cells.DecoderCell(8, 6, **DOUBLE), family._decoder_cell("", "")),
+    "dec_up": (nvae_cells.DecoderCell(4, 6, up=True, **DOUBLE), family._decoder_cell("", "", up=True)),
+    "post_normal": (nvae_cells.DecoderCell(8, 3, **DOUBLE), family._decoder_cell("", "")),
 }
 TINY = nvae.NVAE(
     (28, 28, 1),
@@ -52,7 +52,7 @@ def test_cells(name, mode, remat):
     if remat != "none":
         if mode == "eval":
             pytest.skip("nothing is computed anew")
-        cell = nvae._recomputed(type(cell), remat)(
+        cell = nvae_cells.recomputed(type(cell), remat)(
             **{k: getattr(cell, k) for k in ("features", "dtype")},
             **{k: getattr(cell, k) for k in ("down", "up", "expansion") if hasattr(cell, k)},
         )
@@ -87,7 +87,7 @@ def flow(found, prefix, step):
 def test_flow_pair():
     found = official.load("flow_pair")
     with in_float64():
-        steps = [nvae.FlowStep(4, bool(k), **DOUBLE) for k in (0, 1)]
+        steps = [nvae_cells.FlowStep(4, bool(k), **DOUBLE) for k in (0, 1)]
         variables = [flow(found, "w/", k) for k in (0, 1)]
         z, fixed = (jnp.asarray(images(found[part])) for part in ("z", "fixed"))
 
@@ -106,7 +106,7 @@ def test_flow_pair():
         assert_trees_close(by_params, [flow(found, "grad/", k) for k in (0, 1)])
         # Masked and normalised as theirs; and what regularisation is given is what is multiplied with.
         of_network = {f"transforms_{k}": variables[k]["params"] for k in (0, 1)}
-        for key, kernel in nvae.kernels(of_network).items():
+        for key, kernel in nvae_cells.kernels(of_network).items():
             step, part = key.split("/")
             name = {"widen": "conv.convz.0", "spread": "conv.convz.2", "narrow": "mu.conv_0"}[part]
             expected = found[f"weight_normalized/cell{int(step[-1]) + 1}.{name}"]
@@ -118,7 +118,7 @@ def test_flow_is_triangular():
     with in_float64():
         z = jnp.asarray(images(found["jac_z"]))
         for k, name in ((0, "jac_cell1"), (1, "jac_cell2")):
-            step = lambda z, k=k: nvae.FlowStep(4, bool(k), **DOUBLE).apply(flow(found, "w/", k), z)
+            step = lambda z, k=k: nvae_cells.FlowStep(4, bool(k), **DOUBLE).apply(flow(found, "w/", k), z)
             # Theirs is of channels, rows, columns.
             jacobian = np.asarray(jax.jacrev(step)(z))[0, :, :, :, 0]
             jacobian = jacobian.transpose(2, 0, 1, 5, 3, 4).reshape(64, 64)
@@ -238,21 +238,21 @@ def test_balance_of_the_papers_groups():
 @pytest.mark.slow
 def test_their_checkpoint_is_read_and_written():
     found, state, _, variables = tiny()
-    read = read_upscaler(state)
+    read = read_network(state)
     assert read.model == TINY.clone(remat="norm", dtype=jnp.float32) and read.family == "nvae"
     jax.tree.map(
         np.testing.assert_array_equal,
         {"params": read.params, **read.variables},
         jax.tree.map(np.float32, variables),
     )
-    again = write_upscaler(read.model, read.params, "nvae", read.variables)
+    again = write_network(read.model, read.params, "nvae", read.variables)
     repeats = {key for key in state if key.endswith("weight_normalized")}
     assert set(again) == set(state) - repeats and repeats
     assert all(np.array_equal(again[key], np.float32(state[key])) for key in again)
     with pytest.raises(ValueError, match=r"also has stem\.weight_normalized"):
-        read_upscaler({**state, "stem.weight_normalized": np.zeros(3)})
+        read_network({**state, "stem.weight_normalized": np.zeros(3)})
     with pytest.raises(ValueError, match="lacks enc0"):
-        read_upscaler({key: array for key, array in state.items() if key != "enc0.1.bias"})
+        read_network({key: array for key, array in state.items() if key != "enc0.1.bias"})
     x = images(found["x"])[:, 2:-2, 2:-2].astype(np.float32)
     forward = lambda m, x: m.decode(m.descend([jnp.float32(n) for n in noise_of(found)], m.encode(x))[0])
     logits = read.model.apply({"params": read.params, **read.variables}, x, method=forward)
@@ -285,4 +285,4 @@ def test_norm_without_swish_is_flaxes_but_for_the_running_variance(key):
 def test_hostile_names_and_sizes_are_refused_at_once(change, message):
     _, state, _, _ = tiny()
     with pytest.raises(ValueError, match=message):
-        read_upscaler({**state, **change})
+        read_network({**state, **change})

@@ -236,13 +236,13 @@ def test_warm_start_takes_over_what_fits(tmp_path):
 @pytest.mark.slow
 def test_others_checkpoints_are_trained_on(tmp_path, capsys):
     from vaesr.models.edsr import EDSR
-    from vaesr.pretrained import write_checkpoint, write_upscaler
+    from vaesr.pretrained import write_checkpoint, write_network
 
     sizes = edsr.PRESETS["smoke"].model
     model = EDSR(scale=sizes.scale, channels=sizes.channels, blocks=sizes.blocks)
     theirs = model.init(jax.random.key(9), np.zeros((1, 8, 8, 3), np.float32))["params"]
     file = tmp_path / "theirs.pth"
-    file.write_bytes(write_checkpoint(file, write_upscaler(model, theirs, "edsr-basicsr"), wrapper="params"))
+    file.write_bytes(write_checkpoint(file, write_network(model, theirs, "edsr-basicsr"), wrapper="params"))
     frozen = training.OptimConfig(name="sgd", lr=1e-30)
     smoke("edsr", tmp_path / "frozen", steps=2, init_from=file, optim=frozen)
     assert re.search(r"started from (\d+) of \1 tensors", capsys.readouterr().out)

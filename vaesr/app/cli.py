@@ -71,7 +71,7 @@ examples:
   vaesr convert vgg19 --trunk vgg19-dcbb9e9d.pth
 
 Upscalers (whatever `vaesr upscale` takes) become checkpoints that the original code loads, named as they were
-or as --family says:
+or as --family says; NVAEs their authors' arrays by name:
 {families}
 
 vgg16, vgg16-bn and vgg19 are for content losses (--features of the experiments), the others for metrics.

@@ -10,7 +10,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,8 +24,8 @@ from vaesr.files.atomic import atomic_file, cache_root, write_atomically
 from vaesr.files.images import ImageFileError, read_photo
 from vaesr.imaging import imresize
 from vaesr.imaging.colour import BT601_LUMA
+from vaesr.inference.networks import load_network
 from vaesr.inference.tiling import bind_upscaler
-from vaesr.inference.upscalers import load_upscaler
 from vaesr.models import Autoencoder, CodeAutoencoder, NoiseAutoencoder
 from vaesr.pretrained import PUBLISHED
 from vaesr.reports.grids import save_grid
@@ -54,7 +54,7 @@ def upscale(args: argparse.Namespace) -> int:
         _choose_devices(args.devices)
     with Status(quiet=args.quiet) as status:
         status.stage("reading weights")
-        network = load_upscaler(_network_of(args), which=args.which, residual_scale=args.residual_scale)
+        network = load_network(_network_of(args), which=args.which, residual_scale=args.residual_scale)
         if args.denoise is not None:
             network = _denoising(network, args)
         if not args.quiet:
@@ -143,7 +143,7 @@ def _denoising(network: Run, args: argparse.Namespace) -> Run:
                 f"-dn needs a network that keeps noise: beside {path.name} with -wdn, or --denoise-path"
             )
         other = beside
-    keeps = load_upscaler(other, which=args.which, residual_scale=args.residual_scale)
+    keeps = load_network(other, which=args.which, residual_scale=args.residual_scale)
     mixed = inference.interpolate(keeps.params, network.params, args.denoise)
     return dataclasses.replace(network, params=mixed, _compiled={})
 
@@ -151,7 +151,7 @@ def _denoising(network: Run, args: argparse.Namespace) -> Run:
 def export(args: argparse.Namespace) -> int:
     """Carries out `vaesr export`; returns the exit code."""
     output = output_path(args.output, (".onnx", ".stablehlo"))
-    run = load_upscaler(args.network, which=args.which, residual_scale=args.residual_scale)
+    run = load_network(args.network, which=args.which, residual_scale=args.residual_scale)
     if "origin" in run.config:
         print(_origin(run.config["origin"]))
     difference = inference.write_export(
@@ -171,7 +171,7 @@ def demo(args: argparse.Namespace) -> int:
     # As given: run folders of many experiments are all called "default".
     sources = {name: name for name in (*args.model_path, *PUBLISHED)}
     for path in args.model_path:
-        bind_upscaler(load_upscaler(path))  # refused now, not when a visitor chooses it
+        bind_upscaler(load_network(path))  # refused now, not when a visitor chooses it
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -202,7 +202,7 @@ def sample(args: argparse.Namespace) -> int:
     """Carries out `vaesr sample`; returns the exit code."""
     output = output_path(args.output, (*_PICTURES, ".npy"))
     array = output_path(args.npy, (".npy",)) if args.npy else None
-    run = _load(args.run, args.which)
+    run = load_network(args.run, which=args.which)
     discrete = isinstance(run.model, CodeAutoencoder)
     if not discrete and (args.label is not None or args.top_k or args.classifier):
         raise ValueError(f"--label, --top-k and --classifier need the run of a VQ-VAE; {run.path} is none")
@@ -239,7 +239,7 @@ def encode(args: argparse.Namespace) -> int:
     """Carries out `vaesr encode`; returns the exit code."""
     if args.decode:
         output = output_path(args.output, (*_PICTURES, ".npy"))
-        run = _load(args.run, args.which)
+        run = load_network(args.run, which=args.which)
         discrete = isinstance(run.model, CodeAutoencoder)
         kind = "codes_0" if discrete else "noise" if isinstance(run.model, NoiseAutoencoder) else "mean_q"
         codes = _read_codes(pathlib.Path(args.decode).expanduser(), kind)
@@ -247,7 +247,7 @@ def encode(args: argparse.Namespace) -> int:
         _save_images(output, decoded, args.columns)
         return 0
     output = output_path(args.output, (".npz",))
-    run = _load(args.run, args.which)
+    run = load_network(args.run, which=args.which)
     failed: list[tuple[str, str]] = []
     if args.data:
         pictures, names, labels = _from_source(args.data, args.split)
@@ -267,15 +267,6 @@ def encode(args: argparse.Namespace) -> int:
             np.savez_compressed(file, **content)
         print(f"{len(names)} images -> {output}: {shapes}")
     return _report(args.command, failed, total)
-
-
-def _load(path: str, which: Literal["best", "latest"]) -> Run:
-    """A run folder, or another project's checkpoint."""
-    return (
-        load_upscaler(path, which=which)
-        if pathlib.Path(path).expanduser().is_file()
-        else load_run(path, which)
-    )
 
 
 def _encoded(run: Run, pictures: np.ndarray) -> dict[str, np.ndarray]:

@@ -23,8 +23,8 @@ from vaesr.data.embedded import SKIMAGE, package_file
 from vaesr.files import images
 from vaesr.files.atomic import scratch_folder
 from vaesr.files.extras import extra, pillow
+from vaesr.inference.networks import load_network
 from vaesr.inference.tiling import bind_upscaler
-from vaesr.inference.upscalers import load_upscaler
 from vaesr.runs.load import Run
 
 # Browsers show no larger pictures; the download has all pixels.
@@ -88,11 +88,11 @@ class Studio:
     """Loads networks, upscales one photo at a time, and keeps a result until it is forgotten, or an hour."""
 
     def __init__(self, sources: Mapping[str, str]) -> None:
-        """Begins without results; `sources` are what `load_upscaler` takes, by the name that is shown."""
+        """Begins without results; `sources` are what `load_network` takes, by the name that is shown."""
         self.sources = dict(sources)
         self.results: dict[str, Result] = {}
         self._one_at_a_time = threading.Lock()
-        self._load = functools.lru_cache(maxsize=2)(load_upscaler)
+        self._load = functools.lru_cache(maxsize=2)(load_network)
 
     def network(self, name: str) -> Run:
         """Gives the network of a key of `sources`, from memory if it was used lately.

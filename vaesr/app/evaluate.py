@@ -25,8 +25,8 @@ from vaesr.data import SubjectiveDatabase, read_subjective
 from vaesr.files import images
 from vaesr.files.atomic import legible, write_atomically
 from vaesr.imaging import imresize, quantise
+from vaesr.inference.networks import load_network
 from vaesr.inference.tiling import bind_upscaler
-from vaesr.inference.upscalers import load_upscaler
 from vaesr.inference.upscaling import upscale
 from vaesr.reports import comparison_strip, scores_page
 from vaesr.reports.scores import Column, Row, Table
@@ -114,7 +114,7 @@ def _single_item(name: str, path: pathlib.Path) -> Item:
 
 def _run_items(args: argparse.Namespace, folder: pathlib.Path) -> list[Item]:
     """References, made small by bicubic and large again by the run; what it makes is kept in a folder."""
-    run = load_upscaler(args.run, which=args.which).precise()
+    run = load_network(args.run, which=args.which).precise()
     network = bind_upscaler(run, args.scale)
     paths = batch.find_inputs(args.reference)
     names = _unique(paths)

@@ -50,6 +50,22 @@ def example_normal(keys: jax.Array, shape: Sequence[int]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
+def layer_normal(keys: jax.Array, indices: jax.Array, layer: int, shape: Sequence[int]) -> jax.Array:
+    """Draw standard normal noise of one of several layers, for each example from its own key.
+
+    Args:
+        keys: random keys `[B]`, from `example_keys`.
+        indices: `[S]` int32, the samples' numbers.
+        layer: its number; sample s of example b uses `fold_in(fold_in(keys[b], indices[s]), layer)`.
+        shape: the shape of one example's noise.
+
+    Returns:
+        `[S, B, *shape]` float32.
+    """
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    return jax.vmap(lambda index: example_normal(fold(fold(keys, index), layer), shape))(indices)
+
+
 def example_uniform(keys: jax.Array, shape: Sequence[int]) -> jax.Array:
     """Draw noise uniform in [0, 1) for each example from its own key.
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from vaesr.inference.exporting import export_onnx, export_stablehlo, load_exported, write_export
     from vaesr.inference.interpolation import interpolate
     from vaesr.inference.latents import decode, encode, encode_noise, sample
+    from vaesr.inference.networks import load_network
     from vaesr.inference.readjusted import readjust
     from vaesr.inference.tiling import BoundUpscaler, bind_upscaler
-    from vaesr.inference.upscalers import load_upscaler
     from vaesr.inference.upscaling import upscale
 
 __all__ = [
@@ -39,8 +39,8 @@ __all__ = [
     "export_stablehlo",
     "interpolate",
     "load_exported",
+    "load_network",
     "load_priors",
-    "load_upscaler",
     "prior_folders",
     "readjust",
     "reject_samples",
@@ -69,7 +69,7 @@ _HOMES = {
     "latents": ("decode", "encode", "encode_noise", "sample"),
     "readjusted": ("readjust",),
     "tiling": ("BoundUpscaler", "bind_upscaler"),
-    "upscalers": ("load_upscaler",),
+    "networks": ("load_network",),
     "upscaling": ("upscale",),
 }
 

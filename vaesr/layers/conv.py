@@ -60,8 +60,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, form: str = "auto", precision: st
         )
     if kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
         raise ValueError(f"kernel has shape {kernel.shape}; expected a square with an odd side.")
-    if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x is {x.dtype} and kernel {kernel.dtype}; expected one floating-point type.")
+    check_types(x, kernel)
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; expected one of {FORMS}.")
     if precision not in PRECISIONS:
@@ -72,6 +71,20 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, form: str = "auto", precision: st
     if on_cpu is _direct:
         return _direct(x, kernel, precision)
     return with_own_gradients(on_cpu, _direct, (precision,), x, kernel)
+
+
+def check_types(x: jax.Array, kernel: jax.Array) -> None:
+    """Refuse images and a kernel that are not of one floating-point type, with a ValueError."""
+    if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x is {x.dtype} and kernel {kernel.dtype}; expected one floating-point type.")
+
+
+def check_words(form: str, forms: tuple[str, ...], precision: str) -> None:
+    """Refuse a form or a precision that there is not, with a ValueError."""
+    if form not in forms or precision not in PRECISIONS:
+        raise ValueError(
+            f"form must be one of {forms} and precision of {PRECISIONS}, got {form!r} and {precision!r}."
+        )
 
 
 def _form_on_cpus(x: jax.Array, kernel: jax.Array, form: str) -> str:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vaesr.forms import with_own_gradients
-from vaesr.layers.conv import PRECISIONS, lax_conv
+from vaesr.layers.conv import check_types, check_words, lax_conv
 
 FORMS = ("auto", "direct", "shifts")
 
@@ -42,12 +42,8 @@ def depthwise_conv2d(
         )
     if kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
         raise ValueError(f"kernel has shape {kernel.shape}; expected a square with an odd side.")
-    if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x is {x.dtype} and kernel {kernel.dtype}; expected one floating-point type.")
-    if form not in FORMS or precision not in PRECISIONS:
-        raise ValueError(
-            f"form must be one of {FORMS} and precision of {PRECISIONS}, got {form!r} and {precision!r}."
-        )
+    check_types(x, kernel)
+    check_words(form, FORMS, precision)
     if form == "auto":
         return with_own_gradients(_shifts, _direct, (precision,), x, kernel)
     return (_direct if form == "direct" else _shifts)(x, kernel, precision)

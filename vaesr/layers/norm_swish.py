@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from vaesr.distributions.casting import at_least_float32
+
 _EPSILON = 1e-5
 _Kept = tuple[jax.Array, ...]
 
@@ -64,7 +66,7 @@ def _count(flat: jax.Array, axis_name: str | None) -> int:
 
 def _mean(values: jax.Array, axis_name: str | None) -> jax.Array:
     """The mean `[C]` of `[n, C]` over all devices, at least float32."""
-    mean = values.mean(axis=0, dtype=jnp.promote_types(values.dtype, jnp.float32))
+    mean = at_least_float32(values).mean(axis=0)
     return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
 
@@ -103,15 +105,8 @@ def _normalised(
     return _activated(flat, scale, bias, mean, var, swish)
 
 
-def _forward(
-    flat: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
-    swish: bool,
-    axis_name: str | None,
-) -> tuple[jax.Array, _Kept]:
+def _forward(*args: Any) -> tuple[jax.Array, _Kept]:
+    flat, scale, bias, mean, var, swish, _ = args
     return _activated(flat, scale, bias, mean, var, swish), (flat, scale, bias, mean, var)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vaesr.forms import with_own_gradients
-from vaesr.layers.conv import PRECISIONS, lax_conv, torch_uniform
+from vaesr.layers.conv import check_types, check_words, lax_conv, torch_uniform
 
 FORMS = ("auto", "direct", "vjp", "subpixel")
 
@@ -44,12 +44,8 @@ def conv_transpose2d(
         raise ValueError(
             f"x has shape {x.shape} and kernel {kernel.shape}; expected [B, H, W, C] and [4, 4, C, F]."
         )
-    if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x is {x.dtype} and kernel {kernel.dtype}; expected one floating-point type.")
-    if form not in FORMS or precision not in PRECISIONS:
-        raise ValueError(
-            f"form must be one of {FORMS} and precision of {PRECISIONS}, got {form!r} and {precision!r}."
-        )
+    check_types(x, kernel)
+    check_words(form, FORMS, precision)
     if form == "auto":
         return with_own_gradients(_with_halving_gradients, _direct, (precision,), x, kernel)
     forms: dict[str, Any] = {"direct": _direct, "vjp": _with_halving_gradients, "subpixel": _subpixel}

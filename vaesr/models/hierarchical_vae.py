@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vaesr.distributions import Normal, example_normal, kl_normal
+from vaesr.distributions import Normal, kl_normal
+from vaesr.distributions.keys import layer_normal
 from vaesr.layers import Activation, Precision, check_choices
-from vaesr.models.pixel_outputs import mean_of_outputs, to_outputs
+from vaesr.models.pixel_outputs import check_images, mean_of_outputs, to_outputs
 from vaesr.models.vae import MLP
 
 
@@ -75,8 +76,7 @@ class HierarchicalVAE(nn.Module):
         Raises:
             ValueError: if the images don't have the model's `image_shape`.
         """
-        if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape):
-            raise ValueError(f"images must be [B, *{tuple(self.image_shape)}], got {images.shape}.")
+        check_images(images, self.image_shape)
         features = images
         if self.inference == "bottom_up":
             return (self.to_q[0](self.up[0](features)),)
@@ -105,7 +105,7 @@ class HierarchicalVAE(nn.Module):
         """
         samples, batch = indices.shape[0], keys.shape[0]
         noise = [
-            _layer_noise(keys, indices, layer, (width,)).reshape(samples * batch, width)
+            layer_normal(keys, indices, layer, (width,)).reshape(samples * batch, width)
             for layer, width in enumerate(self.latents)
         ]
         repeated = [
@@ -239,12 +239,6 @@ class Gaussian(nn.Module):
         mean = nn.Dense(self.features, dtype=self.dtype, precision=self.precision, name="mean")(x)
         log_var = nn.Dense(self.features, dtype=self.dtype, precision=self.precision, name="log_var")(x)
         return Normal(mean.astype(jnp.float32), log_var.astype(jnp.float32))
-
-
-def _layer_noise(keys: jax.Array, indices: jax.Array, layer: int, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise `[S, B, *shape]` of one layer."""
-    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    return jax.vmap(lambda index: example_normal(fold(fold(keys, index), layer), shape))(indices)
 
 
 def _reparameterise(distribution: Normal, noise: jax.Array) -> jax.Array:

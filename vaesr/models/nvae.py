@@ -1,39 +1,34 @@
-"""NVAE, the deep hierarchical VAE (Vahdat and Kautz 2020): figures 2 and 3 of the paper.
+"""NVAE, the deep hierarchical VAE (Vahdat and Kautz 2020): figure 2 of the paper.
 
 An encoder goes up from the image; after the cells of each group its features are tapped. A decoder comes down
 from a learned constant, never from the image. Before each group's latents it asks what the prior says; in
-inference the posterior is that plus what the tap, seen together with the decoder's features, adds.
+inference the posterior is that plus what the tap, seen together with the decoder's features, adds. Cells,
+convolutions and flow steps are in `nvae_cells`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
-from vaesr.distributions import example_normal
-from vaesr.imaging import upsample_nearest
-from vaesr.layers import (
-    BatchNormSwish,
-    ConvForm,
-    Precision,
-    check_choices,
-    conv2d,
-    depthwise_conv2d,
-    global_mean,
-    strided_conv2d,
-    torch_uniform,
+from vaesr.distributions.casting import at_least_float32
+from vaesr.distributions.keys import layer_normal
+from vaesr.layers import ConvForm, Precision, check_choices
+from vaesr.models.nvae_cells import DecoderCell, EncoderCell, FlowStep, WeightNormConv, recomputed
+from vaesr.models.pixel_outputs import (
+    OF_LEVELS,
+    PixelLikelihood,
+    check_images,
+    mean_of_outputs,
+    output_channels,
+    to_outputs,
 )
-from vaesr.models.pixel_outputs import PixelLikelihood, mean_of_outputs, output_channels, to_outputs
 
-_RESIDUAL_SCALE = 0.1  # of every cell's branch
-_LEAST_LENGTH = 1e-5  # of a kernel, in weight normalisation
 _LEAST_SCALE = 0.01  # of a standard deviation
 _CLAMP = 5.0
-_OF_LEVELS = ("discretised_logistic", "discretised_gaussian", "logistic_mixture")
 
 
 class NVAE(nn.Module):
@@ -121,10 +116,10 @@ class NVAE(nn.Module):
             return WeightNormConv(features, side, **common, **more)
 
         def encoder_cell(features: int, *, down: bool = False) -> nn.Module:
-            return _recomputed(EncoderCell, self.remat)(features, down, **with_norm)
+            return recomputed(EncoderCell, self.remat)(features, down, **with_norm)
 
         def decoder_cell(features: int, expansion: int, *, up: bool = False) -> nn.Module:
-            return _recomputed(DecoderCell, self.remat)(features, expansion, up, **with_norm)
+            return recomputed(DecoderCell, self.remat)(features, expansion, up, **with_norm)
 
         height, width, colours = self.image_shape
         widths = [self.channels * 2 ** (self.pre_blocks + i) for i in range(len(self.groups))]
@@ -180,9 +175,8 @@ class NVAE(nn.Module):
         Raises:
             ValueError: if the images don't have the model's `image_shape`.
         """
-        if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape):
-            raise ValueError(f"images must be [B, *{tuple(self.image_shape)}], got {images.shape}.")
-        if self.bits < 8 and self.likelihood in _OF_LEVELS:
+        check_images(images, self.image_shape)
+        if self.bits < 8 and self.likelihood in OF_LEVELS:
             # The highest bits, as the authors take them; what has no more stays what it is.
             levels = jnp.floor(jnp.round(255.0 * images) / 2 ** (8 - self.bits))
             images = levels / (2**self.bits - 1)
@@ -222,7 +216,7 @@ class NVAE(nn.Module):
         """
         samples, batch = indices.shape[0], keys.shape[0]
         noise = [
-            _group_noise(keys, indices, group, shape).reshape(samples * batch, *shape)
+            layer_normal(keys, indices, group, shape).reshape(samples * batch, *shape)
             for group, shape in enumerate(self.latent_shapes)
         ]
         if samples > 1:
@@ -413,8 +407,7 @@ class _SoftNormal(NamedTuple):
 
 def _soft_normal(raw: jax.Array) -> _SoftNormal:
     """Of raw means and log-scales `[..., 2F]`; at least float32."""
-    raw = raw.astype(jnp.promote_types(raw.dtype, jnp.float32))
-    mean, log_scale = jnp.split(_CLAMP * jnp.tanh(raw / _CLAMP), 2, axis=-1)
+    mean, log_scale = jnp.split(_CLAMP * jnp.tanh(at_least_float32(raw) / _CLAMP), 2, axis=-1)
     return _SoftNormal(mean, jnp.exp(log_scale) + _LEAST_SCALE)
 
 
@@ -426,321 +419,6 @@ def _kl(q: _SoftNormal, p: _SoftNormal) -> jax.Array:
 
 def _per_example(terms: jax.Array) -> jax.Array:
     return terms.reshape(terms.shape[0], -1).sum(axis=1)
-
-
-def _group_noise(keys: jax.Array, indices: jax.Array, group: int, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise `[S, B, *shape]` of one group."""
-    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    return jax.vmap(lambda index: example_normal(fold(fold(keys, index), group), shape))(indices)
-
-
-class FlowStep(nn.Module):
-    """z - mu(z), where mu of a latent sees those before it alone: of the rows above, left of it, and channels
-    before its own. The Jacobian is triangular with a diagonal of ones.
-
-    Attributes:
-        features: channels of z.
-        mirrored: rows below and columns on the right take the place of those above and on the left.
-        form: see `vaesr.layers.conv2d`.
-        precision: see `vaesr.layers.conv2d`.
-        dtype: compute type.
-    """
-
-    features: int
-    mirrored: bool
-    form: str = "auto"
-    precision: str = "default"
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
-        """Map `[N, h, w, features]` to the same shape and type."""
-        common = {"form": self.form, "precision": self.precision, "dtype": self.dtype}
-        mirrored = _MIRRORED if self.mirrored else _PLAIN
-        wide = 6 * self.features
-        h = WeightNormConv(wide, 3, mask=mirrored, use_bias=False, name="widen", **common)(z)
-        h = nn.elu(h)
-        h = WeightNormConv(wide, 5, mask=mirrored, depthwise=True, use_bias=False, name="spread", **common)(h)
-        h = nn.elu(nn.elu(h))  # twice, as in the authors' code
-        mu = WeightNormConv(self.features, 1, mask=mirrored, length=0.1, name="narrow", **common)(h)
-        return z - mu.astype(z.dtype)
-
-
-_PLAIN, _MIRRORED = "plain", "mirrored"
-
-
-def _mask(name: str, shape: tuple[int, ...], mirrored: bool) -> np.ndarray:
-    """What of the kernel of a `FlowStep`'s convolution there is: zeros and ones `[K, K, C, F]`."""
-    side, _, inputs, outputs = shape
-    mask = np.zeros(shape, np.float32)
-    centre = side // 2
-    mask[:centre] = mask[centre, :centre] = 1
-    if name == "widen":  # outputs in blocks, one for each channel of z
-        allowed = np.arange(inputs)[:, None] < np.arange(outputs)[None] // (outputs // inputs)
-    elif name == "spread":
-        allowed = np.ones((inputs, outputs), bool)
-    else:
-        allowed = np.arange(inputs)[:, None] // (inputs // outputs) <= np.arange(outputs)[None]
-    mask[centre, centre] = allowed
-    return mask[::-1, ::-1] if mirrored else mask
-
-
-# --- cells and their convolutions --------------------------------------------------------------------------
-
-
-def _recomputed(cell: Any, remat: str) -> Any:
-    """The cell's class, of which the backward pass computes anew what `remat` says."""
-    if remat == "none":
-        return cell
-    keep = jax.checkpoint_policies.save_only_these_names("convolution", "statistics")
-    return nn.remat(cell, static_argnums=(2,), policy=keep if remat == "norm" else None)
-
-
-class _Cell(nn.Module):
-    """What cells have in common."""
-
-    def _conv(self, features: int, side: int, **more: Any) -> Callable[[jax.Array], jax.Array]:
-        kind = {"form": self.form, "precision": self.precision, "dtype": self.dtype}
-        conv = WeightNormConv(features, side, **kind, **more)
-        return lambda x: checkpoint_name(conv(x), "convolution")
-
-    def _norm(self, name: str, *, swish: bool = True) -> BatchNormSwish:
-        axis_name, dtype = self.axis_name, self.dtype
-        return BatchNormSwish(swish, axis_name=axis_name, dtype=dtype, name=name)
-
-
-class EncoderCell(_Cell):
-    """BN, Swish and a 3x3 convolution, twice, then squeeze-and-excitation (figure 3b).
-
-    Attributes:
-        features: output channels.
-        down: halve the size.
-        form: see `vaesr.layers.conv2d`.
-        precision: see `vaesr.layers.conv2d`.
-        axis_name: see `vaesr.layers.BatchNormSwish`.
-        dtype: compute type.
-    """
-
-    features: int
-    down: bool = False
-    form: str = "auto"
-    precision: str = "default"
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map `[B, H, W, C]` to `[B, H, W, features]`, or to half of the size."""
-        y = self._norm("norm_0")(x, train)
-        y = self._conv(self.features, 3, stride=2 if self.down else 1, name="conv_0")(y)
-        y = self._conv(self.features, 3, name="conv_1")(self._norm("norm_1")(y, train))
-        y = SqueezeExcite(self.dtype, name="se")(y)
-        if self.down:
-            # Swish, then one pixel of every four to a quarter of the channels each.
-            x = nn.swish(x)
-            part = self.features // 4
-            sizes = (part, part, part, self.features - 3 * part)
-            corners = ((0, 0), (1, 1), (0, 1), (1, 0))
-            x = jnp.concatenate(
-                [
-                    self._conv(size, 1, name=f"skip_{i}")(x[:, row::2, column::2])
-                    for i, (size, (row, column)) in enumerate(zip(sizes, corners, strict=True))
-                ],
-                axis=-1,
-            )
-        return x + _RESIDUAL_SCALE * y
-
-
-class DecoderCell(_Cell):
-    """Widened, convolved channel by channel and narrowed, then squeeze-and-excitation (figure 3a).
-
-    Attributes:
-        features: output channels.
-        expansion: how much wider it is inside than its input.
-        up: double the size.
-        form: see `vaesr.layers.conv2d`.
-        precision: see `vaesr.layers.conv2d`.
-        axis_name: see `vaesr.layers.BatchNormSwish`.
-        dtype: compute type.
-    """
-
-    features: int
-    expansion: int
-    up: bool = False
-    form: str = "auto"
-    precision: str = "default"
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map `[B, H, W, C]` to `[B, H, W, features]`, or to double the size."""
-        wide = self.expansion * x.shape[-1]
-        y = self._norm("norm_0", swish=False)(upsample_nearest(x, 2) if self.up else x, train)
-        y = self._conv(wide, 1, weight_norm=False, use_bias=False, name="expand")(y)
-        y = self._norm("norm_1")(y, train)
-        y = self._conv(wide, 5, depthwise=True, weight_norm=False, use_bias=False, name="spread")(y)
-        y = self._norm("norm_2")(y, train)
-        y = self._conv(self.features, 1, weight_norm=False, use_bias=False, name="project")(y)
-        y = self._norm("norm_3", swish=False)(y, train)
-        y = SqueezeExcite(self.dtype, name="se")(y)
-        if self.up:
-            x = self._conv(self.features, 1, use_bias=False, name="skip")(_upsample_bilinear(x))
-        return x + _RESIDUAL_SCALE * y
-
-
-class SqueezeExcite(nn.Module):
-    """Each channel times a number that all channels' means decide (Hu et al. 2018).
-
-    Attributes:
-        dtype: compute type.
-    """
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map `[B, H, W, C]` to the same shape."""
-        channels = x.shape[-1]
-        hidden = max(channels // 16, 4)
-        squeezed = global_mean(x)
-        for features, activation in ((hidden, nn.relu), (channels, nn.sigmoid)):
-            init = torch_uniform(squeezed.shape[-1])
-            dense = nn.Dense(features, dtype=self.dtype, kernel_init=init, bias_init=init)
-            squeezed = activation(dense(squeezed))
-        return x * squeezed
-
-
-class WeightNormConv(nn.Module):
-    """A convolution that keeps the size, its kernel's direction and length learned apart, output by output.
-
-    exp(g) w / (|w| + 1e-5), where g is the parameter "log_length".
-
-    Attributes:
-        features: output channels.
-        kernel_size: odd side of the kernel.
-        stride: distance of the positions that are computed.
-        use_bias: add a bias to each output channel.
-        weight_norm: whether there is a length; without, the kernel is what it is.
-        depthwise: each channel has a kernel of its own.
-        mask: "plain" or "mirrored", in a `FlowStep`; it is applied before the length is taken.
-        length: factor on the length that the first kernel has by itself.
-        form: see `vaesr.layers.conv2d`.
-        precision: see `vaesr.layers.conv2d`.
-        dtype: compute type.
-    """
-
-    features: int
-    kernel_size: int = 3
-    stride: int = 1
-    use_bias: bool = True
-    weight_norm: bool = True
-    depthwise: bool = False
-    mask: str | None = None
-    length: float = 1.0
-    form: str = "auto"
-    precision: str = "default"
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map `[B, H, W, C]` to `[B, H', W', features]` in `dtype`."""
-        side, inputs = self.kernel_size, 1 if self.depthwise else x.shape[-1]
-        init = torch_uniform(side**2 * inputs)
-        own = {"kernel": self.param("kernel", init, (side, side, inputs, self.features))}
-        if self.mask is not None:
-            own["kernel"] = own["kernel"] * _mask(str(self.name), own["kernel"].shape, self.mask == _MIRRORED)
-        if self.weight_norm:
-            own["log_length"] = self.param(
-                "log_length", lambda _: jnp.log(self.length * (_lengths(own["kernel"]) + 0.01))
-            )
-        x, kernel = x.astype(self.dtype), _normalised(own).astype(self.dtype)
-        fields = {"form": self.form, "precision": self.precision}
-        if self.depthwise:
-            y = depthwise_conv2d(x, kernel, precision=self.precision)
-        elif side == 1:
-            precision = None if self.precision == "default" else self.precision
-            flat = jnp.dot(x.reshape(-1, inputs), kernel.reshape(inputs, self.features), precision=precision)
-            y = flat.reshape(*x.shape[:-1], self.features)
-        elif self.stride > 1:
-            y = strided_conv2d(x, kernel, stride=self.stride, padding=side // 2, **fields)
-        else:
-            y = conv2d(x, kernel, **({**fields, "form": "direct"} if self.is_initializing() else fields))
-        if not self.use_bias:
-            return y
-        bias = self.param("bias", init, (self.features,))
-        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
-
-
-def _lengths(kernel: jax.Array) -> jax.Array:
-    """Of each output's kernel `[F]`; where all of it is zero its derivative is, too."""
-    return jnp.sqrt(jnp.maximum(jnp.square(kernel).sum(axis=(0, 1, 2)), 1e-30))
-
-
-def _normalised(own: Mapping[str, jax.Array]) -> jax.Array:
-    """The kernel that a convolution multiplies with, of its parameters; masked already."""
-    kernel = own["kernel"]
-    if "log_length" not in own:
-        return kernel
-    factor = jnp.exp(own["log_length"]) / (_lengths(kernel) + _LEAST_LENGTH)
-    return kernel * factor.reshape(1, 1, 1, -1)
-
-
-def _upsample_bilinear(x: jax.Array) -> jax.Array:
-    """Double the size between the corners' centres (PyTorch's `align_corners`)."""
-    for axis in (1, 2):
-        side = x.shape[axis]
-        at = np.arange(2 * side) * ((side - 1) / max(2 * side - 1, 1))
-        weights = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(side)[None]))
-        taps = jnp.asarray(weights, x.dtype)
-        x = jnp.moveaxis(jnp.tensordot(taps, x, ((1,), (axis,))), 0, axis)
-    return x
-
-
-# --- what regularisation asks for --------------------------------------------------------------------------
-
-
-def _modules(params: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every module with parameters of its own, by its path."""
-    if any(not isinstance(value, Mapping) for value in params.values()):
-        yield path, params
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            yield from _modules(value, (*path, name))
-
-
-def kernels(params: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Give the kernels that the convolutions multiply with.
-
-    Args:
-        params: a network's parameters.
-
-    Returns:
-        `[K, K, C, F]` each (C is 1 where every channel has its own), masked and normalised, by the path with
-        slashes between.
-    """
-    found = {}
-    for path, own in _modules(params):
-        if "kernel" not in own or jnp.ndim(own["kernel"]) != 4:  # of dense layers in squeeze-and-excitation
-            continue
-        step = path[-2] if len(path) > 1 else ""
-        if step.startswith("transforms_"):
-            mirrored = bool(int(step.rpartition("_")[2]) % 2)
-            own = {**own, "kernel": own["kernel"] * _mask(path[-1], own["kernel"].shape, mirrored)}
-        found["/".join(path)] = _normalised(own)
-    return found
-
-
-def norm_scales(params: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Give the scales of the batch normalisations.
-
-    Args:
-        params: a network's parameters.
-
-    Returns:
-        `[C]` each, by the path with slashes between.
-    """
-    return {"/".join(path): own["scale"] for path, own in _modules(params) if "scale" in own}
 
 
 def _check_fields(model: NVAE) -> None:

@@ -1,4 +1,4 @@
-"""What the last layer of an image decoder gives for each likelihood."""
+"""Images as small models take them, and what a decoder's last layer gives for each likelihood."""
 
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,14 @@ PixelLikelihood = Literal[
 ]
 LIKELIHOODS: tuple[PixelLikelihood, ...] = get_args(PixelLikelihood)
 _PAIRS = ("discretised_logistic", "discretised_gaussian")
+OF_LEVELS = (*_PAIRS, "logistic_mixture")
+"""Likelihoods of images of so many bits."""
+
+
+def check_images(images: jax.Array, shape: tuple[int, int, int]) -> None:
+    """Refuse images that are not `[B, H, W, C]` of the model's `(H, W, C)`, with a ValueError."""
+    if images.ndim != 4 or images.shape[1:] != tuple(shape):
+        raise ValueError(f"images must be [B, *{tuple(shape)}], got {images.shape}.")
 
 
 def output_channels(likelihood: str, colours: int, *, mixtures: int = 10) -> int:

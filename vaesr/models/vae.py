@@ -9,7 +9,13 @@ import jax.numpy as jnp
 
 from vaesr.imaging import pixel_shuffle
 from vaesr.layers import ACTIVATIONS, Activation, Precision, check_choices, conv2d
-from vaesr.models.pixel_outputs import PixelLikelihood, mean_of_outputs, output_channels, to_outputs
+from vaesr.models.pixel_outputs import (
+    PixelLikelihood,
+    check_images,
+    mean_of_outputs,
+    output_channels,
+    to_outputs,
+)
 
 
 class VAE(nn.Module):
@@ -77,8 +83,7 @@ class VAE(nn.Module):
         Raises:
             ValueError: if the images don't have the model's `image_shape`.
         """
-        if images.ndim != 4 or images.shape[1:] != tuple(self.image_shape):
-            raise ValueError(f"images must be [B, *{tuple(self.image_shape)}], got {images.shape}.")
+        check_images(images, self.image_shape)
         features = self.encoder(images)
         mean_q = self.mean_q(features).astype(jnp.float32)
         if self.architecture == "linear":

@@ -19,6 +19,7 @@ from vaesr.pretrained.features import (
 from vaesr.pretrained.foreign import read_state
 from vaesr.pretrained.kept import find_features, find_lpips
 from vaesr.pretrained.naming import Family
+from vaesr.pretrained.networks import ForeignNetwork, family_of, read_network, write_network
 from vaesr.pretrained.packages import fetch_package
 from vaesr.pretrained.perceptual import (
     PERCEPTUAL,
@@ -28,7 +29,6 @@ from vaesr.pretrained.perceptual import (
     write_perceptual,
 )
 from vaesr.pretrained.torch_files import read_torch, write_torch
-from vaesr.pretrained.upscalers import Upscaler, family_of, read_upscaler, write_upscaler
 
 __all__ = [
     "FAMILIES",
@@ -37,8 +37,8 @@ __all__ = [
     "PUBLISHED",
     "Family",
     "FeatureWeights",
+    "ForeignNetwork",
     "Published",
-    "Upscaler",
     "convert_features",
     "convert_perceptual",
     "family_of",
@@ -49,14 +49,14 @@ __all__ = [
     "load_features",
     "load_lpips",
     "read_checkpoint",
+    "read_network",
     "read_published",
     "read_resnet",
     "read_state",
     "read_torch",
-    "read_upscaler",
     "write_checkpoint",
     "write_features",
+    "write_network",
     "write_perceptual",
     "write_torch",
-    "write_upscaler",
 ]

@@ -10,7 +10,7 @@ from filled_variables import filled
 from small_networks import found
 
 from vaesr.models import Autoencoder, MultiScaleUpscaler, ScaledResiduals, edsr, srcnn
-from vaesr.pretrained import FAMILIES, family_of, read_upscaler, write_upscaler
+from vaesr.pretrained import FAMILIES, family_of, read_network, write_network
 from vaesr.pretrained.torch_files import unwrap_state
 
 STORED = found("STORED")
@@ -41,21 +41,21 @@ def test_there_and_back_bit_for_bit(family, size):
     model = CASES[family, size]
     variables = variables_of(model)
     params = variables.pop("params")
-    state = write_upscaler(model, params, family, variables)
-    read = read_upscaler(state)
+    state = write_network(model, params, family, variables)
+    read = read_network(state)
     assert read.model == model and read.family == family
     having = [name for name, kind in FAMILIES.items() if all(marker in state for marker in kind.markers)]
     assert having == [family]
     jax.tree.map(np.testing.assert_array_equal, (read.params, read.variables), (params, variables))
-    again = write_upscaler(read.model, read.params, family, read.variables)
+    again = write_network(read.model, read.params, family, read.variables)
     assert list(again) == list(state)
     assert all(np.array_equal(again[key], array) for key, array in state.items())
     # Not one key may be missing, left over, or of another size.
     key = sorted(state)[len(state) // 2]
     with pytest.raises(ValueError, match=r"lacks|known here"):
-        read_upscaler({name: array for name, array in state.items() if name != key})
+        read_network({name: array for name, array in state.items() if name != key})
     with pytest.raises(ValueError, match=r"also has extra\.weight"):
-        read_upscaler({**state, "extra.weight": np.zeros(3, np.float32)})
+        read_network({**state, "extra.weight": np.zeros(3, np.float32)})
 
 
 def test_every_family_is_tried():
@@ -69,7 +69,7 @@ def test_the_names_are_the_published_ones(family, published):
     model, count, names = published
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
     empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes["params"])
-    state = write_upscaler(model, empty, family)
+    state = write_network(model, empty, family)
     assert len(state) == count
     assert set(names) <= set(state)
 
@@ -109,9 +109,9 @@ def test_edsr_equals_torch(scale, basicsr):
         }  # fmt: skip
     model = edsr.EDSR(scale, 8, 2)
     params = filled(model, jnp.zeros((1, 8, 8, 3)))["params"]
-    state = write_upscaler(model, params, "edsr-basicsr" if basicsr else "edsr")
+    state = write_network(model, params, "edsr-basicsr" if basicsr else "edsr")
     image = np.random.default_rng(1).random((1, 7, 9, 3)).astype(np.float32)
-    ours = model.apply({"params": read_upscaler(state).params}, image)
+    ours = model.apply({"params": read_network(state).params}, image)
     plain = state
     if not basicsr:  # the two convolutions of a block are 0 and 2 there
         plain = {
@@ -137,7 +137,7 @@ def test_wrappers_and_prefixes_come_off():
 
 def test_what_does_not_fit_is_named():
     model = edsr.EDSR(2, 8, 2)
-    state = write_upscaler(model, params_of(model), "edsr")
+    state = write_network(model, params_of(model), "edsr")
     for change, message in (
         ({"body.1.body.2.weight": np.zeros((9, 8, 3, 3))}, r"body\.1\.body\.2\.weight has shape \(9, 8"),
         ({"head.0.bias": np.full(8, np.nan)}, r"head\.0\.bias holds values that are not finite"),
@@ -145,34 +145,34 @@ def test_what_does_not_fit_is_named():
         ({"tail.0.0.weight": np.zeros((20, 8, 3, 3))}, r"tail\.0\.0\.weight has 20 outputs for 8"),
     ):
         with pytest.raises(ValueError, match=message):
-            read_upscaler({**state, **{key: array.astype(np.float32) for key, array in change.items()}})
+            read_network({**state, **{key: array.astype(np.float32) for key, array in change.items()}})
     for state, message in (
         ({"layers.0.weight": np.zeros(3)}, r"its names \(layers\.0\.weight\) are of no network known"),
         ({"x.conv1x1.weight": np.zeros(3)}, r"ESRGAN\+"),
     ):
         with pytest.raises(ValueError, match=message):
-            read_upscaler(state)
+            read_network(state)
     with pytest.raises(ValueError, match="family must be one of"):
-        write_upscaler(model, params_of(model), "edrs")
+        write_network(model, params_of(model), "edrs")
     for family, kind in FAMILIES.items():
         if kind.network is not edsr.EDSR:
             with pytest.raises(ValueError, match=f"{re.escape(kind.name)} cannot hold a EDSR"):
-                write_upscaler(model, params_of(model), family)
+                write_network(model, params_of(model), family)
     small = srcnn.SRCNN()
     with pytest.raises(ValueError, match="has names for SRCNN"):
         family_of(small)
     assert all(FAMILIES[family_of(network)].network is type(network) for network in CASES.values())
     with pytest.raises(ValueError, match="cannot hold a SRCNN"):
-        write_upscaler(small, params_of(small), "rrdb")
+        write_network(small, params_of(small), "rrdb")
 
 
 def test_the_residual_scale_is_the_papers_or_given():
     model = edsr.EDSR(2, 8, 1)
-    state = write_upscaler(model, params_of(model), "edsr")
-    assert read_upscaler(state).model.residual_scale == 1.0
-    assert read_upscaler(state, residual_scale=0.1).model.residual_scale == 0.1
+    state = write_network(model, params_of(model), "edsr")
+    assert read_network(state).model.residual_scale == 1.0
+    assert read_network(state, residual_scale=0.1).model.residual_scale == 0.1
     small, family = next(
         (model, family) for (family, _), model in CASES.items() if not isinstance(model, ScaledResiduals)
     )
     with pytest.raises(ValueError, match="has no residual_scale"):
-        read_upscaler(write_upscaler(small, params_of(small), family), residual_scale=1.0)
+        read_network(write_network(small, params_of(small), family), residual_scale=1.0)

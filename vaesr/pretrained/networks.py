@@ -21,7 +21,7 @@ from vaesr.pretrained.naming import Family, Names, State
 _RANGE = 255.0  # of pixels, in the authors' files
 
 
-class Upscaler(NamedTuple):
+class ForeignNetwork(NamedTuple):
     """A network of another project, in ours, with NumPy parameters.
 
     `family` is how it was written down, a key of `FAMILIES`; `variables` are its other collections, such as
@@ -34,7 +34,7 @@ class Upscaler(NamedTuple):
     variables: dict[str, Any] = {}  # noqa: RUF012  (a default that nobody mutates)
 
 
-def read_upscaler(state: State, *, residual_scale: float | None = None) -> Upscaler:
+def read_network(state: State, *, residual_scale: float | None = None) -> ForeignNetwork:
     """Makes our network of another project's state dict, by dotted name in PyTorch's layout.
 
     `residual_scale` is of networks that do not store it; None is the papers': 0.1 at 256 channels, else 1.
@@ -81,13 +81,13 @@ def read_upscaler(state: State, *, residual_scale: float | None = None) -> Upsca
         ]
         raise ValueError(f"it looks like {family.name}, but {' and '.join(parts)}")
     variables = unflatten_dict(found)
-    return Upscaler(model, variables.pop("params"), known, variables)
+    return ForeignNetwork(model, variables.pop("params"), known, variables)
 
 
-def write_upscaler(
+def write_network(
     model: nn.Module, params: Mapping[str, Any], family: str, variables: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """The opposite of `read_upscaler`: float32 arrays by dotted name, in PyTorch's layout.
+    """The opposite of `read_network`: float32 arrays by dotted name, in PyTorch's layout.
 
     ValueError if `FAMILIES` has no such family, or it cannot hold the network.
     """

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from vaesr.inference import load_upscaler
+from vaesr.inference import load_network
 from vaesr.pretrained import PUBLISHED
 
 
@@ -30,7 +30,7 @@ def test_published_weights_equal_ncnn(name: str) -> None:
     module = pytest.importorskip(package, reason="vaesr[pretrained] is not installed")
     image = data.coffee()[100:132, 200:240].astype(np.float32) / 255
     theirs = through_ncnn(f"{module.__path__[0]}/models/{PUBLISHED[name].stem}", image)
-    run = load_upscaler(name).precise()
+    run = load_network(name).precise()
     ours = np.asarray(jax.device_get(run.apply(image[None])))[0]
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
     # RGB: with red and blue swapped it is another picture.

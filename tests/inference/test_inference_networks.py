@@ -11,9 +11,9 @@ from written_runs import write_run
 
 from vaesr.app.cli import main
 from vaesr.files.images import Photo, read_photo, write_photo
-from vaesr.inference import load_upscaler, upscale, upscalers
+from vaesr.inference import load_network, networks, upscale
 from vaesr.models.rrdb import RRDBNet
-from vaesr.pretrained import PUBLISHED, read_torch, write_checkpoint, write_upscaler
+from vaesr.pretrained import PUBLISHED, read_torch, write_checkpoint, write_network
 from vaesr.runs import load_run
 
 
@@ -25,7 +25,7 @@ def checkpoint(folder: pathlib.Path, run: pathlib.Path, ending: str) -> pathlib.
     """The run's network as EDSR's authors would have saved it."""
     trained = load_run(run)
     path = folder / f"edsr{ending}"
-    state = write_upscaler(trained.model, trained.params[trained.player], "edsr")
+    state = write_network(trained.model, trained.params[trained.player], "edsr")
     path.write_bytes(write_checkpoint(path, state))
     return path
 
@@ -37,10 +37,10 @@ def test_a_checkpoint_is_the_network_it_was_made_of(
     if ending == ".safetensors":
         pytest.importorskip("safetensors", reason="safetensors is not installed")
     path = checkpoint(tmp_path, edsr_folder, ending)
-    found, trained = load_upscaler(path), load_run(edsr_folder)
+    found, trained = load_network(path), load_run(edsr_folder)
     assert found.model == trained.model and found.config["origin"]["network"] == "EDSR"
     np.testing.assert_array_equal(upscale(found, pixels()), upscale(trained, pixels()))
-    assert load_upscaler(edsr_folder).step == 7
+    assert load_network(edsr_folder).step == 7
     with pytest.raises(ValueError, match=r"must end in \.pth"):
         write_checkpoint(tmp_path / "x.npz", {})
 
@@ -53,11 +53,11 @@ def test_blocks_are_a_loop_where_compiling_takes_long(
     empty = jnp.zeros((1, 8, 8, 3))
     folder = write_run(tmp_path / "run", "rrdb", model, empty)
     path = tmp_path / "rrdb.pth"
-    state = write_upscaler(model, load_run(folder).params["rrdb"], "rrdb")
+    state = write_network(model, load_run(folder).params["rrdb"], "rrdb")
     path.write_bytes(write_checkpoint(path, state))
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     for source in (folder, path):
-        assert load_upscaler(source).model.loop == (backend == "cpu")
+        assert load_network(source).model.loop == (backend == "cpu")
 
 
 def test_the_command_takes_it(
@@ -90,7 +90,7 @@ def test_convert_writes_what_others_read(
     assert list(read_torch(second.read_bytes())) == ["params"]  # as BasicSR's loader expects it
     trained = load_run(edsr_folder)
     for path in (first, second):
-        found = load_upscaler(path)
+        found = load_network(path)
         jax.tree.map(np.testing.assert_array_equal, found.params["generator"], trained.params["edsr"])
     for line, words in (
         ([str(first), "-o", "x.pth", "--family", "rrdb"], "BasicSR's RRDBNet cannot hold a EDSR"),
@@ -164,7 +164,7 @@ def test_published_weights_are_the_networks_they_are_called(name: str) -> None:
         PUBLISHED[name].package.replace("-", "_"), reason="vaesr[pretrained] is not installed"
     )
 
-    run = load_upscaler(name)
+    run = load_network(name)
     count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
     expected = {"RealESRGAN_x4plus_anime_6B": 4_467_779, "realesr-animevideov3": 621_424}
     assert count == expected.get(name, 16_697_987) and run.config["origin"]["licence"]
@@ -189,4 +189,4 @@ def test_published_weights_are_the_networks_they_are_called(name: str) -> None:
     ],
 )
 def test_published_names_as_other_programs_spell_them(spelling, name):
-    assert upscalers._published(spelling) == name
+    assert networks._published(spelling) == name

@@ -1,4 +1,4 @@
-"""Upscalers wherever they come from: a run of ours, a checkpoint of another project, published weights."""
+"""Networks wherever they come from: a run of ours, a checkpoint of another project, published weights."""
 
 import dataclasses
 import os
@@ -11,20 +11,20 @@ import jax
 from vaesr.files.atomic import cache_root
 from vaesr.files.digests import digest
 from vaesr.models import Looped
-from vaesr.pretrained import FAMILIES, PUBLISHED, read_checkpoint, read_published, read_upscaler
+from vaesr.pretrained import FAMILIES, PUBLISHED, read_checkpoint, read_network, read_published
 from vaesr.runs.description import describe_model
 from vaesr.runs.load import Run, load_run
 
 PLAYER = "generator"
 
 
-def load_upscaler(
+def load_network(
     source: str | os.PathLike[str],
     *,
     which: Literal["best", "latest"] = "best",
     residual_scale: float | None = None,
 ) -> Run:
-    """Reads a super-resolution network.
+    """Reads a trained network, for upscaling or, of an autoencoder, for sampling and encoding.
 
     Args:
         source: a run folder; a checkpoint of another project (`.pth`, `.pt`, `.ckpt`, `.safetensors`,
@@ -32,7 +32,7 @@ def load_upscaler(
             key of `vaesr.pretrained.PUBLISHED` in whatever spelling, which a package holds that is fetched
             once where it is not installed.
         which: checkpoint of a run folder.
-        residual_scale: of checkpoints that don't say it, see `vaesr.pretrained.read_upscaler`.
+        residual_scale: of checkpoints that don't say it, see `vaesr.pretrained.read_network`.
 
     Returns:
         The network as a run. `config["origin"]` says where weights of others come from.
@@ -60,7 +60,7 @@ def load_upscaler(
             f"{', '.join(PUBLISHED)}"
         )
     try:
-        found = read_upscaler(state, residual_scale=residual_scale)
+        found = read_network(state, residual_scale=residual_scale)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     origin |= {"network": FAMILIES[found.family].name, "family": found.family}
