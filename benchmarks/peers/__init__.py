@@ -8,6 +8,9 @@
   batch, or None for a training without a peer. Its `output()` is that array of torch's, its `step()` one
   training step. With `how.exact` it draws the noise that our steps draw.
 
-Both get a `benchmarks.trainings.Training`. Outputs and the losses of the first steps are compared before
+A peer of a VAE may have `sampler(training, how, batch)` too: a `torch_common.Sampler` of so many images, or
+None.
+
+All get a `benchmarks.trainings.Training`. Outputs and the losses of the first steps are compared before
 timing.
 """

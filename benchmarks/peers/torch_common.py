@@ -128,8 +128,46 @@ def modes(options: Options) -> list[tuple[str, str | None]]:
     return found
 
 
+class Sampler:
+    """A loop that draws images: `draw(noise)` `[B, C, H, W]` of noise, or of its own where that is None.
+
+    `turn` makes of our noise what `draw` takes.
+    """
+
+    def __init__(self, draw: Callable[[Any], Any], *, how: How, turn: Callable[[np.ndarray], Any]) -> None:
+        import torch
+
+        self.bfloat16, self.turn = how.bfloat16, turn
+        self.draw = draw if how.compile_mode is None else torch.compile(draw, mode=how.compile_mode)
+        self.last: Any = None
+
+    def step(self, noise: Any = None) -> Any:
+        """Draw a batch."""
+        import torch
+
+        with torch.inference_mode(), torch.autocast(device().type, torch.bfloat16, enabled=self.bfloat16):
+            self.last = self.draw(noise)
+        return self.last
+
+    def of(self, noise: np.ndarray) -> np.ndarray:
+        """The images `[B, H, W, C]` of our noise."""
+        return self.step(self.turn(noise)).float().cpu().numpy().transpose(0, 2, 3, 1)
+
+    def run(self, calls: int) -> None:
+        """Draw `calls` batches and wait for the last."""
+        for _ in range(calls):
+            self.step()
+        wait()
+
+    def check(self) -> dict[str, bool]:
+        """Whether the last images are finite."""
+        import torch
+
+        return {"images_finite": bool(torch.isfinite(self.last).all().item())}
+
+
 def side(name: str, trainer: Any, images: int, work: float | None) -> timing.Side:
-    """A torch training loop as a side of a case; `images` and operations (`work`) are per step."""
+    """A torch loop as a side of a case; `images` and operations (`work`) are per step."""
     return timing.Side(name, "torch", trainer.run, images, work_per_step=work, check=trainer.check)
 
 

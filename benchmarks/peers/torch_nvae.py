@@ -43,6 +43,31 @@ def trainer(training: Any, how: torch_common.How) -> torch_common.Trainer | None
     return Trainer(training, how) if known else None
 
 
+def sampler(training: Any, how: torch_common.How, batch: int) -> torch_common.Sampler | None:
+    """See `benchmarks.peers`; None for other likelihoods. Kernels are made once, statistics are kept ones."""
+    model = training.run.model
+    if model.likelihood != "bernoulli":
+        return None
+    network = torch_common.place(load(Network(model, how.memory_format), training.run.collections), how)
+    network.eval()
+    with torch.no_grad():
+        network.renew()
+    shapes = [(batch, shape[2], *shape[:2]) for shape in model.latent_shapes]
+    device = torch_common.device()
+
+    def turn(noise: np.ndarray) -> list[Any]:
+        parts = np.split(noise, np.cumsum(model.latents)[:-1], axis=1)
+        shaped = zip(parts, model.latent_shapes, strict=True)
+        return [torch_common.images(part.reshape(batch, *shape), how) for part, shape in shaped]
+
+    def draw(noise: Any) -> Any:
+        if noise is None:
+            noise = [torch.randn(shape, device=device) for shape in shapes]
+        return torch.sigmoid(network.decode(network.descend(None, noise)[0]))
+
+    return torch_common.Sampler(draw, how=how, turn=turn)
+
+
 class Trainer(torch_common.Trainer):
     """The loop with Adamax, whose rate and the weights of the loss change from step to step."""
 
@@ -251,9 +276,10 @@ class Network(nn.Module):
         self.memory_format, self.padding, self.flows = memory_format, model.padding, model.flows
         self.encoder_cells, self.decoder_cells = model.encoder_cells, model.decoder_cells
         self.groups, self.mixtures, self.bits = model.groups, model.mixtures, model.bits
+        self.latent = model.latent_channels
         self.bernoulli = model.likelihood == "bernoulli"
         height, width, colours = model.image_shape
-        scales, latent = len(model.groups), model.latent_channels
+        scales, latent = len(model.groups), self.latent
         widths = [model.channels * 2 ** (model.pre_blocks + i) for i in range(scales)]
         of_group = [w for w, count in zip(widths, model.groups, strict=True) for _ in range(count)]
         from_top = of_group[::-1]
@@ -346,14 +372,11 @@ class Network(nn.Module):
     def forward(self, images: Any, noise: Sequence[Any] | None) -> tuple[Any, Any, list[Any]]:
         stacks, edge = self.renew(), self.padding
         features = self._encode(2.0 * F.pad(images, [edge] * 4) - 1.0)
-        x, kl = self._descend(features, noise)
-        for cell in self.post_process:
-            x = cell(x)
-        outputs = self.to_image(F.elu(x)).float()
+        x, kl = self.descend(features, noise)
+        outputs = self.decode(x)
         for conv in itertools.chain.from_iterable(self.stacks):
             conv.kernel = None
-        height, width = outputs.shape[2:]
-        return outputs[:, :, edge : height - edge, edge : width - edge], kl, stacks
+        return outputs, kl, stacks
 
     def _encode(self, x: Any) -> list[Any]:
         # Of grey images the layout cannot be told.
@@ -371,38 +394,54 @@ class Network(nn.Module):
         features[-1] = F.elu(self.top(F.elu(x)))
         return features
 
-    def _descend(self, features: list[Any], noise: Sequence[Any] | None) -> tuple[Any, Any]:
-        x = self.start.expand(len(features[0]), -1, -1, -1).contiguous(memory_format=self.memory_format)
-        cells, kls, steps = iter(self.decoder), [], 2 * self.flows
-        group = 0
-        for scale, count in enumerate(self.groups[::-1]):
+    def decode(self, x: Any) -> Any:
+        """The decoder's outputs without the edge, of what `descend` made; the kernels are made already."""
+        for cell in self.post_process:
+            x = cell(x)
+        outputs, edge = self.to_image(F.elu(x)).float(), self.padding
+        height, width = outputs.shape[2:]
+        return outputs[:, :, edge : height - edge, edge : width - edge]
+
+    def descend(self, features: list[Any] | None, noise: Sequence[Any] | None) -> tuple[Any, Any]:
+        """Features, and the groups' KL; without the encoder's features latents are the prior's."""
+        count = len(features[0] if features is not None else noise[0])
+        x = self.start.expand(count, -1, -1, -1).contiguous(memory_format=self.memory_format)
+        cells, kls, group = iter(self.decoder), [], 0
+        for scale, groups in enumerate(self.groups[::-1]):
             if scale:
                 x = self.ups[scale - 1](x)
-            for _ in range(count):
-                own = features[-1 - group]
+            for _ in range(groups):
+                raw_p = x.new_zeros(count, 2 * self.latent, *x.shape[2:], dtype=torch.float32)
                 if group:
                     for _ in range(self.decoder_cells):
                         x = next(cells)(x)
                     raw_p = self.priors[group - 1](F.elu(x)).float()
-                    raw_q = raw_p + self.posteriors[group](own + self.taps[group - 1](x)).float()
+                mean_p, scale_p = _bounded(raw_p)
+                drawn = torch.randn_like(mean_p) if noise is None else noise[-1 - group]
+                if features is None:
+                    z = mean_p + scale_p * drawn
                 else:
-                    raw_q = self.posteriors[0](own).float()
-                    raw_p = torch.zeros_like(raw_q)
-                (mean_p, scale_p), (mean_q, scale_q) = _bounded(raw_p), _bounded(raw_q)
-                drawn = torch.randn_like(mean_q) if noise is None else noise[-1 - group]
-                z = mean_q + scale_q * drawn
-                if steps:
-                    log_q = _log_normal(drawn, scale_q)
-                    for step in self.transforms[group * steps : (group + 1) * steps]:
-                        z = step(z)
-                    kl = log_q - _log_normal((z - mean_p) / scale_p, scale_p)
-                else:
-                    ratio = scale_q / scale_p
-                    kl = 0.5 * (((mean_q - mean_p) / scale_p).square() + ratio.square()) - 0.5 - ratio.log()
-                kls.append(kl.sum((1, 2, 3)))
+                    tapped = features[-1 - group]
+                    if group:
+                        tapped = tapped + self.taps[group - 1](x)
+                    q = _bounded(raw_p + self.posteriors[group](tapped).float())
+                    z, kl = self._draw(group, q, (mean_p, scale_p), drawn)
+                    kls.append(kl.sum((1, 2, 3)))
                 x = self.combiners[group](torch.cat([x, z.to(x.dtype)], 1))
                 group += 1
-        return x, torch.stack(kls[::-1], 1)
+        return x, torch.stack(kls[::-1], 1) if kls else None
+
+    def _draw(self, group: int, q: tuple[Any, Any], p: tuple[Any, Any], drawn: Any) -> tuple[Any, Any]:
+        """z of a group and the KL of each latent."""
+        (mean_q, scale_q), (mean_p, scale_p), steps = q, p, 2 * self.flows
+        z = mean_q + scale_q * drawn
+        if not steps:
+            ratio = scale_q / scale_p
+            kl = 0.5 * (((mean_q - mean_p) / scale_p).square() + ratio.square()) - 0.5 - ratio.log()
+            return z, kl
+        for step in self.transforms[group * steps : (group + 1) * steps]:
+            z = step(z)
+        return z, _log_normal(drawn, scale_q) - _log_normal((z - mean_p) / scale_p, scale_p)
 
 
 def _bounded(raw: Any) -> tuple[Any, Any]:

@@ -1,21 +1,125 @@
-"""Sampling maps of codes: what remembering the layers' rows saves, in time and in operations."""
+"""Sampling: images of VAEs in one pass, and maps of codes, where remembering the layers' rows saves work.
+
+The VAEs are those that training is measured of; a peer's `sampler` draws the same, see `benchmarks.peers`.
+"""
 
 import functools
+import importlib
+import importlib.util
+import pathlib
+import tempfile
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from benchmarks import flops, timing
+import experiments
+from benchmarks import flops, timing, trainings
 from benchmarks.options import Options
+from benchmarks.peers import torch_common
+from benchmarks.steps import agree
+from vaesr import forms
 from vaesr.inference import autoregressive
+from vaesr.models import Autoencoder
 from vaesr.models.pixelcnn import PixelCNN
 from vaesr.models.pixelsnail import PixelSNAIL
 
+_BATCH, _LARGE_BATCH = 64, 512  # images drawn at once, on CPUs and on accelerators
+
+
+def names() -> list[str]:
+    """What can be asked for: the measured presets of VAEs, and "priors"."""
+    return ["priors", *trainings.names()]
+
 
 def cases(options: Options) -> Iterator[timing.Case]:
-    """Both priors, with the cache and without."""
+    """Images of each VAE; both priors, with the cache and without."""
+    yield from _vaes(options)
+    if options.wants("priors"):
+        yield from _priors(options)
+
+
+def _vaes(options: Options) -> Iterator[timing.Case]:
+    measured: list[Any] = []
+    for module in experiments.discover():
+        short = module.__name__.rpartition(".")[2]
+        for name, config in trainings.bench_presets(module, accelerator=options.accelerator).items():
+            wanted = options.wants(short) or options.wants(trainings.preset_name(short, name))
+            network = getattr(config, "model", None)
+            if not wanted or not isinstance(network, Autoencoder) or network in measured:
+                continue
+            measured.append(network)
+            config = trainings.shrunk(config) if options.smoke else config
+            with tempfile.TemporaryDirectory() as folder:
+                for trained in trainings.trainings(module, name, config, pathlib.Path(folder)):
+                    yield _images(trained, short, options)
+
+
+def _images(trained: trainings.Training, experiment: str, options: Options) -> timing.Case:
+    """A batch of mean images for noise that is drawn inside the program."""
+    model, collections = trained.run.model, trained.run.collections
+    batch = 4 if options.smoke else _LARGE_BATCH if options.accelerator else _BATCH
+    shape = (batch, model.latent)
+    to_image = functools.partial(model.apply, collections, method="mean_image")
+
+    @jax.jit
+    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        key, own = jax.random.split(key)
+        return key, to_image(jax.random.normal(own, shape))
+
+    def sample(calls: int) -> None:
+        key = jax.random.key(0)
+        for _ in range(calls):
+            key, images = draw(key)
+        jax.block_until_ready(images)
+
+    with forms.only("tpu"):  # convolutions in their plain form
+        work = flops.count(to_image, jnp.zeros(shape)).total
+    sides = [timing.Side("vaesr", "vaesr", sample, images_per_step=batch, work_per_step=work)]
+    network = type(model).__name__
+    case = timing.Case(
+        "sample", f"{trained.title}: {network}, batch {batch}, {trained.config.compute_dtype}", sides
+    )
+    peer = f"benchmarks.peers.torch_{experiment}"
+    if "torch" in options.peers and importlib.util.find_spec(peer):
+        if torch_common.available():
+            _add_torch(case, importlib.import_module(peer), trained, batch, work, options)
+        else:
+            case.absent.append(("torch", torch_common.ABSENT))
+    return case
+
+
+def _add_torch(
+    case: timing.Case,
+    peer: ModuleType,
+    trained: trainings.Training,
+    batch: int,
+    work: float,
+    options: Options,
+) -> None:
+    """Check that torch makes our images of our noise, then add its modes to the case."""
+    if not hasattr(peer, "sampler"):
+        return
+    torch_common.load(options.threads)
+    noise = np.asarray(jax.random.normal(jax.random.key(1), (batch, trained.run.model.latent)))
+    with torch_common.exact(), jax.default_matmul_precision("highest"):
+        exact = trained.in_float32()
+        sampler = peer.sampler(exact, torch_common.How(exact=True), batch)
+        if sampler is None:
+            return
+        ours = jax.jit(functools.partial(exact.run.apply, method="mean_image"))(noise)
+        case.parity = agree(np.asarray(ours), sampler.of(noise), our_losses=[1.0], their_losses=[1.0])
+    for layout in peer.LAYOUTS:
+        for mode, compile_mode in torch_common.modes(options):
+            how = torch_common.How(layout, trained.config.compute_dtype == "bfloat16", compile_mode)
+            theirs = peer.sampler(trained, how, batch)
+            case.sides.append(torch_common.side(f"torch {mode} {layout}", theirs, batch, work))
+
+
+def _priors(options: Options) -> Iterator[timing.Case]:
     side, batch = (32, 16) if options.accelerator else (16, 4)
     cnn = PixelCNN(shape=(side, side), codes=256, channels=64, layers=6, kernel=5, head=128)
     snail = PixelSNAIL(

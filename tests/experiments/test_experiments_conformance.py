@@ -19,6 +19,7 @@ import optax
 import pytest
 from final_states import final_state
 from quick_runs import SYSTEMS, killed, quick
+from traced_steps import traced_step
 
 from vaesr import forms, reports, runs, training
 from vaesr.reports.curves import metric_names
@@ -176,17 +177,7 @@ def test_means_over_test_images_have_their_errors(name, finished):
 @every_system
 def test_a_step_lowered_for_an_accelerator_has_no_form_for_cpus(name, finished):
     for _, experiment, config in trainings(SYSTEMS[name], finished(name)):
-        train_step = training.make_train_step(experiment.players, accumulate=config.accumulate)
-
-        def create(key, experiment=experiment):
-            return training.create_state(experiment.init, experiment.players, key=key)
-
-        def step(state, source, train_step=train_step, sampler=experiment.sampler, count=config.batch_size):
-            where = {"step": state.step, "position": jnp.arange(count)}
-            return train_step(state, sampler(source, key=training.data_key(state.key), **where))
-
-        state = jax.eval_shape(create, jax.random.key(0))
-        traced = jax.jit(step).trace(state, experiment.sampler.source())
+        traced = traced_step(experiment, config)
         for platform in ("tpu", "cuda"):
             assert not forms.made_for_cpus(traced, platform=platform), platform
 

@@ -1,4 +1,4 @@
-"""Depthwise convolution against XLA's own, and batch normalisation with Swish against automatic gradients."""
+"""Depthwise and 1x1 convolution against XLA's own; normalisation with Swish against automatic gradients."""
 
 import flax.linen as nn
 import jax
@@ -7,33 +7,67 @@ import numpy as np
 import pytest
 
 from vaesr.forms import made_for_cpus
-from vaesr.layers import BatchNormSwish, depthwise_conv2d
+from vaesr.layers import BatchNormSwish, depthwise_conv2d, pointwise_conv2d
 
 
 def normal(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-def direct(x, kernel):
+def direct(x, kernel, *, groups):
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1]
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
     )
 
 
-@pytest.mark.parametrize("form", ["auto", "direct", "shifts"])
-@pytest.mark.parametrize(("side", "shape"), [(5, (2, 7, 6, 3)), (3, (1, 4, 5, 2)), (5, (2, 2, 3, 4))])
-def test_values_and_gradients(form, side, shape):
-    x, kernel, g = normal(0, *shape), normal(1, side, side, 1, shape[-1]), normal(2, *shape)
-    y, pull = jax.vjp(lambda x, k: depthwise_conv2d(x, k, form=form), x, kernel)
-    expected, expected_pull = jax.vjp(direct, x, kernel)
+def check_pulled(ours, theirs, x, kernel):
+    """Equal values and gradients of two functions."""
+    (y, pull), (expected, expected_pull) = jax.vjp(ours, x, kernel), jax.vjp(theirs, x, kernel)
     np.testing.assert_allclose(y, expected, atol=1e-5)
-    for ours, theirs in zip(pull(g), expected_pull(g), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+    g = normal(2, *expected.shape)
+    for mine, wanted in zip(pull(g), expected_pull(g), strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=1e-5, atol=1e-4)
 
 
-def test_what_a_platform_gets():
+@pytest.mark.parametrize("form", ["auto", "direct", "shifts"])
+@pytest.mark.parametrize(
+    ("side", "shape"), [(5, (2, 7, 6, 3)), (3, (1, 4, 5, 2)), (5, (2, 2, 3, 4)), (5, (3, 8, 8, 2))]
+)
+def test_values_and_gradients(form, side, shape):
+    x, kernel = normal(0, *shape), normal(1, side, side, 1, shape[-1])
+    theirs = lambda x, k: direct(x, k, groups=shape[-1])
+    check_pulled(lambda x, k: depthwise_conv2d(x, k, form=form), theirs, x, kernel)
+
+
+@pytest.mark.parametrize("form", ["auto", "direct", "shifts"])
+@pytest.mark.parametrize(("side", "enlarge"), [(5, 2), (3, 2), (1, 2), (7, 2), (5, 3), (9, 4)])
+def test_of_enlarged_images(form, side, enlarge):
+    x, kernel = normal(0, 2, 4, 3, 3), normal(1, side, side, 1, 3)
+
+    def theirs(x, k):
+        return direct(jnp.repeat(jnp.repeat(x, enlarge, axis=1), enlarge, axis=2), k, groups=3)
+
+    check_pulled(lambda x, k: depthwise_conv2d(x, k, enlarge=enlarge, form=form), theirs, x, kernel)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 7), (7, 3), (4, 4)])
+def test_of_single_pixels(inputs, outputs):
+    x, kernel = normal(0, 2, 5, 4, inputs), normal(1, 1, 1, inputs, outputs)
+    check_pulled(pointwise_conv2d, lambda x, k: direct(x, k, groups=1), x, kernel)
+
+
+def test_bad_input_of_single_pixels():
+    for shape in [(3, 3, 4, 2), (1, 1, 3, 2)]:
+        with pytest.raises(ValueError, match=r"expected \[B, H, W, C\] and \[1, 1, C, F\]"):
+            pointwise_conv2d(jnp.zeros((1, 2, 2, 4)), jnp.zeros(shape))
+    with pytest.raises(ValueError, match="precision must be one of"):
+        pointwise_conv2d(jnp.zeros((1, 2, 2, 4)), jnp.zeros((1, 1, 4, 2)), precision="low")
+
+
+@pytest.mark.parametrize("enlarge", [1, 2])
+def test_what_a_platform_gets(enlarge):
     x, kernel = jnp.zeros((2, 8, 8, 4)), jnp.zeros((5, 5, 1, 4))
-    loss = lambda x, k: depthwise_conv2d(x, k).sum()
+    loss = lambda x, k: depthwise_conv2d(x, k, enlarge=enlarge).sum()
     assert made_for_cpus(jax.grad(loss, (0, 1)), x, kernel, platform="cpu")
     assert not made_for_cpus(jax.grad(loss, (0, 1)), x, kernel, platform="tpu")
 
@@ -55,6 +89,7 @@ def test_bfloat16_sums_in_float32():
         ((1, 4, 4, 3), (5, 5, 3, 3), {}, r"expected \[B, H, W, C\] and \[K, K, 1, C\]"),
         ((1, 4, 4, 3), (4, 4, 1, 3), {}, "a square with an odd side"),
         ((1, 4, 4, 3), (5, 5, 1, 3), {"form": "fast"}, "form must be one of"),
+        ((1, 4, 4, 3), (5, 5, 1, 3), {"enlarge": 0}, "enlarge must be at least 1, got 0"),
     ],
 )
 def test_bad_input(x, kernel, knobs, message):
@@ -107,6 +142,21 @@ def test_values_gradients_and_statistics(swish):
     mean, var, scale, bias = map(np.asarray, (before["mean"], before["var"], own["scale"], own["bias"]))
     h = (np.asarray(x) - mean) / np.sqrt(var + 1e-5) * scale + bias
     np.testing.assert_allclose(still, h / (1 + np.exp(-h)) if swish else h, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_of_repeated_values():
+    x = normal(0, 2, 3, 3, 4)
+    twice = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    variables = BatchNormSwish().init(jax.random.key(0), x)
+    found, expected = (
+        BatchNormSwish(repeats=repeats).apply(variables, x, True, mutable=["batch_stats"])
+        for repeats, x in ((4, x), (1, twice))
+    )
+    np.testing.assert_allclose(found[0], expected[0][:, ::2, ::2], atol=1e-6)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(
+            found[1]["batch_stats"][name], expected[1]["batch_stats"][name], rtol=1e-6, atol=1e-7
+        )
 
 
 def test_statistics_of_all_devices():

@@ -20,6 +20,7 @@ from vaesr.layers.mean_shift import add_mean, subtract_mean
 from vaesr.layers.members import dropout_apply, ensemble_apply
 from vaesr.layers.norm import BatchNorm, global_mean
 from vaesr.layers.norm_swish import BatchNormSwish
+from vaesr.layers.pointwise import pointwise_conv2d
 from vaesr.layers.quantisers import (
     FiniteScalarQuantiser,
     Quantised,
@@ -66,6 +67,7 @@ __all__ = [
     "dropout_apply",
     "ensemble_apply",
     "global_mean",
+    "pointwise_conv2d",
     "spectral_normalise",
     "stack_blocks",
     "strided_conv2d",

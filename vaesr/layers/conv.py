@@ -61,10 +61,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, form: str = "auto", precision: st
     if kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
         raise ValueError(f"kernel has shape {kernel.shape}; expected a square with an odd side.")
     check_types(x, kernel)
-    if form not in FORMS:
-        raise ValueError(f"form is {form!r}; expected one of {FORMS}.")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; expected one of {PRECISIONS}.")
+    check_words(form, FORMS, precision)
     if form in _FORMS:
         return _FORMS[form](x, kernel, precision)
     on_cpu = _FORMS[_form_on_cpus(x, kernel, form)]
@@ -81,10 +78,9 @@ def check_types(x: jax.Array, kernel: jax.Array) -> None:
 
 def check_words(form: str, forms: tuple[str, ...], precision: str) -> None:
     """Refuse a form or a precision that there is not, with a ValueError."""
-    if form not in forms or precision not in PRECISIONS:
-        raise ValueError(
-            f"form must be one of {forms} and precision of {PRECISIONS}, got {form!r} and {precision!r}."
-        )
+    for name, value, known in (("form", form, forms), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
 
 
 def _form_on_cpus(x: jax.Array, kernel: jax.Array, form: str) -> str:

@@ -27,6 +27,8 @@ class BatchNormSwish(nn.Module):
         momentum: of the running averages: what a step adds of its own.
         dtype: of the output.
         axis_name: of the devices under `pmap`, for statistics over all of them.
+        repeats: how often each value stands in the map that the statistics are of. It is what makes the
+            running variance unbiased that changes with it.
 
     Source: Vahdat and Kautz 2020, section 3.3 (one stored map in place of three).
     """
@@ -35,6 +37,7 @@ class BatchNormSwish(nn.Module):
     momentum: float = 0.05
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    repeats: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -54,7 +57,7 @@ class BatchNormSwish(nn.Module):
         mean, var = jax.lax.stop_gradient((mean, var))
         y = _normalised(flat, scale, bias, mean, var, self.swish, axis_name)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
-            count = _count(flat, axis_name)
+            count = self.repeats * _count(flat, axis_name)
             for running, new in ((running_mean, mean), (running_var, var * (count / max(count - 1, 1)))):
                 running.value = (1 - self.momentum) * running.value + self.momentum * new
         return y.reshape(x.shape)
@@ -79,9 +82,9 @@ def _moments(flat: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Arr
 def _affine(
     flat: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """What is normalised, before and after scale and bias; at least float32."""
-    unit = (flat - mean[None]) * jax.lax.rsqrt(var + _EPSILON)[None]
-    return unit, unit * scale[None] + bias[None]
+    """What is centred, and normalised with scale and bias; at least float32."""
+    centred = flat - mean[None]
+    return centred, centred * (scale * jax.lax.rsqrt(var + _EPSILON))[None] + bias[None]
 
 
 def _activated(
@@ -112,19 +115,20 @@ def _forward(*args: Any) -> tuple[jax.Array, _Kept]:
 
 def _backward(swish: bool, axis_name: str | None, kept: _Kept, g: jax.Array) -> tuple[jax.Array, ...]:
     flat, scale, bias, mean, var = kept
-    unit, h = _affine(flat, scale, bias, mean, var)
-    g = g.astype(unit.dtype)
+    centred, h = _affine(flat, scale, bias, mean, var)
+    g = g.astype(centred.dtype)
     if swish:
         sigmoid = jax.nn.sigmoid(h)
         g = g * (sigmoid * (1 + h * (1 - sigmoid)))
     # Ioffe and Szegedy 2015, section 3: what a change of the mean and of the variance gives back is the part
-    # of g that is constant, and that is along the normalised map.
-    dscale, dbias = (g * unit).sum(axis=0), g.sum(axis=0)
-    constant, along = dbias / flat.shape[0], dscale / flat.shape[0]
+    # of g that is constant, and that is along the centred map. Of that map, which the variance has had made,
+    # not of the normalised one: one less to write.
+    inverse = jax.lax.rsqrt(var + _EPSILON)
+    dscale, dbias = inverse * (g * centred).sum(axis=0), g.sum(axis=0)
+    constant, along = dbias / flat.shape[0], inverse * dscale / flat.shape[0]
     if axis_name is not None:
         constant, along = jax.lax.pmean((constant, along), axis_name)
-    inverse = (scale * jax.lax.rsqrt(var + _EPSILON))[None]
-    dx = inverse * (g - constant[None] - unit * along[None])
+    dx = (scale * inverse)[None] * (g - constant[None] - centred * along[None])
     slopes = dscale.astype(scale.dtype), dbias.astype(bias.dtype)
     return dx.astype(flat.dtype), *slopes, jnp.zeros_like(mean), jnp.zeros_like(var)
 

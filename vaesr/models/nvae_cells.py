@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from vaesr.imaging import upsample_nearest
 from vaesr.layers import (
     BatchNormSwish,
     conv2d,
     depthwise_conv2d,
     global_mean,
+    pointwise_conv2d,
     strided_conv2d,
     torch_uniform,
 )
@@ -51,9 +51,9 @@ class _Cell(nn.Module, kw_only=True):
         conv = WeightNormConv(features, side, **kind, **more)
         return lambda x: checkpoint_name(conv(x), "convolution")
 
-    def _norm(self, name: str, *, swish: bool = True) -> BatchNormSwish:
+    def _norm(self, name: str, *, swish: bool = True, repeats: int = 1) -> BatchNormSwish:
         axis_name, dtype = self.axis_name, self.dtype
-        return BatchNormSwish(swish, axis_name=axis_name, dtype=dtype, name=name)
+        return BatchNormSwish(swish, axis_name=axis_name, dtype=dtype, repeats=repeats, name=name)
 
 
 class EncoderCell(_Cell):
@@ -106,17 +106,21 @@ class DecoderCell(_Cell):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map `[B, H, W, C]` to `[B, H, W, features]`, or to double the size."""
-        wide = self.expansion * x.shape[-1]
-        y = self._norm("norm_0", swish=False)(upsample_nearest(x, 2) if self.up else x, train)
+        wide, enlarge = self.expansion * x.shape[-1], 2 if self.up else 1
+        # The paper repeats the pixels first. What treats each by itself is done before that, a quarter of the
+        # work, and what is linear before interpolation: the numbers are the same.
+        repeats = enlarge**2
+        y = self._norm("norm_0", swish=False, repeats=repeats)(x, train)
         y = self._conv(wide, 1, weight_norm=False, use_bias=False, name="expand")(y)
-        y = self._norm("norm_1")(y, train)
-        y = self._conv(wide, 5, depthwise=True, weight_norm=False, use_bias=False, name="spread")(y)
+        y = self._norm("norm_1", repeats=repeats)(y, train)
+        spread = {"depthwise": True, "enlarge": enlarge, "weight_norm": False, "use_bias": False}
+        y = self._conv(wide, 5, **spread, name="spread")(y)
         y = self._norm("norm_2")(y, train)
         y = self._conv(self.features, 1, weight_norm=False, use_bias=False, name="project")(y)
         y = self._norm("norm_3", swish=False)(y, train)
         y = SqueezeExcite(self.dtype, name="se")(y)
         if self.up:
-            x = self._conv(self.features, 1, use_bias=False, name="skip")(_upsample_bilinear(x))
+            x = _upsample_bilinear(self._conv(self.features, 1, use_bias=False, name="skip")(x))
         return x + _RESIDUAL_SCALE * y
 
 
@@ -154,6 +158,7 @@ class WeightNormConv(nn.Module):
         use_bias: add a bias to each output channel.
         weight_norm: whether there is a length; without, the kernel is what it is.
         depthwise: each channel has a kernel of its own.
+        enlarge: repeat every pixel so often before, where it is depthwise.
         mask: "plain" or "mirrored", in a `FlowStep`; it is applied before the length is taken.
         length: factor on the length that the first kernel has by itself.
         form: see `vaesr.layers.conv2d`.
@@ -167,6 +172,7 @@ class WeightNormConv(nn.Module):
     use_bias: bool = True
     weight_norm: bool = True
     depthwise: bool = False
+    enlarge: int = 1
     mask: str | None = None
     length: float = 1.0
     form: str = "auto"
@@ -188,11 +194,9 @@ class WeightNormConv(nn.Module):
         x, kernel = x.astype(self.dtype), _normalised(own).astype(self.dtype)
         fields = {"form": self.form, "precision": self.precision}
         if self.depthwise:
-            y = depthwise_conv2d(x, kernel, precision=self.precision)
+            y = depthwise_conv2d(x, kernel, enlarge=self.enlarge, precision=self.precision)
         elif side == 1:
-            precision = None if self.precision == "default" else self.precision
-            flat = jnp.dot(x.reshape(-1, inputs), kernel.reshape(inputs, self.features), precision=precision)
-            y = flat.reshape(*x.shape[:-1], self.features)
+            y = pointwise_conv2d(x, kernel, precision=self.precision)
         elif self.stride > 1:
             y = strided_conv2d(x, kernel, stride=self.stride, padding=side // 2, **fields)
         else:
