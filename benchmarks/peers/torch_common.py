@@ -129,9 +129,10 @@ def modes(options: Options) -> list[tuple[str, str | None]]:
 
 
 class Sampler:
-    """A loop that draws images: `draw(noise)` `[B, C, H, W]` of noise, or of its own where that is None.
+    """A loop that draws images.
 
-    `turn` makes of our noise what `draw` takes.
+    `draw` makes `[B, C, H, W]` of noise, or where it gets None of noise that it draws itself; `turn` brings
+    noise of ours into the form that it takes.
     """
 
     def __init__(self, draw: Callable[[Any], Any], *, how: How, turn: Callable[[np.ndarray], Any]) -> None:

@@ -31,8 +31,12 @@ _BATCH, _LARGE_BATCH = 64, 512  # images drawn at once, on CPUs and on accelerat
 
 
 def names() -> list[str]:
-    """What can be asked for: the measured presets of VAEs, and "priors"."""
-    return ["priors", *trainings.names()]
+    """What can be asked for: VAEs' experiments, each of their measured presets, and "priors"."""
+    found = ["priors"]
+    for accelerator in (False, True):
+        for short, name, _ in _presets(accelerator):
+            found += [short, trainings.preset_name(short, name)]
+    return list(dict.fromkeys(found))
 
 
 def cases(options: Options) -> Iterator[timing.Case]:
@@ -44,41 +48,53 @@ def cases(options: Options) -> Iterator[timing.Case]:
 
 def _vaes(options: Options) -> Iterator[timing.Case]:
     measured: list[Any] = []
+    modules = {module.__name__.rpartition(".")[2]: module for module in experiments.discover()}
+    for short, name, config in _presets(options.accelerator):
+        by_name = trainings.preset_name(short, name) in options.models
+        network = (config.model, config.data, config.dtype)
+        # Presets that train one network in several ways draw the same.
+        if not by_name and (not options.wants(short) or network in measured):
+            continue
+        measured.append(network)
+        config = trainings.shrunk(config) if options.smoke else config
+        with tempfile.TemporaryDirectory() as folder:
+            for trained in trainings.trainings(modules[short], name, config, pathlib.Path(folder)):
+                yield _images(trained, short, options)
+
+
+def _presets(accelerator: bool) -> Iterator[tuple[str, str, Any]]:
+    """The experiment, the preset's key in `trainings.bench_presets` and the configuration, of every VAE."""
     for module in experiments.discover():
-        short = module.__name__.rpartition(".")[2]
-        for name, config in trainings.bench_presets(module, accelerator=options.accelerator).items():
-            wanted = options.wants(short) or options.wants(trainings.preset_name(short, name))
-            network = getattr(config, "model", None)
-            if not wanted or not isinstance(network, Autoencoder) or network in measured:
-                continue
-            measured.append(network)
-            config = trainings.shrunk(config) if options.smoke else config
-            with tempfile.TemporaryDirectory() as folder:
-                for trained in trainings.trainings(module, name, config, pathlib.Path(folder)):
-                    yield _images(trained, short, options)
+        for name, config in trainings.bench_presets(module, accelerator=accelerator).items():
+            if isinstance(getattr(config, "model", None), Autoencoder):
+                yield module.__name__.rpartition(".")[2], name, config
 
 
 def _images(trained: trainings.Training, experiment: str, options: Options) -> timing.Case:
-    """A batch of mean images for noise that is drawn inside the program."""
-    model, collections = trained.run.model, trained.run.collections
+    """A batch of mean images for noise that is drawn inside the program; weights are its arguments."""
+    model, collections = trained.run.model, jax.device_put(trained.run.collections)
     batch = 4 if options.smoke else _LARGE_BATCH if options.accelerator else _BATCH
     shape = (batch, model.latent)
-    to_image = functools.partial(model.apply, collections, method="mean_image")
+    to_image = functools.partial(model.apply, method="mean_image")
+    last: list[jax.Array] = []
 
     @jax.jit
-    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def draw(weights: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         key, own = jax.random.split(key)
-        return key, to_image(jax.random.normal(own, shape))
+        return key, to_image(weights, jax.random.normal(own, shape))
 
     def sample(calls: int) -> None:
         key = jax.random.key(0)
         for _ in range(calls):
-            key, images = draw(key)
-        jax.block_until_ready(images)
+            key, images = draw(collections, key)
+        last[:] = [jax.block_until_ready(images)]
+
+    def check() -> dict[str, bool]:
+        return {"images_finite": bool(jnp.isfinite(last[0]).all())}
 
     with forms.only("tpu"):  # convolutions in their plain form
-        work = flops.count(to_image, jnp.zeros(shape)).total
-    sides = [timing.Side("vaesr", "vaesr", sample, images_per_step=batch, work_per_step=work)]
+        work = flops.count(to_image, collections, jnp.zeros(shape)).total
+    sides = [timing.Side("vaesr", "vaesr", sample, batch, work_per_step=work, check=check)]
     network = type(model).__name__
     case = timing.Case(
         "sample", f"{trained.title}: {network}, batch {batch}, {trained.config.compute_dtype}", sides
@@ -110,8 +126,8 @@ def _add_torch(
         sampler = peer.sampler(exact, torch_common.How(exact=True), batch)
         if sampler is None:
             return
-        ours = jax.jit(functools.partial(exact.run.apply, method="mean_image"))(noise)
-        case.parity = agree(np.asarray(ours), sampler.of(noise), our_losses=[1.0], their_losses=[1.0])
+        ours = exact.run.apply(noise, method="mean_image")
+        case.parity = agree(np.asarray(ours), sampler.of(noise), our_losses=[], their_losses=[])
     for layout in peer.LAYOUTS:
         for mode, compile_mode in torch_common.modes(options):
             how = torch_common.How(layout, trained.config.compute_dtype == "bfloat16", compile_mode)

@@ -1,5 +1,6 @@
 """The torch peers compute what our models compute."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -67,6 +68,25 @@ def test_suites_without_peers_run(suite):
         for side in case.sides:
             side.run(2)
             assert side.check is None or all(side.check().values())
+
+
+@pytest.mark.slow
+def test_samples_agree(monkeypatch):
+    # Statistics that are not those of an untrained network.
+    fill = trainings._fill
+    uneven = lambda rng, path, leaf: fill(rng, path, leaf) + (0.1 if path[-1].key in ("mean", "var") else 0.0)
+    monkeypatch.setattr(trainings, "_fill", uneven)
+    (case,) = sample.cases(dataclasses.replace(SMOKE, models=("nvae.bench",)))
+    assert case.parity["passed"], case.parity
+    assert {side.framework for side in case.sides} == {"vaesr", "torch"}
+    for side in case.sides:
+        side.run(1)
+        assert all(side.check().values())
+
+
+def test_what_can_be_sampled_is_named():
+    assert {"priors", "vae", "nvae", "nvae.bench"} <= set(sample.names())
+    assert not {"edsr", "vqvae.bench"} & set(sample.names())
 
 
 @pytest.mark.slow

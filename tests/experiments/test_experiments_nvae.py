@@ -7,6 +7,7 @@ from traced_steps import traced_step
 
 from experiments import nvae
 from vaesr import forms
+from vaesr.models.nvae import NVAE, PRESETS
 
 # The images of each preset's data, which are not at hand.
 PAPERS = {
@@ -21,6 +22,9 @@ PAPERS = {
 
 def test_all_that_the_paper_publishes_are_presets():
     assert set(PAPERS) == {name for name in nvae.PRESETS if name.startswith("paper")}
+    # The images' shape is the data's.
+    trained = [nvae.PRESETS[name].model for name in PAPERS]
+    assert trained == [published.clone(image_shape=NVAE.image_shape) for published in PRESETS.values()]
 
 
 @pytest.mark.slow

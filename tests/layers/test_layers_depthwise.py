@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vaesr import training
 from vaesr.forms import made_for_cpus
 from vaesr.layers import BatchNormSwish, depthwise_conv2d, pointwise_conv2d
 
@@ -72,10 +73,12 @@ def test_what_a_platform_gets(enlarge):
     assert not made_for_cpus(jax.grad(loss, (0, 1)), x, kernel, platform="tpu")
 
 
-def test_bfloat16_sums_in_float32():
-    x, kernel, g = normal(0, 4, 32, 32, 2), normal(1, 5, 5, 1, 2), normal(2, 4, 32, 32, 2)
+@pytest.mark.parametrize("enlarge", [1, 2])
+def test_bfloat16_sums_in_float32(enlarge):
+    side = 32 // enlarge
+    x, kernel, g = normal(0, 4, side, side, 2), normal(1, 5, 5, 1, 2), normal(2, 4, 32, 32, 2)
     half = lambda *arrays: [a.astype(jnp.bfloat16) for a in arrays]
-    loss = lambda x, k, g: (depthwise_conv2d(x, k) * g).astype(jnp.float32).sum()
+    loss = lambda x, k, g: (depthwise_conv2d(x, k, enlarge=enlarge) * g).astype(jnp.float32).sum()
     found = jax.grad(loss, 1)(*half(x, kernel, g))
     assert found.dtype == jnp.bfloat16
     expected = jax.grad(loss, 1)(x, kernel, g)
@@ -142,6 +145,16 @@ def test_values_gradients_and_statistics(swish):
     mean, var, scale, bias = map(np.asarray, (before["mean"], before["var"], own["scale"], own["bias"]))
     h = (np.asarray(x) - mean) / np.sqrt(var + 1e-5) * scale + bias
     np.testing.assert_allclose(still, h / (1 + np.exp(-h)) if swish else h, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("enlarge", [1, 2])
+def test_a_batch_on_several_devices(enlarge):
+    x, kernel = normal(0, 4, 4, 4, 3), normal(1, 5, 5, 1, 3)
+    loss = lambda x, k: jnp.square(depthwise_conv2d(x, k, enlarge=enlarge)).sum()
+    slopes = jax.jit(jax.grad(loss, (0, 1)))
+    spread = jax.device_put(x, training.batch_sharding(training.make_mesh()))
+    for ours, alone in zip(slopes(spread, kernel), slopes(x, kernel), strict=True):
+        np.testing.assert_allclose(ours, alone, rtol=1e-5, atol=1e-4)
 
 
 def test_statistics_of_repeated_values():

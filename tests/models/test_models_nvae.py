@@ -220,6 +220,15 @@ def test_bad_fields(fields, message):
         jax.eval_shape(SMALL.clone(**fields).init, jax.random.key(0), jnp.zeros((1, 12, 12, 1)))
 
 
+def test_the_highest_precision_reaches_every_product(variables):
+    model = SMALL.clone(precision="highest")
+    forward = jax.jit(lambda v, x: model.apply(v, x))
+    text = forward.trace(variables, images()).lower(lowering_platforms=("cuda",)).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line or "convolution(" in line]
+    assert products
+    assert not [line for line in products if "HIGHEST" not in line]
+
+
 def test_bad_input(variables):
     with pytest.raises(ValueError, match=r"images must be \[B, \*\(12, 12, 1\)\], got \(1, 16, 16, 1\)"):
         SMALL.apply(variables, jnp.zeros((1, 16, 16, 1)), method="encode")

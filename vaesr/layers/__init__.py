@@ -12,6 +12,7 @@ from vaesr.layers.conv import (
     ConvForm,
     Precision,
     conv2d,
+    lax_precision,
     strided_conv2d,
     torch_uniform,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "dropout_apply",
     "ensemble_apply",
     "global_mean",
+    "lax_precision",
     "pointwise_conv2d",
     "spectral_normalise",
     "stack_blocks",

@@ -18,20 +18,22 @@ FORMS = ("auto", "direct", "shifts")
 def depthwise_conv2d(
     x: jax.Array, kernel: jax.Array, *, enlarge: int = 1, form: str = "auto", precision: str = "default"
 ) -> jax.Array:
-    """Convolve each channel with a kernel of its own, with stride 1 and zero padding that keeps the size.
+    """Convolve each channel with a kernel of its own, with stride 1 and zero padding.
 
-    All forms give the same numbers and gradients to 1e-5 of the largest:
+    Derivatives are in reverse mode only but for `direct`. In float32 all forms give the same numbers and
+    gradients to 1e-5 of the largest:
 
     - `direct`: XLA's grouped convolution; the choice on GPUs and TPUs. Its CPU back end takes some 15 times
       as long as for `shifts`.
-    - `shifts`: a sum of shifted images, times a number a channel each; the kernel's gradient image by image.
+    - `shifts`: a sum of shifted images, times a number a channel each; the gradients image by image, so that
+      several CPU devices each do all of that.
       The enlarged image is never made: each of the positions within a pixel has a smaller kernel.
     - `auto`: `shifts` on CPUs, `direct` elsewhere, of the platform that the program is compiled for.
 
     Args:
         x: images `[B, H, W, C]`, floating point.
         kernel: `[K, K, 1, C]` with odd K, same type as `x`.
-        enlarge: repeat every pixel so often along both axes before.
+        enlarge: how often each pixel is repeated along both axes before the convolution.
         form: one of `FORMS`.
         precision: of float32 multiplications on accelerators, see `conv2d`.
 
@@ -91,7 +93,7 @@ def _small_kernels(kernel: jax.Array, enlarge: int) -> jax.Array:
 
 
 def _padded(x: jax.Array, reach: int) -> jax.Array:
-    """Of `[..., H, W, C]`."""
+    """`[..., H, W, C]` with a border of zeros of that width."""
     return jnp.pad(x, ((0, 0),) * (x.ndim - 3) + ((reach, reach), (reach, reach), (0, 0)))
 
 

@@ -27,8 +27,8 @@ class BatchNormSwish(nn.Module):
         momentum: of the running averages: what a step adds of its own.
         dtype: of the output.
         axis_name: of the devices under `pmap`, for statistics over all of them.
-        repeats: how often each value stands in the map that the statistics are of. It is what makes the
-            running variance unbiased that changes with it.
+        repeats: how often each value stands in the map that the statistics are of. Only the factor
+            n / (n - 1) of the running variance depends on it.
 
     Source: Vahdat and Kautz 2020, section 3.3 (one stored map in place of three).
     """
@@ -121,8 +121,8 @@ def _backward(swish: bool, axis_name: str | None, kept: _Kept, g: jax.Array) -> 
         sigmoid = jax.nn.sigmoid(h)
         g = g * (sigmoid * (1 + h * (1 - sigmoid)))
     # Ioffe and Szegedy 2015, section 3: what a change of the mean and of the variance gives back is the part
-    # of g that is constant, and that is along the centred map. Of that map, which the variance has had made,
-    # not of the normalised one: one less to write.
+    # of g that is constant, and that is along the centred map. That map exists, for the variance; with the
+    # normalised one in its place there would be one more to write.
     inverse = jax.lax.rsqrt(var + _EPSILON)
     dscale, dbias = inverse * (g * centred).sum(axis=0), g.sum(axis=0)
     constant, along = dbias / flat.shape[0], inverse * dscale / flat.shape[0]

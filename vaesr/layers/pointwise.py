@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vaesr.forms import by_platform
 from vaesr.layers.conv import PRECISIONS, check_types, lax_precision
 
 
 def pointwise_conv2d(x: jax.Array, kernel: jax.Array, *, precision: str = "default") -> jax.Array:
-    """Multiply every pixel's channels with one matrix.
+    """Multiply every pixel's channels with one matrix; derivatives are in reverse mode only.
 
     Args:
         x: images `[B, H, W, C]`, floating point.
@@ -49,11 +50,18 @@ def _forward(
 def _backward(precision: str, kept: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, matrix = kept
     dot = functools.partial(jnp.dot, precision=lax_precision(precision))
-    if matrix.shape[0] <= matrix.shape[1]:
-        return dot(g, matrix.T), dot(x.T, g)
-    # XLA's CPU back end takes a third of the time where the result has few rows. Without the barrier the
-    # compiler would take the transposition into the product.
-    return dot(g, matrix.T), lax.optimization_barrier(dot(g.T, x)).T
+
+    def plain(x: jax.Array, g: jax.Array) -> jax.Array:
+        return dot(x.T, g)
+
+    def turned(x: jax.Array, g: jax.Array) -> jax.Array:
+        # XLA's CPU back end takes a third of the time where the result has few rows. Without the barrier
+        # the compiler would take the transposition into the product.
+        return lax.optimization_barrier(dot(g.T, x)).T
+
+    few_rows = matrix.shape[0] <= matrix.shape[1]
+    slope = plain(x, g) if few_rows else by_platform(x, g, cpu=turned, default=plain)
+    return dot(g, matrix.T), slope
 
 
 _product.defvjp(_forward, _backward)

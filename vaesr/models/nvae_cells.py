@@ -14,6 +14,7 @@ from vaesr.layers import (
     conv2d,
     depthwise_conv2d,
     global_mean,
+    lax_precision,
     pointwise_conv2d,
     strided_conv2d,
     torch_uniform,
@@ -73,7 +74,7 @@ class EncoderCell(_Cell):
         y = self._norm("norm_0")(x, train)
         y = self._conv(self.features, 3, stride=2 if self.down else 1, name="conv_0")(y)
         y = self._conv(self.features, 3, name="conv_1")(self._norm("norm_1")(y, train))
-        y = SqueezeExcite(self.dtype, name="se")(y)
+        y = SqueezeExcite(self.precision, self.dtype, name="se")(y)
         if self.down:
             # Swish, then one pixel of every four to a quarter of the channels each.
             x = nn.swish(x)
@@ -107,8 +108,8 @@ class DecoderCell(_Cell):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map `[B, H, W, C]` to `[B, H, W, features]`, or to double the size."""
         wide, enlarge = self.expansion * x.shape[-1], 2 if self.up else 1
-        # The paper repeats the pixels first. What treats each by itself is done before that, a quarter of the
-        # work, and what is linear before interpolation: the numbers are the same.
+        # The paper repeats the pixels first. Maps of single pixels and batch normalisation give the same on
+        # the small map, a quarter of the work, and so does a 1x1 convolution before interpolation.
         repeats = enlarge**2
         y = self._norm("norm_0", swish=False, repeats=repeats)(x, train)
         y = self._conv(wide, 1, weight_norm=False, use_bias=False, name="expand")(y)
@@ -118,9 +119,11 @@ class DecoderCell(_Cell):
         y = self._norm("norm_2")(y, train)
         y = self._conv(self.features, 1, weight_norm=False, use_bias=False, name="project")(y)
         y = self._norm("norm_3", swish=False)(y, train)
-        y = SqueezeExcite(self.dtype, name="se")(y)
+        y = SqueezeExcite(self.precision, self.dtype, name="se")(y)
         if self.up:
-            x = _upsample_bilinear(self._conv(self.features, 1, use_bias=False, name="skip")(x))
+            x = _upsample_bilinear(
+                self._conv(self.features, 1, use_bias=False, name="skip")(x), self.precision
+            )
         return x + _RESIDUAL_SCALE * y
 
 
@@ -128,20 +131,24 @@ class SqueezeExcite(nn.Module):
     """Each channel times a number that all channels' means decide (Hu et al. 2018).
 
     Attributes:
+        precision: see `vaesr.layers.conv2d`.
         dtype: compute type.
     """
 
+    precision: str = "default"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `[B, H, W, C]` to the same shape."""
-        channels = x.shape[-1]
+        channels, precision = x.shape[-1], lax_precision(self.precision)
         hidden = max(channels // 16, 4)
         squeezed = global_mean(x)
         for features, activation in ((hidden, nn.relu), (channels, nn.sigmoid)):
             init = torch_uniform(squeezed.shape[-1])
-            dense = nn.Dense(features, dtype=self.dtype, kernel_init=init, bias_init=init)
+            dense = nn.Dense(
+                features, dtype=self.dtype, kernel_init=init, bias_init=init, precision=precision
+            )
             squeezed = activation(dense(squeezed))
         return x * squeezed
 
@@ -158,7 +165,7 @@ class WeightNormConv(nn.Module):
         use_bias: add a bias to each output channel.
         weight_norm: whether there is a length; without, the kernel is what it is.
         depthwise: each channel has a kernel of its own.
-        enlarge: repeat every pixel so often before, where it is depthwise.
+        enlarge: how often each pixel is repeated along both axes before; only where it is depthwise.
         mask: "plain" or "mirrored", in a `FlowStep`; it is applied before the length is taken.
         length: factor on the length that the first kernel has by itself.
         form: see `vaesr.layers.conv2d`.
@@ -182,6 +189,8 @@ class WeightNormConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `[B, H, W, C]` to `[B, H', W', features]` in `dtype`."""
+        if self.enlarge > 1 and not self.depthwise:
+            raise ValueError(f"enlarge must be 1 where depthwise is False, got {self.enlarge}.")
         side, inputs = self.kernel_size, 1 if self.depthwise else x.shape[-1]
         init = torch_uniform(side**2 * inputs)
         own = {"kernel": self.param("kernel", init, (side, side, inputs, self.features))}
@@ -221,14 +230,15 @@ def _normalised(own: Mapping[str, jax.Array]) -> jax.Array:
     return kernel * factor.reshape(1, 1, 1, -1)
 
 
-def _upsample_bilinear(x: jax.Array) -> jax.Array:
+def _upsample_bilinear(x: jax.Array, precision: str) -> jax.Array:
     """Double the size between the corners' centres (PyTorch's `align_corners`)."""
     for axis in (1, 2):
         side = x.shape[axis]
         at = np.arange(2 * side) * ((side - 1) / max(2 * side - 1, 1))
         weights = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(side)[None]))
         taps = jnp.asarray(weights, x.dtype)
-        x = jnp.moveaxis(jnp.tensordot(taps, x, ((1,), (axis,))), 0, axis)
+        enlarged = jnp.tensordot(taps, x, ((1,), (axis,)), precision=lax_precision(precision))
+        x = jnp.moveaxis(enlarged, 0, axis)
     return x
 
 
