@@ -68,7 +68,8 @@ def sampler(training: Any, how: torch_common.How, batch: int) -> torch_common.Sa
 
     def draw(noise: Any) -> Any:
         if noise is None:
-            noise = [torch.randn(shape, device=device) for shape in shapes]
+            drawn = (torch.randn(shape, device=device) for shape in shapes)
+            noise = [normal.contiguous(memory_format=how.memory_format) for normal in drawn]
         return torch.sigmoid(network.decode(network.descend(None, noise)[0]))
 
     return torch_common.Sampler(draw, how=how, turn=turn)
@@ -422,7 +423,9 @@ class Network(nn.Module):
                         x = next(cells)(x)
                     raw_p = self.priors[group - 1](F.elu(x)).float()
                 else:
-                    raw_p = x.new_zeros(count, 2 * self.latent, *x.shape[2:], dtype=torch.float32)
+                    # In the layout of the rest, or all that follows would lose it.
+                    raw_p = torch.zeros_like(x[:, :1]).expand(-1, 2 * self.latent, -1, -1).float()
+                    raw_p = raw_p.contiguous(memory_format=self.memory_format)
                 mean_p, scale_p = _bounded(raw_p)
                 drawn = torch.randn_like(mean_p) if noise is None else noise[-1 - group]
                 if features is None:
