@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -67,6 +69,17 @@ def copy(layer: Any, kernel: Any, bias: Any, order: tuple[int, ...] = (3, 2, 0, 
 def available() -> bool:
     """Whether torch is installed."""
     return importlib.util.find_spec("torch") is not None
+
+
+def peer_of(experiment: str, options: Options, case: timing.Case) -> ModuleType | None:
+    """The peer's module of an experiment where it is asked for; where torch is absent the case says so."""
+    name = f"benchmarks.peers.torch_{experiment}"
+    if "torch" not in options.peers or importlib.util.find_spec(name) is None:
+        return None
+    if not available():
+        case.absent.append(("torch", ABSENT))
+        return None
+    return importlib.import_module(name)
 
 
 def load(threads: int | None = None) -> Any:

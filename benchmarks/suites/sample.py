@@ -4,8 +4,6 @@ The VAEs are those that training is measured of; a peer's `sampler` draws the sa
 """
 
 import functools
-import importlib
-import importlib.util
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -59,7 +57,9 @@ def _vaes(options: Options) -> Iterator[timing.Case]:
         config = trainings.shrunk(config) if options.smoke else config
         with tempfile.TemporaryDirectory() as folder:
             for trained in trainings.trainings(modules[short], name, config, pathlib.Path(folder)):
-                yield _images(trained, short, options)
+                # Several networks trained side by side draw what one of them draws.
+                if len(trained.state.params) == 1 and "params" not in trained.experiment.model:
+                    yield _images(trained, short, options)
 
 
 def _presets(accelerator: bool) -> Iterator[tuple[str, str, Any]]:
@@ -99,12 +99,9 @@ def _images(trained: trainings.Training, experiment: str, options: Options) -> t
     case = timing.Case(
         "sample", f"{trained.title}: {network}, batch {batch}, {trained.config.compute_dtype}", sides
     )
-    peer = f"benchmarks.peers.torch_{experiment}"
-    if "torch" in options.peers and importlib.util.find_spec(peer):
-        if torch_common.available():
-            _add_torch(case, importlib.import_module(peer), trained, batch, work, options)
-        else:
-            case.absent.append(("torch", torch_common.ABSENT))
+    peer = torch_common.peer_of(experiment, options, case)
+    if peer is not None:
+        _add_torch(case, peer, trained, batch, work, options)
     return case
 
 

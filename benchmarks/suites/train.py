@@ -4,8 +4,6 @@ Which trainings these are, `benchmarks.trainings` says; a peer is a file `benchm
 an experiment's name, see `benchmarks.peers`.
 """
 
-import importlib
-import importlib.util
 import math
 import pathlib
 import tempfile
@@ -50,12 +48,9 @@ def _case(trained: trainings.Training, experiment: str, options: Options) -> tim
         case.sides.append(
             Runner(trained, with_data=True, steps_per_dispatch=steps).side(f"vaesr, {words}", work=work)
         )
-    peer = f"benchmarks.peers.torch_{experiment}"
-    if "torch" in options.peers and importlib.util.find_spec(peer):
-        if torch_common.available():
-            _add_torch(case, importlib.import_module(peer), trained, fixed, work, options)
-        else:
-            case.absent.append(("torch", torch_common.ABSENT))
+    peer = torch_common.peer_of(experiment, options, case)
+    if peer is not None:
+        _add_torch(case, peer, trained, fixed, work, options)
     return case
 
 
