@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 import experiments
-from vaesr import runs, training
+from vaesr import runs
 
 
 def main() -> int:
@@ -85,10 +85,8 @@ def _with(config: Any, way: Any) -> Any:
 
 def _estimate(module: Any, config: Any, device: Any) -> dict[str, float]:
     experiment: runs.Experiment = module.build(config)
-    train_step = training.make_train_step(experiment.players, accumulate=config.accumulate)
-    state = jax.eval_shape(
-        lambda key: training.create_state(experiment.init, experiment.players, key=key), jax.random.key(0)
-    )
+    train_step = experiment.train_step(accumulate=config.accumulate)
+    state = jax.eval_shape(experiment.create_state, jax.random.key(0))
     key, step = jax.random.key(0), jnp.int32(0)
     batch = jax.eval_shape(
         lambda source: experiment.sampler(source, key=key, step=step, position=jnp.arange(config.batch_size)),

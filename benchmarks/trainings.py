@@ -66,10 +66,7 @@ class Training:
     @property
     def step(self) -> Callable[..., Any]:
         """The step as `run` makes it."""
-        experiment = self.experiment
-        return training.make_train_step(
-            experiment.players, accumulate=self.config.accumulate, ema_decay=experiment.ema_decay
-        )
+        return self.experiment.train_step(accumulate=self.config.accumulate)
 
     def changed(self, change: Callable[[Any], Any]) -> "Training":
         """The same training of another configuration with the same state; itself if nothing is another."""
@@ -204,10 +201,8 @@ def initial_state(experiment: runs.Experiment, *, seed: int) -> training.TrainSt
     shapes = jax.eval_shape(experiment.init, jax.random.key(0))
     rng = np.random.default_rng(seed + 1)
     params, variables = jax.tree_util.tree_map_with_path(functools.partial(_fill, rng), shapes)
-    return training.create_state(
-        lambda _: (params, variables), experiment.players, key=jax.random.key(seed),
-        ema=experiment.ema_decay is not None,
-    )  # fmt: skip
+    filled = dataclasses.replace(experiment, init=lambda _: (params, variables))
+    return filled.create_state(jax.random.key(seed))
 
 
 def _fill(rng: np.random.Generator, path: Any, leaf: Any) -> jax.Array:

@@ -8,15 +8,12 @@ from vaesr import training
 
 def traced_step(experiment, config):
     """The step with its data, of the state that `init` makes: nothing is computed."""
-    train_step = training.make_train_step(experiment.players, accumulate=config.accumulate)
-
-    def create(key):
-        return training.create_state(experiment.init, experiment.players, key=key)
+    train_step = experiment.train_step(accumulate=config.accumulate)
 
     def step(state, source):
         where = {"step": state.step, "position": jnp.arange(config.batch_size)}
         return train_step(state, experiment.sampler(source, key=training.data_key(state.key), **where))
 
     return jax.jit(step).trace(
-        jax.eval_shape(create, jax.random.key(0)), jax.eval_shape(experiment.sampler.source)
+        jax.eval_shape(experiment.create_state, jax.random.key(0)), jax.eval_shape(experiment.sampler.source)
     )

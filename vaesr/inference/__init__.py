@@ -25,9 +25,20 @@ if TYPE_CHECKING:
     from vaesr.inference.readjusted import readjust
     from vaesr.inference.tiling import BoundUpscaler, bind_upscaler
     from vaesr.inference.upscaling import upscale
+from vaesr.inference.kernel_estimation import (
+    GENERATOR,
+    KernelEstimate,
+    KernelMode,
+    estimate_kernels,
+    kernel_training,
+    vote,
+)
 
 __all__ = [
+    "GENERATOR",
     "BoundUpscaler",
+    "KernelEstimate",
+    "KernelMode",
     "bind_upscaler",
     "choose_labels",
     "decode",
@@ -35,9 +46,11 @@ __all__ = [
     "encode",
     "encode_maps",
     "encode_noise",
+    "estimate_kernels",
     "export_onnx",
     "export_stablehlo",
     "interpolate",
+    "kernel_training",
     "load_exported",
     "load_network",
     "load_priors",
@@ -49,6 +62,7 @@ __all__ = [
     "sample_codes",
     "sample_images",
     "upscale",
+    "vote",
     "write_export",
 ]
 

@@ -16,6 +16,12 @@ from vaesr.losses.categorical import categorical_nll
 from vaesr.losses.discretised import discretised_gaussian_nll, discretised_logistic_nll, logistic_mixture_nll
 from vaesr.losses.expected import expected_squared_error
 from vaesr.losses.features import content_loss, style_loss
+from vaesr.losses.kernel_priors import (
+    kernel_boundary_loss,
+    kernel_centre_loss,
+    kernel_sparsity_loss,
+    kernel_sum_loss,
+)
 from vaesr.losses.perceptual import dists_loss, lpips_loss, ms_ssim_l1_loss, ms_ssim_loss, ssim_loss
 from vaesr.losses.pixel import charbonnier_loss, l1_loss, mse_loss
 from vaesr.losses.quantisation import codebook_loss, commitment_loss
@@ -51,6 +57,10 @@ __all__ = [
     "hinge_discriminator_loss",
     "hinge_generator_loss",
     "importance_weighted_bound",
+    "kernel_boundary_loss",
+    "kernel_centre_loss",
+    "kernel_sparsity_loss",
+    "kernel_sum_loss",
     "l1_loss",
     "least_squares_discriminator_loss",
     "least_squares_generator_loss",

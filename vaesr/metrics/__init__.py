@@ -25,6 +25,7 @@ from vaesr.metrics.generative import (
 )
 from vaesr.metrics.gradients import gmsd
 from vaesr.metrics.information import iw_ssim
+from vaesr.metrics.kernels import kernel_psnr
 from vaesr.metrics.latents import active_units
 from vaesr.metrics.naturalness import (
     PIRM,
@@ -78,6 +79,7 @@ __all__ = [
     "isotonic_calibration",
     "iw_ssim",
     "kernel_distance",
+    "kernel_psnr",
     "label_nll",
     "load_niqe_model",
     "load_sff_detector",

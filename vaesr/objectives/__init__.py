@@ -13,6 +13,7 @@ from vaesr.objectives.bayesian import (
 from vaesr.objectives.binarisation import BINARISATIONS, binarise, binarise_batch
 from vaesr.objectives.bound import BoundEstimate, evaluate_bound
 from vaesr.objectives.estimated import Estimator, estimated_elbo
+from vaesr.objectives.kernelgan import SCHEDULE, KernelSchedule, kernel_gan, start_kernel_schedule
 from vaesr.objectives.likelihoods import (
     BernoulliLikelihood,
     DiscretisedGaussianLikelihood,
@@ -37,11 +38,20 @@ from vaesr.objectives.spectral import VECTORS, spectral_norms, spectrally_regula
 from vaesr.objectives.supervised import supervised
 from vaesr.objectives.variational import elbo, iwae
 from vaesr.objectives.vq import vq_autoencoder
+from vaesr.objectives.zero_shot import (
+    POLICY,
+    Policy,
+    policy_rate,
+    start_policy,
+    zero_shot,
+)
 
 __all__ = [
     "BINARISATIONS",
     "FEATURES",
     "FROZEN",
+    "POLICY",
+    "SCHEDULE",
     "TURN",
     "VECTORS",
     "Aux",
@@ -57,11 +67,13 @@ __all__ = [
     "Estimator",
     "Forward",
     "GaussianLikelihood",
+    "KernelSchedule",
     "LearnedGaussianLikelihood",
     "Likelihood",
     "LogisticMixtureLikelihood",
     "Objective",
     "Params",
+    "Policy",
     "PredictiveMoments",
     "autoregressive",
     "bayesian",
@@ -78,9 +90,11 @@ __all__ = [
     "feature_content",
     "in_training",
     "iwae",
+    "kernel_gan",
     "multi_scale_pixel",
     "nogan",
     "pixel",
+    "policy_rate",
     "predictive",
     "predictive_log_prob",
     "predictive_moments",
@@ -89,8 +103,11 @@ __all__ = [
     "restoration_gan",
     "spectral_norms",
     "spectrally_regularised",
+    "start_kernel_schedule",
+    "start_policy",
     "start_spectral",
     "supervised",
     "turns",
     "vq_autoencoder",
+    "zero_shot",
 ]

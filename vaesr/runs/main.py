@@ -245,21 +245,14 @@ def _train(
 ) -> tuple[training.TrainState, bool]:
     mesh = training.make_mesh(fsdp=config.fsdp)
 
-    def create(key: jax.Array) -> training.TrainState:
-        return training.create_state(system.init, system.players, key=key, ema=system.ema_decay is not None)
-
-    key = jax.random.key(config.seed)
+    create, key = system.create_state, jax.random.key(config.seed)
     shapes = _refusing(lambda: jax.eval_shape(create, key))
     shardings = training.state_shardings(shapes, mesh)
     on_device = config.data_on == "device"
     if config.data_on == "auto":
         on_device = training.from_first_process(str(int(data.fits_on_device(system.sampler)))) == "1"
     batches = system.sampler if on_device else system.sampler.host_batch
-    train_step = _refusing(
-        lambda: training.make_train_step(
-            system.players, accumulate=config.accumulate, ema_decay=system.ema_decay
-        )
-    )
+    train_step = _refusing(lambda: system.train_step(accumulate=config.accumulate))
     with _refusing(lambda: training.Checkpoints(workdir)) as checkpoints:
         if config.resume and checkpoints.latest is not None:
             state = _refusing(lambda: checkpoints.restore(shapes, shardings))

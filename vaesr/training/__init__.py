@@ -12,8 +12,9 @@ from vaesr.training.runtime import (
     initialize_distributed,
     quick_compile,
 )
+from vaesr.training.side_by_side import create_states, each_step, side_by_side
 from vaesr.training.state import Player, TrainState, create_state
-from vaesr.training.step import make_train_step
+from vaesr.training.step import TrainStep, make_train_step
 
 __all__ = [
     "Checkpoints",
@@ -24,11 +25,14 @@ __all__ = [
     "OptimConfig",
     "Player",
     "TrainState",
+    "TrainStep",
     "batch_sharding",
     "compile_step",
     "contains_convolution",
     "create_state",
+    "create_states",
     "data_key",
+    "each_step",
     "enable_compile_cache",
     "fit",
     "from_first_process",
@@ -41,6 +45,7 @@ __all__ = [
     "quick_compile",
     "replicated",
     "restore_params",
+    "side_by_side",
     "state_shardings",
     "stop_on_signals",
 ]

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from vaesr import forms
-from vaesr.training.mesh import batch_sharding, replicated, state_shardings
+from vaesr.training.mesh import DATA_AXES, are_side_by_side, batch_sharding, replicated, state_shardings
 from vaesr.training.state import TrainState
 from vaesr.training.step import TrainStep
 
@@ -97,6 +97,8 @@ def compile_step(
     if steps_per_dispatch < 1:
         raise ValueError(f"steps_per_dispatch must be at least 1, got {steps_per_dispatch}.")
     if parallel == "pmap":
+        if are_side_by_side(state):
+            raise ValueError('parallel="pmap" is for one training; several side by side need parallel="jit".')
         return _pmap_step(train_step, mesh, batches, batch_size, streamed, steps_per_dispatch)
     if parallel != "jit":
         raise ValueError(f'parallel must be "jit" or "pmap", got {parallel!r}.')
@@ -111,9 +113,10 @@ def compile_step(
             batch = batches(source, key=data_key(state.key), step=state.step, position=position)
             batch = {**batch, "position": position}
         batch = jax.lax.with_sharding_constraint(batch, data_sharding)
-        return train_step(state, batch)
+        return step(state, batch)
 
     shardings = state_shardings(state, mesh)
+    step = _apart(train_step, mesh, shardings) if are_side_by_side(state) else train_step
     source_sharding = (
         batch_sharding(mesh, leading=int(steps_per_dispatch > 1)) if streamed else replicated(mesh)
     )
@@ -122,6 +125,19 @@ def compile_step(
         in_shardings=(shardings, source_sharding),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=(0,),
+    )
+
+
+def _apart(train_step: TrainStep, mesh: Mesh, shardings: PyTree) -> Step:
+    """Trainings side by side: each device has its own and knows nothing of the others'."""
+    specs = jax.tree.map(lambda sharding: sharding.spec, shardings)
+    batch = batch_sharding(mesh).spec
+
+    def local(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, jax.Array]]:
+        return train_step(state, batch, axis_name=DATA_AXES)
+
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=(specs, batch), out_specs=(specs, PartitionSpec()), check_vma=False
     )
 
 

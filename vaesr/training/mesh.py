@@ -39,12 +39,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def are_side_by_side(state: PyTree) -> bool:
+    """Whether a `TrainState` is that of several trainings, see `vaesr.training.side_by_side`."""
+    return len(state.skipped.shape) == 1
+
+
 def state_shardings(state: PyTree, mesh: Mesh, *, min_size: int = MIN_FSDP_SIZE) -> PyTree:
     """Choose a sharding for every leaf of a `TrainState`, of arrays or of shapes (`jax.eval_shape`).
 
     Parameters, their moving average and the optimizer state are split over `fsdp` along their longest
-    divisible axis; leaves with fewer than `min_size` elements, scalars and `variables` are replicated.
+    divisible axis; leaves with fewer than `min_size` elements, scalars and `variables` are replicated. Of
+    trainings side by side every device has some.
     """
+    if are_side_by_side(state):
+        own = jax.tree.map(lambda _: batch_sharding(mesh), state)
+        return own.replace(step=replicated(mesh), key=replicated(mesh))
     parts = mesh.shape["fsdp"]
 
     def choose(leaf: Any) -> NamedSharding:

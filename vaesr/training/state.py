@@ -22,11 +22,14 @@ class Player(NamedTuple):
             step. None: in every step. A player that does not move computes nothing, its parameters, its
             optimizer's state and the variables stay what they are, and its metrics are NaN. One more metric,
             `moved`, is 1 or 0.
+        rate: `variables -> factor` (a traced scalar), of the step's start, on the optimizer's update: for a
+            learning rate that follows what has been measured. None: 1.
     """
 
     objective: Callable[..., Any]
     optimizer: optax.GradientTransformation
     turn: Callable[[Any], jax.Array] | None = None
+    rate: Callable[[Any], jax.Array] | None = None
 
 
 @flax.struct.dataclass

@@ -80,6 +80,9 @@ def make_train_step(
                 grad_norm = optax.tree.norm(grads)
                 finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
                 updates, new_opt_state = player.optimizer.update(grads, own_opt_state, own_params)
+                if player.rate is not None:
+                    factor = player.rate(state.variables)
+                    updates = jax.tree.map(lambda update: factor * update, updates)
                 new = optax.apply_updates(own_params, updates), new_opt_state, new_variables
                 player_metrics = {"loss": loss, "grad_norm": grad_norm, **player_metrics}
                 if player.turn is not None:
