@@ -7,6 +7,7 @@ import glob
 import mimetypes
 import os
 import pathlib
+import sys
 import tempfile
 import time
 import warnings
@@ -351,7 +352,7 @@ def upscale_files(
                 if on_error:
                     on_error(error)
             else:
-                (say or status.say)(_line(job, *done, time.perf_counter() - began))
+                (say or status.say)(line_of(job, *done, time.perf_counter() - began))
             status.finish()
     return failed
 
@@ -385,7 +386,20 @@ def _upscaled(
     return photo, result
 
 
-def _line(job: Job, before: Sequence[int], after: Sequence[int], notes: Sequence[str], seconds: float) -> str:
+def report(command: str, failed: Sequence[tuple[str, str]], total: int) -> int:
+    """Names the files that failed; the command's exit code."""
+    if not failed:
+        return 0
+    print(f"vaesr {command}: {len(failed)} of {total} files failed:", file=sys.stderr)
+    for name, why in failed:
+        print(f"  {name}: {why}", file=sys.stderr)
+    return 1
+
+
+def line_of(
+    job: Job, before: Sequence[int], after: Sequence[int], notes: Sequence[str], seconds: float
+) -> str:
+    """What is told of a file that is done."""
     sizes = f"{before[1]}x{before[0]} -> {after[1]}x{after[0]}"
     text = f"{job.source.name}: {sizes} {job.target} ({seconds:.1f} s)"
     notes = [note for note in (*notes, job.note) if note]

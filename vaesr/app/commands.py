@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from vaesr import inference
-from vaesr.app import batch
+from vaesr.app import batch, zero_shot
 from vaesr.app.arguments import output_path
 from vaesr.app.status import Status
 from vaesr.files.arrays import read_npz
@@ -52,6 +52,11 @@ def upscale(args: argparse.Namespace) -> int:
         return 0
     if args.devices:
         _choose_devices(args.devices)
+    if args.model_name in zero_shot.NAMES and not args.model_path:
+        return _upscale_zero_shot(args, jobs)
+    for flag in ("kernel", "noise"):
+        if getattr(args, flag) is not None:
+            raise batch.UsageError(f"--{flag} is for -n zssr and -n kernelgan, which train for each photo")
     with Status(quiet=args.quiet) as status:
         status.stage("reading weights")
         network = load_network(_network_of(args), which=args.which, residual_scale=args.residual_scale)
@@ -79,7 +84,36 @@ def upscale(args: argparse.Namespace) -> int:
             status=status,
             on_error=traceback.print_exception if args.debug else None,
         )
-    return _report(args.command, [(str(job.source), why) for job, why in failed], len(jobs) - kept)
+    return batch.report(args.command, [(str(job.source), why) for job, why in failed], len(jobs) - kept)
+
+
+def _upscale_zero_shot(args: argparse.Namespace, jobs: list[batch.Job]) -> int:
+    """`vaesr upscale` with a network for each photo."""
+    zero_shot.check(args, ("denoise", "denoise_path", "tile", "tile_pad", "self_ensemble", "residual_scale"))
+    estimate = args.model_name == "kernelgan"
+    if estimate and args.kernel is not None:
+        raise batch.UsageError("-n kernelgan estimates the kernel that --kernel gives: take -n zssr")
+    kernel = zero_shot.read_kernel(args.kernel) if args.kernel is not None else None
+    factor = 2.0 if args.outscale is None else args.outscale
+    zero_shot.network_scale(factor, estimate=estimate)
+    batch.fit_formats(jobs, factor, suffix=args.suffix)
+    with Status(quiet=args.quiet) as status:
+        large = batch.check_sizes(jobs, factor)
+        if large and not args.yes:
+            _ask(large, status)
+        failed = zero_shot.upscale_files(
+            jobs,
+            estimate=estimate,
+            scale=args.outscale,
+            kernel=kernel,
+            noise=args.noise,
+            metadata=args.metadata,
+            status=status,
+            say=(lambda line: None) if args.quiet else None,
+            on_error=traceback.print_exception if args.debug else None,
+        )
+    total = sum(not job.done for job in jobs)
+    return batch.report(args.command, [(str(job.source), why) for job, why in failed], total)
 
 
 def _choose_devices(numbers: Sequence[int]) -> None:
@@ -189,15 +223,6 @@ def _origin(origin: dict[str, Any]) -> str:
     return f"{origin['weights']}: {origin['origin']}, from {origin['package']}; licence: {origin['licence']}"
 
 
-def _report(command: str, failed: Sequence[tuple[str, str]], total: int) -> int:
-    if not failed:
-        return 0
-    print(f"vaesr {command}: {len(failed)} of {total} files failed:", file=sys.stderr)
-    for name, why in failed:
-        print(f"  {name}: {why}", file=sys.stderr)
-    return 1
-
-
 def sample(args: argparse.Namespace) -> int:
     """Carries out `vaesr sample`; returns the exit code."""
     output = output_path(args.output, (*_PICTURES, ".npy"))
@@ -266,7 +291,7 @@ def encode(args: argparse.Namespace) -> int:
         with atomic_file(output) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **content)
         print(f"{len(names)} images -> {output}: {shapes}")
-    return _report(args.command, failed, total)
+    return batch.report(args.command, failed, total)
 
 
 def _encoded(run: Run, pictures: np.ndarray) -> dict[str, np.ndarray]:

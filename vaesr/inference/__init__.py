@@ -29,17 +29,30 @@ from vaesr.inference.kernel_estimation import (
     GENERATOR,
     KernelEstimate,
     KernelMode,
+    check_photo,
     estimate_kernels,
     kernel_training,
     vote,
 )
+from vaesr.inference.zero_shot import (
+    UPSCALER,
+    ZeroShot,
+    back_project,
+    judged,
+    upscale_zero_shot,
+    zero_shot_training,
+)
 
 __all__ = [
     "GENERATOR",
+    "UPSCALER",
     "BoundUpscaler",
     "KernelEstimate",
     "KernelMode",
+    "ZeroShot",
+    "back_project",
     "bind_upscaler",
+    "check_photo",
     "choose_labels",
     "decode",
     "decode_maps",
@@ -50,6 +63,7 @@ __all__ = [
     "export_onnx",
     "export_stablehlo",
     "interpolate",
+    "judged",
     "kernel_training",
     "load_exported",
     "load_network",
@@ -62,8 +76,10 @@ __all__ = [
     "sample_codes",
     "sample_images",
     "upscale",
+    "upscale_zero_shot",
     "vote",
     "write_export",
+    "zero_shot_training",
 ]
 
 _HOMES = {

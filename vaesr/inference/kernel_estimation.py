@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,14 @@ import optax
 from vaesr import objectives, training
 from vaesr.data.self_patches import SelfPatchSampler, draw_places, gather_crops, has_gradients
 from vaesr.imaging import bicubic_kernel, clean_kernel, fit_kernel, kernel_of_twice, to_float
+from vaesr.inference.trainings import DISPATCH, train_together
 from vaesr.models.kernelgan import KernelDiscriminator, KernelGenerator
 
 KernelMode = Literal["fixed", "compat"]
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 LARGE = 64
 """Side of the crops that the generator shrinks: the least that a photo's sides must be."""
-# Steps of one dispatch, after which it is seen which trainings have come to their end.
-_DISPATCH = 50
+_SMALL = 26  # of what the critic sees
 # A kernel that has moved by less than this, as a PSNR, in so many steps will not move any more.
 _STILL_DB, _STILL_STEPS = 50.0, 250
 # The sides of kernels that are given out, by scale; as the authors' code's mostly are.
@@ -140,8 +140,8 @@ def estimate_kernels(
             raise ValueError(f"{name} must be at least 1, got {value}.")
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(_MODES)}, got {mode!r}.")
-    for number, image in enumerate(images):
-        _check(image, number)
+    for image in images:
+        check_photo(image)
     each = max(1, at_once // seeds)
     for first in range(0, len(images), each):
         some = images[first : first + each]
@@ -161,16 +161,20 @@ def estimate_kernels(
         tell(1.0)
 
 
-def _check(image: np.ndarray, number: int) -> None:
+def check_photo(image: np.ndarray) -> None:
+    """Refuses what no kernel can be estimated of.
+
+    Args:
+        image: `[H, W, 3]` uint8, of 64 pixels and more a side.
+
+    Raises:
+        ValueError: if it is not such.
+    """
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-        raise ValueError(
-            f"images[{number}] has shape {image.shape} and type {image.dtype}; expected [H, W, 3] uint8."
-        )
+        raise ValueError(f"image has shape {image.shape} and type {image.dtype}; expected [H, W, 3] uint8.")
     height, width = image.shape[:2]
     if min(height, width) < LARGE:
-        raise ValueError(
-            f"images[{number}] is {width}x{height}; blur can be told from {LARGE}x{LARGE} pixels on."
-        )
+        raise ValueError(f"is {width}x{height}; its blur can be told from {LARGE}x{LARGE} pixels on")
 
 
 def _bicubic(scale: int, seeds: int, note: str) -> KernelEstimate:
@@ -184,75 +188,54 @@ def _bicubic(scale: int, seeds: int, note: str) -> KernelEstimate:
 
 
 def _train(
-    images: Sequence[np.ndarray], seeds: int, steps: int, mode: KernelMode, seed: int, margin: int,
+    images: Sequence[np.ndarray],
+    seeds: int,
+    steps: int,
+    mode: KernelMode,
+    seed: int,
+    margin: int,
     tell: Callable[[float], None],
-) -> list[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Raw kernels `[S, 13, 13]` and the step of each's end, of every image."""
     owners = np.repeat(np.arange(len(images)), seeds)
     # A training is told from others by its image's pixels and its number.
-    names = np.array(
-        [
-            zlib.crc32(f"{image.shape} {i}".encode(), zlib.crc32(image.tobytes())) >> 1
-            for image in images
-            for i in range(seeds)
-        ],
-        np.int32,
-    )
-    sampler = SelfPatchSampler(images, owners, large=LARGE, margin=margin)
-    devices = jax.local_device_count()
-    mesh = training.make_mesh(devices=jax.local_devices())
-    source = {name: jnp.asarray(value) for name, value in sampler.resident().items()}
-    program = _program(mode)
-    rows = np.arange(len(owners))
-    rows = np.resize(rows, -(-len(rows) // devices) * devices)  # of the whole batch; some twice
-    place = training.batch_sharding(mesh)
-    names_of, owners_of = (jax.device_put(values[rows], place) for values in (names, owners))
-    states = program.create(jax.random.key(seed), names_of)
-    states = jax.device_put(states, training.state_shardings(states, mesh))
-    kernels = np.zeros((len(owners), 13, 13))
-    ends = np.full(len(owners), steps)
-    running, sparse_since = np.ones(len(owners), bool), np.full(len(owners), steps)
+    names = [zlib.crc32(f"{image.shape} {i}".encode(), zlib.crc32(image.tobytes())) >> 1
+             for image in images for i in range(seeds)]  # fmt: skip
+    source = dict(SelfPatchSampler(images, owners, large=LARGE, margin=margin).resident())
+    program, key = _program(mode), jax.random.key(seed)
+    back = _STILL_STEPS // DISPATCH
     history: list[np.ndarray] = []
-    for done in range(0, steps, _DISPATCH):
-        count = min(_DISPATCH, steps - done)
-        states, now, sparse = program.run(states, {**source, "owners": owners_of}, names_of, count)
-        kernels_now, sparse_now = np.array(kernels), np.zeros(len(owners), bool)
-        kernels_now[rows], sparse_now[rows] = np.asarray(now), np.asarray(sparse)
-        kernels[running] = kernels_now[running]
-        sparse_since = np.where(sparse_now, np.minimum(sparse_since, done + count), sparse_since)
-        history.append(kernels.copy())
-        back = _STILL_STEPS // _DISPATCH
-        if len(history) > back:
-            moved = np.square(history[-1] - history[-1 - back]).mean((1, 2))
-            long = done + count - sparse_since >= _STILL_STEPS
-            still = running & long & (moved < 10 ** (-_STILL_DB / 10))
-            ends[still], running[still] = done + count, False
-        tell((done + count) / steps if running.any() else 1.0)
-        if not running.any():
-            break
-        left = np.flatnonzero(running)
-        size = -(-len(left) // devices) * devices
-        if size <= len(rows) // 2:
-            kept = np.resize(left, size)
-            where = np.array([int(np.flatnonzero(rows == row)[0]) for row in kept])
-            states, rows = _take(states, where, mesh), kept
-            names_of, owners_of = (jax.device_put(values[rows], place) for values in (names, owners))
+    sparse_since = np.full(len(owners), steps)
+
+    def finished(done: int, left: np.ndarray, found: Any) -> np.ndarray:
+        kernels = history[-1].copy() if history else np.zeros((len(owners), *found["kernel"].shape[1:]))
+        kernels[left] = found["kernel"]
+        history.append(kernels)
+        begun = left[found["sparse"]]
+        sparse_since[begun] = np.minimum(sparse_since[begun], done)
+        if len(history) <= back:
+            return np.zeros(len(left), bool)
+        moved = np.square(history[-1] - history[-1 - back]).mean((1, 2))[left]
+        return (done - sparse_since[left] >= _STILL_STEPS) & (moved < 10 ** (-_STILL_DB / 10))
+
+    found, ends = train_together(
+        lambda names: program.create(key, names),
+        program.run,
+        np.array(names, np.int32),
+        shared=source,
+        own={"owner": owners},
+        steps=steps,
+        finished=finished,
+        progress=tell,
+    )
+    kernels = found["kernel"].astype(np.float64)
     shape = (len(images), seeds)
-    return list(zip(kernels.reshape(*shape, 13, 13), ends.reshape(shape), strict=True))
+    return list(zip(kernels.reshape(*shape, *kernels.shape[1:]), ends.reshape(shape), strict=True))
 
 
-def _take(states: training.TrainState, where: np.ndarray, mesh: Any) -> training.TrainState:
-    """Some of the trainings."""
-    own = dataclasses.replace(states, step=None, key=None)  # type: ignore[arg-type]
-    own = jax.tree.map(lambda leaf: leaf[jnp.asarray(where)], own)
-    whole = dataclasses.replace(own, step=states.step, key=states.key)
-    return jax.device_put(whole, training.state_shardings(whole, mesh))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Program:
+class _Program(NamedTuple):
     create: Callable[..., training.TrainState]
-    run: Callable[..., Any]
+    run: Any
 
 
 @functools.cache
@@ -266,13 +249,13 @@ def _program(mode: KernelMode) -> _Program:
     def create(key: jax.Array, names: jax.Array) -> training.TrainState:
         return training.create_states(init, players, names, key=key)
 
-    @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
-    def run(states: training.TrainState, source: Any, names: jax.Array, count: int) -> Any:
-        key = training.data_key(states.key)
+    @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
+    def run(states: training.TrainState, shared: Any, own: Any, names: jax.Array, count: int) -> Any:
+        key, source = training.data_key(states.key), {**shared, "owners": own["owner"]}
 
         def one(states: training.TrainState, _: None) -> tuple[training.TrainState, None]:
             draw = draw_places(key, states.step, names) | {"training": jnp.arange(len(names))}
-            crops = gather_crops(source, draw, large=LARGE, small=26)
+            crops = gather_crops(source, draw, large=LARGE, small=_SMALL)
             batch = {"x_g": to_float(crops["large"]), "x_d": to_float(crops["small"]), "position": names}
             return step(states, batch)[0], None
 
@@ -280,7 +263,7 @@ def _program(mode: KernelMode) -> _Program:
         kernels = jax.vmap(lambda params: generator.apply({"params": params}, method="kernel"))(
             states.params[GENERATOR]
         )
-        return states, kernels, states.variables[objectives.SCHEDULE]["sparse"]
+        return states, {"kernel": kernels, "sparse": states.variables[objectives.SCHEDULE]["sparse"]}
 
     return _Program(create, run)
 

@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,8 +91,11 @@ def upscale(
         out = _retrying(net, rgb, tile, self_ensemble, several_sizes, progress, _check_finite)
         return out if out.shape[:2] == size else np.asarray(imresize(out, size=size))
 
-    result = _by_channels(values, through, size, alpha)
-    result = np.clip(result, 0.0, 1.0) if top is None else _round(result, top=top, kind=pixels.dtype)
+    parts = split_channels(pixels[..., None] if flat else pixels)
+    larger = None
+    if parts.alpha is not None and alpha == "network":
+        larger = (through(np.repeat(parts.alpha, 3, axis=2)) @ _LUMA)[..., None]
+    result = join_channels(parts, through(parts.rgb), size, alpha=larger)
     return result[..., 0] if flat else result
 
 
@@ -137,24 +140,71 @@ def _to_unit(pixels: np.ndarray) -> tuple[np.ndarray, int | None]:
     return pixels.astype(np.float32), None
 
 
-def _by_channels(values: np.ndarray, through: Apply, size: tuple[int, ...], alpha_by: str) -> np.ndarray:
-    """Sends colour, grey and alpha where they belong."""
+class Channels(NamedTuple):
+    """An image as networks take it, and what is needed to make of their result one of its own kind.
+
+    Attributes:
+        rgb: `[H, W, 3]` float32 in [0, 1].
+        grey: whether the image is; then `rgb` holds it three times.
+        alpha: `[H, W, 1]`; None where there is no transparency.
+        kind: of the image's numbers.
+        top: the largest of them; None for floats.
+    """
+
+    rgb: np.ndarray
+    grey: bool
+    alpha: np.ndarray | None
+    kind: Any
+    top: int | None
+
+
+def split_channels(pixels: np.ndarray) -> Channels:
+    """Takes an image apart.
+
+    Args:
+        pixels: `[H, W, C]` with C 1 (grey), 2 (grey, alpha), 3 or 4 (RGBA); floats in [0, 1] or uint8 or
+            uint16.
+
+    Returns:
+        Its parts.
+
+    Raises:
+        ValueError: on another shape or type.
+    """
+    values, top = _to_unit(pixels)
     channels = values.shape[2]
     colour, alpha = (values[..., :-1], values[..., -1:]) if channels in (2, 4) else (values, None)
     if alpha is not None:
         colour = spread_colour(colour, alpha)
     grey = colour.shape[2] == 1
-    out = through(np.repeat(colour, 3, axis=2) if grey else colour)
-    out = (out @ _LUMA)[..., None] if grey else out
-    if alpha is None:
-        return out
-    if (alpha == alpha[0, 0]).all():
-        larger = np.full((*size, 1), alpha[0, 0, 0], np.float32)
-    elif alpha_by == "network":
-        larger = (through(np.repeat(alpha, 3, axis=2)) @ _LUMA)[..., None]
-    else:
-        larger = np.asarray(imresize(alpha, size=size))
-    return np.concatenate([out, larger], axis=2)
+    return Channels(np.repeat(colour, 3, axis=2) if grey else colour, grey, alpha, pixels.dtype, top)
+
+
+def join_channels(
+    parts: Channels, rgb: np.ndarray, size: tuple[int, ...], *, alpha: np.ndarray | None = None
+) -> np.ndarray:
+    """Makes an image of one that was taken apart and enlarged.
+
+    Args:
+        parts: of the image before.
+        rgb: `[H', W', 3]` in [0, 1], resized bicubically where that is another size.
+        size: height and width of the result.
+        alpha: `[h, w, 1]`; by default the image's own, enlarged bicubically.
+
+    Returns:
+        `[h, w, C]` of the image's kind, clipped.
+    """
+    out = rgb if rgb.shape[:2] == tuple(size) else np.asarray(imresize(rgb, size=size))
+    out = (out @ _LUMA)[..., None] if parts.grey else out
+    if parts.alpha is not None:
+        if (parts.alpha == parts.alpha[0, 0]).all():
+            alpha = np.full((*size, 1), parts.alpha[0, 0, 0], np.float32)
+        elif alpha is None:
+            alpha = np.asarray(imresize(parts.alpha, size=size))
+        out = np.concatenate([out, alpha], axis=2)
+    if parts.top is None:
+        return np.clip(out, 0.0, 1.0)
+    return _round(out, top=parts.top, kind=parts.kind)
 
 
 def spread_colour(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ class ZSSR(PlainRestorer, nn.Module):
         channels: of the maps between the convolutions.
         depth: convolutions of 3x3, at least 2.
         dtype: compute type; parameters and output are float32.
-        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`.
+        conv_form: how the platform computes convolutions, see `vaesr.layers.conv2d`; it is trained in loops.
         precision: how GPUs and TPUs multiply float32: by default in TF32 or bfloat16, "highest" in full.
     """
 
@@ -28,7 +28,7 @@ class ZSSR(PlainRestorer, nn.Module):
     channels: int = 64
     depth: int = 8
     dtype: Any = jnp.float32
-    conv_form: ConvForm = "auto"
+    conv_form: ConvForm = "loop"
     precision: Precision = "default"
 
     @property

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from vaesr.distributions.keys import example_keys, example_normal
-from vaesr.imaging.blur import downsample
 from vaesr.losses.pixel import l1_loss
 from vaesr.objectives.objective import Aux, Batch, Objective, Params, collections
 
@@ -66,21 +65,21 @@ def policy_rate(variables: Any) -> Array:
 
 def zero_shot(
     upscale: Callable[[Any, Array], Array],
+    shrink: Callable[[Array, Batch], Array],
     *,
-    scale: int = 2,
     policy: Policy = Policy(),  # noqa: B008  (immutable)
     player: str = "upscaler",
 ) -> Objective:
     """Trains an upscaler on views of one image and what its degradation makes of them, by L1.
 
-    Batches hold views "x_hr" `[N, H, W, 3]` in [0, 1]; the "kernel" `[N, K, K]` by which they are made small,
-    see `vaesr.imaging.downsample`, and the standard deviation "noise" `[N]` of what is then added; and a part
-    of the image by which the training is judged, "window" `[N, S, S, 3]`, and where it counts, "inside" `[N,
-    S, S]`. `variables["policy"]` is `start_policy()` at first.
+    Batches hold views "x_hr" `[N, H, W, 3]` in [0, 1]; the standard deviation "noise" `[N]` of what is added
+    to them once they are small; a part of the image by which the training is judged, "window" `[N, S, S, 3]`,
+    and where it counts, "inside" `[N, S, S]`; and what `shrink` asks for. `variables["policy"]` is
+    `start_policy()` at first.
 
     Args:
         upscale: `(collections, x_lr) -> x_sr`.
-        scale: of the network.
+        shrink: `(images [N, H, W, 3], batch) -> x_lr`, the degradation.
         policy: of the learning rate; give `policy_rate` to the player.
         player: the network's name.
 
@@ -95,8 +94,8 @@ def zero_shot(
         params: Params, variables: Any, batch: Batch, *, key: Array, step: Array
     ) -> tuple[Array, Aux]:
         own = collections(params, variables, player)
-        now, x_hr, kernel = variables[POLICY], batch["x_hr"], batch["kernel"]
-        small = downsample(x_hr, kernel, scale)
+        now, x_hr = variables[POLICY], batch["x_hr"]
+        small = shrink(x_hr, batch)
         noise = example_normal(example_keys(key, batch["position"]), small.shape[1:])
         small = jnp.clip(small + batch["noise"].reshape(-1, 1, 1, 1) * noise, 0.0, 1.0)
         loss = l1_loss(upscale(own, small), x_hr).mean()
@@ -104,7 +103,7 @@ def zero_shot(
         window, inside = batch["window"], batch["inside"]
 
         def measure(errors: Array) -> Array:
-            given = jnp.clip(downsample(window, kernel, scale), 0.0, 1.0)
+            given = jnp.clip(shrink(window, batch), 0.0, 1.0)
             squares = jnp.square(jnp.clip(upscale(still, given), 0.0, 1.0) - window).mean(-1)
             error = (squares * inside).sum() / jnp.maximum(inside.sum(), 1.0)
             return jnp.concatenate([errors[1:], error[None]])

@@ -82,6 +82,7 @@ def each_step(train_step: TrainStep, *, in_turn: bool = False) -> TrainStep:
 
         def one(own: TrainState, batch: Batch, place: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
             mine = jax.random.fold_in(jax.random.wrap_key_data(own.key, impl=kind), place)
+            new: Any
             new, metrics = train_step(own.replace(key=mine), batch)  # type: ignore[attr-defined]
             return new.replace(key=own.key), metrics
 
