@@ -46,8 +46,8 @@ examples:
   vaesr upscale photo.jpg -n zssr --kernel kernels/photo.npz
 
 For every photo DIR gets NAME.npz (array "kernel"), NAME.mat (Kernel, as KernelGAN's and ZSSR's codes read it)
-and NAME.png. The kernel is correlated with the large image, borders mirrored, and pixels 0, scale, 2 scale and
-so on are kept; its centre of mass lies at side // 2 + (scale - 1) / 2, counted from the first entry's centre."""
+and NAME.png. The kernel is correlated with the large image, borders mirrored, and pixels 0, scale, 2 scale
+and so on are kept; its centre of mass is side // 2 + (scale - 1) / 2 from the first entry's centre."""
 _SAMPLE = """\
 examples:
   vaesr sample --run runs/vae/default -n 64 -o samples.png

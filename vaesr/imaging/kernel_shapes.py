@@ -195,9 +195,7 @@ def checked_kernel(kernel: Any) -> Array:
     """
     k = np.asarray(kernel, np.float64)
     if k.ndim != 2 or not k.size or not np.isfinite(k).all() or abs(k.sum()) < 1e-12:
-        raise ValueError(
-            f"a kernel is [K, L], finite and of a sum that is not 0, but was of shape {k.shape}."
-        )
+        raise ValueError(f"kernel must be [K, L], finite and of a sum that is not 0; its shape is {k.shape}.")
     return k
 
 

@@ -46,7 +46,7 @@ def gaussian_kernel(
     sx, sy, angle, power = jnp.broadcast_arrays(
         *(jnp.asarray(value, jnp.float32)[..., None, None] for value in (sigma_x, sigma_y, theta, beta))
     )
-    x, y = _places(size, centre)
+    x, y = jnp.broadcast_arrays(*_places(size, centre), sx)[:2]
     along, across = x * jnp.cos(angle) + y * jnp.sin(angle), y * jnp.cos(angle) - x * jnp.sin(angle)
     q = jnp.square(along / sx) + jnp.square(across / sy)
     # The gradient of q^β at q = 0 would be no number.
@@ -74,11 +74,15 @@ def motion_kernel(size: int, length: ArrayLike, theta: ArrayLike) -> Array:
     far, angle = jnp.broadcast_arrays(jnp.asarray(length, jnp.float32), jnp.asarray(theta, jnp.float32))
     middle = (size - 1) / 2
     along = (jnp.arange(8 * size) + 0.5) / (8 * size) - 0.5
-    far, angle = far[..., None], angle[..., None]
+    far, angle, along = jnp.broadcast_arrays(far[..., None], angle[..., None], along)
     x, y = middle + along * far * jnp.cos(angle), middle + along * far * jnp.sin(angle)
     pixels = jnp.arange(size, dtype=jnp.float32)
-    columns = jnp.maximum(0, 1 - jnp.abs(x[..., None] - pixels))
-    rows = jnp.maximum(0, 1 - jnp.abs(y[..., None] - pixels))
+
+    def share(place: Array) -> Array:
+        place, pixel = jnp.broadcast_arrays(place[..., None], pixels)
+        return jnp.maximum(0, 1 - jnp.abs(place - pixel))
+
+    rows, columns = share(y), share(x)
     return _normalised(jnp.einsum("...pr,...pc->...rc", rows, columns, precision=jax.lax.Precision.HIGHEST))
 
 
@@ -103,7 +107,7 @@ def sinc_kernel(size: int, cutoff: ArrayLike) -> Array:
     if size % 2 == 0:
         raise ValueError(f"sinc_kernel: size must be odd, but was {size}.")
     omega = jnp.asarray(cutoff, jnp.float32)[..., None, None]
-    x, y = _places(size, None)
+    x, y, omega = jnp.broadcast_arrays(*_places(size, None), omega)
     r = jnp.hypot(x, y)
     away = jnp.maximum(r, 0.5)
     ring = omega * _bessel_j1(omega * away, most=np.pi * size) / (2 * np.pi * away)
@@ -121,8 +125,8 @@ def centre_of_mass(kernel: ArrayLike) -> Array:
     """
     k = jnp.asarray(kernel, jnp.float32)
     total = k.sum((-2, -1))
-    row = (k.sum(-1) * jnp.arange(k.shape[-2], dtype=jnp.float32)).sum(-1)
-    column = (k.sum(-2) * jnp.arange(k.shape[-1], dtype=jnp.float32)).sum(-1)
+    rows, columns = (jnp.arange(n, dtype=jnp.float32) for n in k.shape[-2:])
+    row, column = jnp.dot(k.sum(-1), rows), jnp.dot(k.sum(-2), columns)
     return jnp.stack([row, column], axis=-1) / total[..., None]
 
 
@@ -146,4 +150,5 @@ def _bessel_j1(x: Array, *, most: float) -> Array:
     """J₁ by its integral, 1/π ∫₀^π cos(τ - x sin τ) dτ; exact to rounding with more points than `most`."""
     points = int(most) + 24
     tau = jnp.asarray((np.arange(points) + 0.5) * np.pi / points, jnp.float32)
-    return jnp.cos(tau - x[..., None] * jnp.sin(tau)).mean(-1)
+    tau, at = jnp.broadcast_arrays(tau, x[..., None])
+    return jnp.cos(tau - at * jnp.sin(tau)).mean(-1)

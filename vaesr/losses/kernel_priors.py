@@ -44,7 +44,7 @@ def kernel_boundary_loss(kernel: Array) -> Array:
     Source: Bell-Kligler et al. 2019 (KernelGAN), section 4.3, "boundaries"; the mask is the authors' code's.
     """
     k = _checked(kernel)
-    return jnp.abs(k * boundary_mask(k.shape[1])).mean((1, 2))
+    return jnp.abs(k * boundary_mask(k.shape[1])[None]).mean((1, 2))
 
 
 def kernel_centre_loss(kernel: Array, *, scale: int = 2) -> Array:
