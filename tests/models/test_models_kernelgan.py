@@ -34,17 +34,13 @@ def test_one_kernel_is_all_layers(sides):
     layered = network.apply(variables, X, method="layered")
     assert whole.shape == layered.shape
     np.testing.assert_allclose(whole, layered, atol=2e-6 * float(jnp.abs(layered - 0.5).max() + 1))
-    impulse = jnp.zeros((1, 25, 25, 1)).at[0, 12, 12, 0].set(1.0)
-    # What layers make of an impulse, less what they make of nothing, is the kernel turned.
-    plain = network.clone(stride=1)
-    answer = plain.apply(variables, impulse, method="layered") - plain.apply(
-        variables, 0 * impulse, method="layered"
-    )
-    reach = network.side // 2
-    middle = answer[0, ..., 0][answer.shape[1] // 2 - reach :][: network.side, answer.shape[1] // 2 - reach :]
+    # What the layers make of an impulse, less what they make of nothing, is the kernel turned.
+    reach, plain = network.side - 1, network.clone(stride=1)
+    impulse = jnp.zeros((1, 2 * reach + 1, 2 * reach + 1, 1)).at[0, reach, reach, 0].set(1.0)
+    answer, nothing = (plain.apply(variables, x, method="layered") for x in (impulse, 0 * impulse))
     kernel = network.apply(variables, method="kernel")
     np.testing.assert_allclose(
-        middle[:, : network.side][::-1, ::-1], kernel, atol=3e-6 * float(jnp.abs(kernel).max() + 1)
+        (answer - nothing)[0, ::-1, ::-1, 0], kernel, atol=3e-6 * float(jnp.abs(kernel).max() + 1)
     )
 
 

@@ -50,9 +50,8 @@ def test_each_is_the_training_alone(in_turn):
 
 
 def test_it_is_an_ordinary_training_of_its_own_key():
-    place = PLACES[1]
-    state = training.create_state(init, players(), key=jax.random.fold_in(KEY, place))
-    state = state.replace(key=jax.random.fold_in(KEY, place))
+    of_weights, of_run = (jax.random.fold_in(key, PLACES[1]) for key in jax.random.split(KEY))
+    state = training.create_state(init, players(), key=of_weights).replace(key=of_run)
     step = jax.jit(training.make_train_step(players()))
     for _ in range(5):
         state, _ = step(state, {name: value[1] for name, value in BATCH.items()})

@@ -38,6 +38,8 @@ class Policy(NamedTuple):
 def start_policy() -> dict[str, Array]:
     """Begins the policy of one image.
 
+    Args: none.
+
     Returns:
         What `variables["policy"]` is before the first step: "errors" `[5]`, the latest last; "changed", the
         step of the last fall; "drops", how many there were; "done", whether it has ended.

@@ -31,11 +31,13 @@ def create_states(
     `init` and `players` are those of one training, see `create_state`; `key` is the run's.
     """
 
+    init_key, run_key = jax.random.split(key)
+
     def one(place: jax.Array) -> TrainState:
-        return create_state(init, players, key=jax.random.fold_in(key, place), ema=ema)
+        return create_state(init, players, key=jax.random.fold_in(init_key, place), ema=ema)
 
     states = jax.vmap(one)(position)
-    return states.replace(step=jnp.zeros((), jnp.int32), key=key)  # type: ignore[attr-defined]
+    return states.replace(step=jnp.zeros((), jnp.int32), key=run_key)  # type: ignore[attr-defined]
 
 
 def side_by_side(train_step: TrainStep, *, in_turn: bool = False) -> TrainStep:
