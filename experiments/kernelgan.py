@@ -3,7 +3,7 @@
     python -m experiments.kernelgan                          # 8 photos, 2 trainings each, kernels of chance
     python -m experiments.kernelgan --data folder:PHOTOS --batch-size 16 --seeds 4
     python -m experiments.kernelgan compat                   # as the authors' code, its channels mixed
-    python -m experiments.kernelgan paper --data folder:DIV2K
+    python -m experiments.kernelgan paper --data folder:DIV2K --batch-size 500   # 100 photos, 5 trainings each
 
 A deep linear generator shrinks one image until a critic cannot tell its patches from the image's own. All
 photos, and several trainings for each, are one program. Those of one photo vote.
@@ -30,8 +30,9 @@ class Config(blind.Config):
 
     # Trainings for each photo, which vote; there are --batch-size of them in all.
     seeds: int = 2
-    # "fixed", or "compat": what the authors' code does, which compares each colour with the sum of all three.
-    mode: inference.KernelMode = "fixed"
+    # "compat": what the authors' code does, which compares each colour with the sum of all three; "fixed": each
+    # with itself; "best": and the photo's spectrum says how wide the kernel is.
+    mode: inference.KernelMode = "best"
     # Generator network.
     generator: KernelGenerator = KernelGenerator()
     # Critic.
@@ -64,7 +65,7 @@ PRESETS = {
     "default": _DEFAULT,
     "compat": dataclasses.replace(_DEFAULT, mode="compat", seeds=1, batch_size=8),
     "paper": dataclasses.replace(
-        _DEFAULT, data="folder:DIV2K", mode="compat", seeds=5, batch_size=500, steps=3000
+        _DEFAULT, data="folder:DIV2K", mode="compat", seeds=5, batch_size=40, steps=3000, crop=2048
     ),
     "bench": dataclasses.replace(_DEFAULT, data="random:photos", seeds=2, crop=256),
 }  # fmt: skip
@@ -84,7 +85,10 @@ def build(config: Config) -> runs.Experiment:
     def kernels(params: dict[str, Any]) -> list[inference.KernelEstimate]:
         raw = np.asarray(compose(params[inference.GENERATOR]), np.float64)
         raw = raw.reshape(count, config.seeds, *raw.shape[1:])
-        return [inference.vote(each, mode=config.mode) for each in raw]
+        return [
+            inference.vote(each, mode=config.mode, image=photo.x_lr)
+            for each, photo in zip(raw, found, strict=True)
+        ]
 
     def distances(params: dict[str, Any]) -> dict[str, list[float]]:
         estimates = kernels(params)

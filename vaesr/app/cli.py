@@ -292,6 +292,7 @@ def _add_network(command: _Parser) -> None:
         "-n zssr, kernelgan: the photo is noisy, by X times the usual (1: a standard deviation of 0.0125)",
         type=arguments.not_negative,
     )
+    value("--steps", "N", "-n zssr, kernelgan: of a training at most (default: 3000)", type=arguments.count)
     value(
         "--alpha-upsampler --alpha_upsampler",
         None,
@@ -350,7 +351,8 @@ def _add_kernel(commands: "argparse._SubParsersAction[_Parser]") -> None:
         choices=("best", "fixed", "compat"),
         default="best",
     )
-    value("--seed", None, "of all randomness (default: 0)", type=int, default=0)
+    value("--steps", "N", "of a training at most (default: 3000)", type=arguments.count, default=3000)
+    value("--seed", None, "of all randomness (default: 0)", type=arguments.whole, default=0)
     command.add_argument("--skip-existing", action="store_true", help="leave kernels that are already there")
     command.add_argument("-q", "--quiet", action="store_true", help="no line per photo")
 

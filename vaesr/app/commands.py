@@ -54,7 +54,7 @@ def upscale(args: argparse.Namespace) -> int:
         _choose_devices(args.devices)
     if args.model_name in zero_shot.NAMES and not args.model_path:
         return _upscale_zero_shot(args, jobs)
-    for flag in ("kernel", "noise"):
+    for flag in ("kernel", "noise", "steps"):
         if getattr(args, flag) is not None:
             raise batch.UsageError(f"--{flag} is for -n zssr and -n kernelgan, which train for each photo")
     with Status(quiet=args.quiet) as status:
@@ -107,6 +107,7 @@ def _upscale_zero_shot(args: argparse.Namespace, jobs: list[batch.Job]) -> int:
             scale=args.outscale,
             kernel=kernel,
             noise=args.noise,
+            steps=args.steps or 3000,
             metadata=args.metadata,
             status=status,
             say=(lambda line: None) if args.quiet else None,

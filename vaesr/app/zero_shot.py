@@ -34,6 +34,7 @@ def upscale_files(
     scale: float | None = None,
     kernel: np.ndarray | None = None,
     noise: float | None = None,
+    steps: int = 3000,
     metadata: Metadata = "all",
     at_once: int = 8,
     status: Status,
@@ -44,7 +45,7 @@ def upscale_files(
 
     `estimate` their kernels first, or take `kernel` for all, or else the bicubic one. `scale` is 2, 3 or 4,
     or what is reached from the next of these by bicubic resizing; None is 2. `noise` is the strength of what
-    real photos have, 1 being usual; None takes the photos for clean. Returns `(job, reason)` of those that
+    real photos have, 1 being usual; None takes the photos for clean. `steps` are the most of a training. Returns `(job, reason)` of those that
     failed; every photo is written as soon as it is done.
     """
     todo = [job for job in jobs if not job.done]
@@ -71,7 +72,7 @@ def upscale_files(
             except (ValueError, OSError, ImportError) as error:
                 fail(job, error)
         status.begin(f"{len(read)} photos" if len(read) > 1 else read[0].job.source.name if read else "")
-        done = _upscaled(read, estimate=estimate, scale=scale, kernel=kernel, noise=noise, status=status)
+        done = _upscaled(read, estimate=estimate, scale=scale, kernel=kernel, noise=noise, steps=steps, status=status)
         for one in read:
             try:
                 pixels, notes = next(done)
@@ -93,6 +94,7 @@ def _upscaled(
     scale: float | None,
     kernel: np.ndarray | None,
     noise: float | None,
+    steps: int,
     status: Status,
 ) -> Iterator[tuple[np.ndarray, tuple[str, ...]]]:
     """The pixels and notes of photos that were read."""
@@ -108,7 +110,7 @@ def _upscaled(
 
         found = list(
             inference.estimate_kernels(
-                [colour_of(one.photo.pixels) for one in read], scale=whole, progress=tell
+                [colour_of(one.photo.pixels) for one in read], scale=whole, steps=steps, progress=tell
             )
         )
         kernels = [each.kernel for each in found]
@@ -119,7 +121,7 @@ def _upscaled(
 
     results = inference.upscale_zero_shot(
         [part.rgb for part in parts], scale=whole, kernels=kernels, manner=None if noise is None else "real",
-        noise=None if noise is None else _NOISE * noise, progress=told,
+        noise=None if noise is None else _NOISE * noise, steps=steps, progress=told,
     )  # fmt: skip
     for one, part, own, result in zip(read, parts, notes, results, strict=True):
         height, width = (max(1, round(n * factor)) for n in one.photo.pixels.shape[:2])

@@ -11,11 +11,14 @@ from vaesr.imaging.kernel_shapes import (
     checked_kernel,
     clean_kernel,
     fit_kernel,
+    gaussian_of,
+    kernel_covariance,
     kernel_of_twice,
     kernel_shift,
     random_kernel,
     wanted_centre,
 )
+from vaesr.imaging.kernel_spectrum import BlurSpread, estimate_spread
 from vaesr.imaging.kernels import centre_of_mass, gaussian_kernel, motion_kernel, sinc_kernel
 from vaesr.imaging.rearrange import (
     dihedral,
@@ -44,6 +47,10 @@ __all__ = [
     "draw_number",
     "extract_patches",
     "fit_kernel",
+    "gaussian_of",
+    "kernel_covariance",
+    "estimate_spread",
+    "BlurSpread",
     "gaussian_kernel",
     "imresize",
     "jpeg",

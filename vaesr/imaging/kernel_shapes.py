@@ -135,6 +135,52 @@ def random_kernel(seed: int | np.random.Generator, *, scale: int = 2) -> Array:
     return shifted / shifted.sum()
 
 
+def gaussian_of(covariance: Any, side: int, *, scale: int = 2) -> Array:
+    """Makes the Gaussian of a covariance, its centre where subsampling wants it.
+
+    Args:
+        covariance: `[2, 2]`, x before y, in squared pixels.
+        side: of the result.
+        scale: of the subsampling, see `wanted_centre`.
+
+    Returns:
+        float64 `[side, side]` of sum 1.
+
+    Raises:
+        ValueError: if the covariance is not positive definite.
+    """
+    spread = np.asarray(covariance, np.float64)
+    if spread.shape != (2, 2) or not np.linalg.eigvalsh(spread).min() > 0:
+        raise ValueError(
+            f"gaussian_of: covariance must be [2, 2] and positive definite, but was {spread.tolist()}."
+        )
+    at = np.arange(side) - wanted_centre(side, scale)
+    places = np.stack(np.meshgrid(at, at), axis=-1)
+    bell = np.exp(-0.5 * np.einsum("yxi,ij,yxj->yx", places, np.linalg.inv(spread), places))
+    whole: Array = bell / bell.sum()
+    return whole
+
+
+def kernel_covariance(kernel: Any) -> Array:
+    """Gives the covariance of a kernel, taken as a density.
+
+    Args:
+        kernel: `[K, L]` of a sum that is not 0.
+
+    Returns:
+        float64 `[2, 2]`, x before y, in squared pixels.
+
+    Raises:
+        ValueError: if it is no kernel of a sum other than 0.
+    """
+    k = checked_kernel(kernel)
+    k = k / k.sum()
+    row, column = _centre(k)
+    y, x = np.arange(k.shape[0]) - row, np.arange(k.shape[1]) - column
+    across, down, both = k.sum(0) @ x**2, k.sum(1) @ y**2, y @ k @ x
+    return np.array([[across, both], [both, down]])
+
+
 def bicubic_kernel(scale: int) -> Array:
     """Gives the kernel of MATLAB's bicubic reduction, as one that is correlated and then subsampled.
 

@@ -38,7 +38,7 @@ class _Manner(NamedTuple):
 
 # The authors' configurations: the bicubic kernel; one of any shape, under which a photo must not be turned;
 # and real photos, with noise.
-_MANNERS: dict[str, _Manner] = {
+_MANNERS: dict[Manner, _Manner] = {
     "ideal": _Manner(Views(), 10, True, 0.0),
     "kernel": _Manner(Views(turns=False), 2, False, 0.0),
     "real": _Manner(Views(turns=False, least_scale=0.75, stretch=0.0, shear=0.0), 0, False, _REAL_NOISE),
@@ -156,7 +156,7 @@ def upscale_zero_shot(
             found, ends = _train([pixels[i] for i in mine], same, network, how, steps, seed, tell)
             for place, i in enumerate(mine):
                 collections = {"params": jax.tree.map(lambda leaf, place=place: leaf[place], found)}
-                result = _finish(pixels[i], fitted[i], network, collections, how)
+                result = finish_zero_shot(pixels[i], fitted[i], network, collections, word)
                 results[i] = ZeroShot(result, int(ends[place]), collections)
         for i in group:
             yield results[i]
@@ -276,10 +276,24 @@ def _program(network: ZSSR, views: Views) -> _Program:
 # --- the result ------------------------------------------------------------------------------------------
 
 
-def _finish(
-    image: np.ndarray, kernel: np.ndarray, network: ZSSR, collections: Any, how: _Manner
+def finish_zero_shot(
+    image: np.ndarray, kernel: np.ndarray, network: ZSSR, collections: Any, manner: Manner
 ) -> np.ndarray:
-    """The network on the photo, or on its eight turns and their median, with back-projection."""
+    """Upscales a photo with the network that was trained for it.
+
+    Args:
+        image: `[H, W, 3]` in [0, 1].
+        kernel: `[K, K]`, by which it was made small.
+        network: of the training.
+        collections: what it takes first.
+        manner: "ideal" takes the median over eight turns; "ideal" and "kernel" project back.
+
+    Returns:
+        `[H * scale, W * scale, 3]` float32 in [0, 1].
+
+    Source: Shocher et al. 2018 (ZSSR), section 3.2.
+    """
+    how = _MANNERS[manner]
     net = BoundUpscaler(
         lambda x: _apply(network, collections, x),
         network.scale,

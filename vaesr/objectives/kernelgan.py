@@ -128,7 +128,7 @@ def kernel_gan(
         now, each = variables[SCHEDULE], k[None]
         parts = {
             "adversarial": jnp.abs(score - 1).mean(),  # equation 3, with the authors' L1
-            "bicubic": jnp.square(shrunk - _bicubic(batch["x_g"], shrunk, scale, channels)).mean(),
+            "bicubic_loss": jnp.square(shrunk - _bicubic(batch["x_g"], shrunk, scale, channels)).mean(),
             "sum": kernel_sum_loss(each)[0],
             "boundaries": kernel_boundary_loss(each)[0],
             "centre": kernel_centre_loss(each, scale=scale)[0],
@@ -137,13 +137,13 @@ def kernel_gan(
         late = now["sparse"].astype(jnp.float32)
         loss = (
             _ADVERSARIAL * parts["adversarial"]
-            + now["bicubic"] * parts["bicubic"]
+            + now["bicubic"] * parts["bicubic_loss"]
             + _SUM * parts["sum"]
             + _BOUNDARIES * parts["boundaries"]
             + late * (_CENTRE * parts["centre"] + _SPARSE * parts["sparsity"])
         )
         moved = replace_variables(variables, by_discriminator, own)
-        moved = {**moved, SCHEDULE: _moved(schedule, now, parts["bicubic"], step)}
+        moved = {**moved, SCHEDULE: _moved(schedule, now, parts["bicubic_loss"], step)}
         metrics = {name: value for name, value in parts.items() if name != "sum"}
         return loss, Aux(metrics | {"kernel_sum": k.sum(), "bicubic_weight": now["bicubic"]}, moved)
 

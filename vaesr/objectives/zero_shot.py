@@ -87,7 +87,8 @@ def zero_shot(
 
     Returns:
         An objective. Metrics: "loss" is L1 in [0, 1], "reconstruction_mse" that of the window when it was
-        last measured, "rate" the factor on the learning rate.
+        last measured, "rate_factor" what the learning rate is multiplied by,
+        "done" whether the training has ended.
 
     Source: Shocher et al. 2018 (ZSSR), section 3; the authors' code.
     """
@@ -115,7 +116,7 @@ def zero_shot(
         moved = _moved(policy, now | {"errors": errors}, step)
         metrics = {
             "reconstruction_mse": errors[-1],
-            "rate": policy_rate(variables),
+            "rate_factor": policy_rate(variables),
             "done": now["done"].astype(jnp.float32),
         }
         return loss, Aux(metrics, {**variables, POLICY: moved})
