@@ -3,7 +3,7 @@
     python -m experiments.kernelgan                          # 8 photos, 2 trainings each, kernels of chance
     python -m experiments.kernelgan --data folder:PHOTOS --batch-size 16 --seeds 4
     python -m experiments.kernelgan compat                   # as the authors' code, its channels mixed
-    python -m experiments.kernelgan paper --data folder:DIV2K --batch-size 500   # 100 photos, 5 trainings each
+    python -m experiments.kernelgan paper --data folder:DIV2K --batch-size 500   # 100 photos
 
 A deep linear generator shrinks one image until a critic cannot tell its patches from the image's own. All
 photos, and several trainings for each, are one program. Those of one photo vote.
@@ -30,8 +30,8 @@ class Config(blind.Config):
 
     # Trainings for each photo, which vote; there are --batch-size of them in all.
     seeds: int = 2
-    # "compat": what the authors' code does, which compares each colour with the sum of all three; "fixed": each
-    # with itself; "best": and the photo's spectrum says how wide the kernel is.
+    # "compat": what the authors' code does, which compares each colour with the sum of all three; "fixed":
+    # each with itself; "best": and the photo's spectrum says how wide the kernel is.
     mode: inference.KernelMode = "best"
     # Generator network.
     generator: KernelGenerator = KernelGenerator()

@@ -66,7 +66,8 @@ PRESETS = {
     "default": _DEFAULT,
     "bicubic": dataclasses.replace(_DEFAULT, kernels="bicubic"),
     "paper": dataclasses.replace(
-        _DEFAULT, data="folder:BSD100", kernels="bicubic", batch_size=8, crop=512, steps=3000, eval_every=3000,
+        _DEFAULT, data="folder:BSD100", kernels="bicubic", batch_size=8, crop=512, steps=3000,
+        eval_every=3000,
     ),
     "bench": dataclasses.replace(_DEFAULT, data="random:photos", batch_size=4, crop=256),
 }  # fmt: skip

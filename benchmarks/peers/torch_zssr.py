@@ -31,9 +31,7 @@ class _One:
     """The training of one image."""
 
     def __init__(self, training: Any, number: int, how: torch_common.How) -> None:
-        params = jax.tree.map(
-            lambda leaf: np.array(leaf[number]), training.state.params[inference.UPSCALER]
-        )
+        params = jax.tree.map(lambda leaf: np.array(leaf[number]), training.state.params[inference.UPSCALER])
         layers: list[Any] = []
         for i in range(training.run.model.depth):
             kernel = params[f"convs_{i}"]["kernel"]

@@ -63,8 +63,9 @@ def test_photos_with_networks_of_their_own(tmp_path, capsys):
     said = capsys.readouterr()
     assert said.err.splitlines()[0] == "vaesr upscale: 1 of 7 files failed:" and "words.jpg" in said.err
     for name, shape, kind in (
-        ("grey", (160, 192, 1), np.uint8), ("rgb", (160, 192, 3), np.uint8), ("rgba", (160, 192, 4), np.uint8),
-        ("deep", (160, 192, 3), np.uint16), ("flat", (140, 140, 3), np.uint8), ("small", (80, 180, 3), np.uint8),
+        ("grey", (160, 192, 1), np.uint8), ("rgb", (160, 192, 3), np.uint8),
+        ("rgba", (160, 192, 4), np.uint8), ("deep", (160, 192, 3), np.uint16),
+        ("flat", (140, 140, 3), np.uint8), ("small", (80, 180, 3), np.uint8),
     ):  # fmt: skip
         pixels = read_photo(out / f"{name}_out.png").pixels
         assert pixels.shape == shape and pixels.dtype == kind
@@ -103,7 +104,10 @@ def test_an_estimated_kernel_is_the_kernel_given(tmp_path):
         (["upscale", "a.png", "-n", "zssr", "--tile", "64"], "--tile: means nothing"),
         (["upscale", "a.png", "-n", "zssr", "-x"], "--self-ensemble: means nothing"),
         (["upscale", "a.png", "-n", "zssr", "--kernel", "none.npz"], "--kernel: "),
-        (["upscale", "a.png", "-n", "kernelgan", "--kernel", "a.npz"], "estimates the kernel that --kernel gives"),
+        (
+            ["upscale", "a.png", "-n", "kernelgan", "--kernel", "a.npz"],
+            "estimates the kernel that --kernel gives",
+        ),
         (["upscale", "a.png", "--kernel", "a.npz"], "--kernel is for -n zssr"),
         (["upscale", "a.png", "--noise", "1"], "--noise is for -n zssr"),
         (["kernel", "a.png", "-o", "a.png"], "'a.png' is a file; give a folder"),

@@ -83,7 +83,9 @@ def test_views_as_they_are_are_crops():
     kinds = set()
     for view in turned:
         every = [np.rot90(flip, k) for flip in (view, view[:, ::-1]) for k in range(4)]
-        found = [i for i, each in enumerate(every) if (np.abs(windows - each[..., 0]).max((-1, -2)) < 1e-6).any()]
+        found = [
+            i for i, each in enumerate(every) if (np.abs(windows - each[..., 0]).max((-1, -2)) < 1e-6).any()
+        ]
         assert found
         kinds.update(found)
     assert len(kinds) == 8

@@ -77,7 +77,9 @@ def slowly(x, drawn, scale):
     height, width = x.shape[:2]
     small = height // scale, width // scale
     x = reflected(x, np.asarray(drawn.first.kernel))
-    x = resized(x, [int(n * float(drawn.first.factor) + 1e-4) for n in (height, width)], int(drawn.first.mode))
+    x = resized(
+        x, [int(n * float(drawn.first.factor) + 1e-4) for n in (height, width)], int(drawn.first.mode)
+    )
     x = compressed(noisy(x, drawn.first, [-(-3 * n // 2) for n in (height, width)]), drawn.first.quality)
     x = reflected(x, np.asarray(drawn.second.kernel))
     x = resized(x, [int(n * float(drawn.second.factor) + 1e-4) for n in small], int(drawn.second.mode))
@@ -142,7 +144,10 @@ def test_photons_scatter_by_their_number():
     many = np.arange(200) / 255
     x = np.stack([np.broadcast_to(row[None, :, None], (300, 200, 3)) for row in (levels, many)])
     keys = jax.random.split(jax.random.key(1), 2)
-    out = np.asarray(noise.poisson_noise(x.astype(np.float32), keys, np.array([1.0, 1.0]), np.zeros(2, bool))) - x
+    out = (
+        np.asarray(noise.poisson_noise(x.astype(np.float32), keys, np.array([1.0, 1.0]), np.zeros(2, bool)))
+        - x
+    )
     for row, counts, column in ((0, 2, 0), (0, 2, 1), (1, 256, 150)):
         wanted = np.sqrt(x[row, 0, column, 0] / counts)
         np.testing.assert_allclose(out[row, :, column].std(), wanted, rtol=0.12)

@@ -1,4 +1,4 @@
-"""Kernels of photos: each as if it were alone, the bicubic one where nothing is to be seen, voted among seeds."""
+"""Kernels of photos: each as if it were alone, the bicubic one where nothing is to be seen, voted for."""
 
 import jax
 import numpy as np
@@ -55,7 +55,9 @@ def test_a_photo_alone_is_the_photo_in_company(use_cache):
 @pytest.mark.slow
 def test_kernels_are_found(use_cache):
     """Within 40 dB of the true one in the median, where the bicubic kernel is at 32."""
-    found = [photo for photo in photos(8, use_cache, longest=384) if photo.name not in ("chelsea", "astronaut")]
+    found = [
+        photo for photo in photos(8, use_cache, longest=384) if photo.name not in ("chelsea", "astronaut")
+    ]
     shares = []
     estimates = list(
         inference.estimate_kernels(
@@ -99,7 +101,10 @@ def test_a_vote_leaves_out_who_disagrees():
         ({"scale": 3}, "scale must be 2 or 4, got 3"),
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"mode": "good"}, "mode must be one of best, fixed, compat, got 'good'"),
-        ({"images": [np.zeros((40, 80, 3), np.uint8)]}, "is 80x40; its blur can be told from 64x64 pixels on"),
+        (
+            {"images": [np.zeros((40, 80, 3), np.uint8)]},
+            "is 80x40; its blur can be told from 64x64 pixels on",
+        ),
         ({"images": [np.zeros((80, 80, 1), np.uint8)]}, r"expected \[H, W, 3\] uint8"),
     ],
 )

@@ -14,7 +14,9 @@ def texture(side=96):
 
 
 def psnr(truth, image):
-    return float(metrics.psnr(truth[None].astype(np.float32), image[None], protocol=metrics.SR_BENCHMARK(2))[0])
+    return float(
+        metrics.psnr(truth[None].astype(np.float32), image[None], protocol=metrics.SR_BENCHMARK(2))[0]
+    )
 
 
 def test_back_projection_approaches_the_small_image():

@@ -12,7 +12,7 @@ SCHEDULE = objectives.KernelSchedule()
 
 
 def authors(losses, steps):
-    """The authors' rules, written down as they say them: the weight, and whether sparsity counts, after each."""
+    """The authors' rules, as they say them: the weight, and whether sparsity counts, after each step."""
     weight, counter, similar, inserted, trace = 5.0, 0, False, False, []
     for step, loss in zip(steps, losses, strict=True):
         if step:

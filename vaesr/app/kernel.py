@@ -51,7 +51,12 @@ def kernel(args: argparse.Namespace) -> int:
                 status.progress(round(1000 * (done + share * count)), 1000 * len(paths), unit="")
 
             estimates = inference.estimate_kernels(
-                pictures, scale=args.scale, seeds=args.seeds, steps=args.steps, mode=args.mode, seed=args.seed,
+                pictures,
+                scale=args.scale,
+                seeds=args.seeds,
+                steps=args.steps,
+                mode=args.mode,
+                seed=args.seed,
                 progress=tell,
             )
             for path, found in zip(some, estimates, strict=True):

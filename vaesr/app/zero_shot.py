@@ -45,8 +45,8 @@ def upscale_files(
 
     `estimate` their kernels first, or take `kernel` for all, or else the bicubic one. `scale` is 2, 3 or 4,
     or what is reached from the next of these by bicubic resizing; None is 2. `noise` is the strength of what
-    real photos have, 1 being usual; None takes the photos for clean. `steps` are the most of a training. Returns `(job, reason)` of those that
-    failed; every photo is written as soon as it is done.
+    real photos have, 1 being usual; None takes the photos for clean. `steps` are the most of a training.
+    Returns `(job, reason)` of those that failed; every photo is written as soon as it is done.
     """
     todo = [job for job in jobs if not job.done]
     failed: list[tuple[batch.Job, str]] = []
@@ -72,7 +72,9 @@ def upscale_files(
             except (ValueError, OSError, ImportError) as error:
                 fail(job, error)
         status.begin(f"{len(read)} photos" if len(read) > 1 else read[0].job.source.name if read else "")
-        done = _upscaled(read, estimate=estimate, scale=scale, kernel=kernel, noise=noise, steps=steps, status=status)
+        done = _upscaled(
+            read, estimate=estimate, scale=scale, kernel=kernel, noise=noise, steps=steps, status=status
+        )
         for one in read:
             try:
                 pixels, notes = next(done)

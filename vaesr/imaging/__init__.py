@@ -33,6 +33,7 @@ from vaesr.imaging.tiles import Span, plan_tiles, tiled_apply
 from vaesr.imaging.warp import warp_affine
 
 __all__ = [
+    "BlurSpread",
     "Span",
     "bicubic_kernel",
     "blur",
@@ -45,15 +46,14 @@ __all__ = [
     "dihedral_inverse",
     "downsample",
     "draw_number",
+    "estimate_spread",
     "extract_patches",
     "fit_kernel",
-    "gaussian_of",
-    "kernel_covariance",
-    "estimate_spread",
-    "BlurSpread",
     "gaussian_kernel",
+    "gaussian_of",
     "imresize",
     "jpeg",
+    "kernel_covariance",
     "kernel_of_twice",
     "kernel_shift",
     "motion_kernel",

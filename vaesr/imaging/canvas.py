@@ -1,7 +1,6 @@
 """Images of sizes that only the compiled program knows: each in the upper left of a canvas of one fixed size.
 
-What a random degradation does to an image's size is drawn inside the compiled step; the arrays' shapes are
-not. An image of height h and width w, both traced, is then rows 0 to h - 1 and columns 0 to w - 1 of a canvas,
+What a random degradation does to an image's size is drawn inside the compiled step; arrays' shapes are not. An image of height h and width w, both traced, is then rows 0 to h - 1 and columns 0 to w - 1 of a canvas,
 whose rest repeats the image's last row and column.
 """
 
@@ -47,7 +46,9 @@ def resize_on_canvas(
             f"resize_on_canvas: image has shape {x.shape}, size {size.shape}, new_size {new_size.shape} and "
             f"mode {mode.shape}; expected [B, H, W, C], [B, 2], [B, 2] and [B]."
         )
-    rows = jax.vmap(functools.partial(_matrix, length=x.shape[1], out=canvas[0]))(size[:, 0], new_size[:, 0], mode)
+    rows = jax.vmap(functools.partial(_matrix, length=x.shape[1], out=canvas[0]))(
+        size[:, 0], new_size[:, 0], mode
+    )
     columns = jax.vmap(functools.partial(_matrix, length=x.shape[2], out=canvas[1]))(
         size[:, 1], new_size[:, 1], mode
     )
@@ -135,7 +136,12 @@ def _matrix(size: Array, new_size: Array, mode: Array, *, length: int, out: int)
     t = inside - jnp.floor(inside)
     bilinear = taps(inside, [1 - t, t], 0)
     t, a = place - jnp.floor(place), -0.75
-    far = lambda d: ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    near = lambda d: ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: Array) -> Array:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+    def near(d: Array) -> Array:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
     bicubic = taps(place, [far(t + 1), near(t), near(1 - t), far(2 - t)], -1)
     return jnp.where(mode == 0, area, jnp.where(mode == 1, bilinear, bicubic))

@@ -56,8 +56,8 @@ def estimate_spread(
     """
     if image.ndim != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < _SIDE:
         raise ValueError(
-            f"estimate_spread: image has shape {image.shape} and type {image.dtype}; expected [H, W, C] uint8 "
-            f"with sides of {_SIDE} and more."
+            f"estimate_spread: image has shape {image.shape} and type {image.dtype}; expected [H, W, C] of "
+            f"uint8 with sides of {_SIDE} and more."
         )
     power, noise = _spectrum(image)
     half = _SIDE // 2

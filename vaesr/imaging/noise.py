@@ -1,4 +1,4 @@
-"""Camera noise, its randomness given: the same strength in all colours or in each, and that of few photons."""
+"""Noise as cameras make it, grey or in each colour, normal or that of few photons; and sharpening."""
 
 import jax
 import jax.numpy as jnp

@@ -134,7 +134,10 @@ def draw_degradations(keys: Array, *, how: SecondOrder = SecondOrder()) -> Degra
         first, second, last, order, mode = jax.random.split(key, 5)
         there, cutoff, width = jax.random.split(last, 3)
         filtered = jax.random.uniform(there) < how.final_sinc
-        sinc = _cut(sinc_kernel(_SIDE, jax.random.uniform(cutoff, (), minval=jnp.pi / 3, maxval=jnp.pi)), _width(width))
+        sinc = _cut(
+            sinc_kernel(_SIDE, jax.random.uniform(cutoff, (), minval=jnp.pi / 3, maxval=jnp.pi)),
+            _width(width),
+        )
         return Degradations(
             _round(first, how.first, how),
             _round(second, how.second, how),
@@ -167,20 +170,21 @@ def degrade_second_order(image: ArrayLike, drawn: Degradations, scale: int) -> A
     batch, height, width, channels = x.shape
     if channels != 3 or height % scale or width % scale:
         raise ValueError(
-            f"degrade_second_order: image has shape {x.shape}; expected [B, H, W, 3], sides multiples of {scale}."
+            f"degrade_second_order: image has shape {x.shape}; expected [B, H, W, 3], sides multiples of "
+            f"{scale}."
         )
     small = height // scale, width // scale
     whole = jnp.broadcast_to(jnp.array([[height, width]], jnp.int32), (batch, 2))
     target = jnp.broadcast_to(jnp.array([small], jnp.int32), (batch, 2))
     # The largest factors that `SecondOrder` may hold decide the canvases.
-    wide = tuple(-(-3 * n // 2) for n in (height, width))
+    wide = -(-3 * height // 2), -(-3 * width // 2)
     x = blur_on_canvas(x, whole, drawn.first.kernel)
     size = _sizes(whole, drawn.first.factor, wide)
     x = resize_on_canvas(x, whole, size, drawn.first.mode, wide)
     x = _noisy(x, size, drawn.first)
     x = _compressed(x, size, drawn.first.quality)
     x = blur_on_canvas(x, size, drawn.second.kernel)
-    other = tuple(-(-3 * n // 2) for n in small)
+    other = -(-3 * small[0] // 2), -(-3 * small[1] // 2)
     after = _sizes(target, drawn.second.factor, other)
     x = resize_on_canvas(x, size, after, drawn.second.mode, other)
     x = _noisy(x, after, drawn.second)
@@ -248,9 +252,7 @@ def _kernel(key: Array, how: Pass, whole: SecondOrder) -> Array:
     sx, sy = (draw(k, (), minval=how.sigma[0], maxval=how.sigma[1]) for k in keys[2:4])
     even = family % 2 == 0
     theta = jnp.where(even, 0.0, draw(keys[4], (), minval=-jnp.pi, maxval=jnp.pi))
-    least, most = (
-        jnp.where(family < 4, g, p) for g, p in zip(whole.beta, whole.plateau, strict=True)
-    )
+    least, most = (jnp.where(family < 4, g, p) for g, p in zip(whole.beta, whole.plateau, strict=True))
     below = draw(keys[5]) < 0.5
     share = draw(keys[6])
     beta = jnp.where(below, least + share * (1 - least), 1 + share * (most - 1))
