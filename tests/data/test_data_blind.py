@@ -97,7 +97,8 @@ def test_affine_views_are_smaller_and_turned_as_allowed():
     still = data.Views(as_is=0.0, turned=0.0, turns=False, stretch=0.0, shear=0.0)
     for view in views(still, image):
         slope = np.diff(view[8:24, 8:24, 0], axis=1)
-        assert 1 / 128 * 0.99 < slope.mean() < 2 / 128 * 1.01 and slope.std() < 1e-4
+        assert 1 / 128 * 0.97 < slope.mean() < 2 / 128 * 1.03
+        assert slope.std() < 1e-3  # Keys' polynomial with a = -0.75 waves a little
         assert np.abs(np.diff(view[8:24, 8:24, 0], axis=0)).max() < 1e-4
     free = views(data.Views(as_is=0.0, turned=0.0), image)
     across = np.array([np.diff(view[12:20, 12:20, 0], axis=1).mean() for view in free])

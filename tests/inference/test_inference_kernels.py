@@ -1,15 +1,11 @@
 """Kernels of photos: each as if it were alone, the bicubic one where nothing is to be seen, voted for."""
 
-import jax
 import numpy as np
 import pytest
+from users_programs import in_its_own_process
 
-from vaesr import data, imaging, inference, metrics
+from vaesr import data, imaging, inference
 from vaesr.imaging import estimate_spread
-
-
-def photos(count, use, longest=200):
-    return data.blind_photos(data.open_bank("embedded:photos"), count, longest=longest)
 
 
 def test_spread_of_a_scene_alike_at_all_scales():
@@ -38,37 +34,52 @@ def test_spread_of_nothing_is_what_was_known():
         estimate_spread(flat[:50])
 
 
-@pytest.mark.slow
-def test_a_photo_alone_is_the_photo_in_company(use_cache):
-    found = photos(4, use_cache)
+def alone_and_in_company():
+    import jax
+    import numpy as np
+
+    from vaesr import data, inference
+
+    found = data.blind_photos(data.open_bank("embedded:photos"), 3, longest=200)
     images = [photo.x_lr for photo in found]
     images[1] = images[1][:90, :80]  # of another size
-    knobs = {"steps": 120, "seeds": 2, "mode": "fixed"}
-    together = list(inference.estimate_kernels(images, at_once=8, **knobs))
-    for i in (1, 3):
-        (alone,) = inference.estimate_kernels([images[i]], **knobs)
-        np.testing.assert_allclose(alone.seeds, together[i].seeds, atol=1e-4 * together[i].seeds.max())
-        np.testing.assert_allclose(alone.kernel, together[i].kernel, atol=1e-4 * together[i].kernel.max())
-    assert jax.local_device_count() > 1  # over which they were spread
+    knobs = {"steps": 50, "seeds": 2, "mode": "fixed"}
+    together = list(inference.estimate_kernels(images, **knobs))
+    (alone,) = inference.estimate_kernels([images[1]], **knobs)
+    np.testing.assert_allclose(alone.seeds, together[1].seeds, atol=1e-4 * together[1].seeds.max())
+    np.testing.assert_allclose(alone.kernel, together[1].kernel, atol=1e-4 * together[1].kernel.max())
+    assert jax.local_device_count() == 4  # over which they were spread
 
 
 @pytest.mark.slow
-def test_kernels_are_found(use_cache):
-    """Within 40 dB of the true one in the median, where the bicubic kernel is at 32."""
-    found = [
-        photo for photo in photos(8, use_cache, longest=384) if photo.name not in ("chelsea", "astronaut")
-    ]
+def test_a_photo_alone_is_the_photo_in_company(use_cache):
+    in_its_own_process(alone_and_in_company)
+
+
+def found_kernels():
+    import numpy as np
+
+    from vaesr import data, imaging, inference, metrics
+
+    found = data.blind_photos(data.open_bank("embedded:photos"), 8, longest=384)
     shares = []
     estimates = list(
         inference.estimate_kernels(
-            [photo.x_lr for photo in found], seeds=1, steps=900, progress=shares.append
+            [photo.x_lr for photo in found], seeds=1, steps=700, progress=shares.append
         )
     )
     ours = [metrics.kernel_psnr(p.kernel, e.kernel) for p, e in zip(found, estimates, strict=True)]
     plain = [metrics.kernel_psnr(p.kernel, imaging.bicubic_kernel(2)) for p in found]
-    assert np.median(ours) > 44 and np.median(plain) < 35
+    print(np.round(ours, 1), np.round(plain, 1))
+    assert np.median(ours) > 45 and np.median(plain) < 35
     assert all(e.kernel.shape == (17, 17) and abs(e.kernel.sum() - 1) < 1e-9 for e in estimates)
     assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+@pytest.mark.slow
+def test_kernels_are_found(use_cache):
+    """Within 45 dB of the true ones in the median, where the bicubic kernel is at 32."""
+    in_its_own_process(found_kernels, devices=1)
 
 
 def test_flat_images_get_the_bicubic_kernel():
@@ -90,7 +101,7 @@ def test_a_vote_leaves_out_who_disagrees():
     assert voted.note == "1 of 5 trainings left out"
     without = inference.vote(np.stack(kernels))
     np.testing.assert_allclose(voted.kernel, without.kernel, atol=1e-9)
-    assert without.agreement_db > 50 > voted.agreement_db
+    assert without.agreement_db > voted.agreement_db
     broken = inference.vote(np.stack([np.full((13, 13), np.nan)] * 2))
     assert "no training came to a kernel" in broken.note and np.isfinite(broken.kernel).all()
 

@@ -86,21 +86,18 @@ class FatherSampler(Sampler):
         return jax.device_put(self.resident(), sharding)
 
     def gather(self, source: Tree, draw: dict[str, Array]) -> Tree:
-        """The views, `[B, 1, side, side, 3]`, and each training's own."""
-        view = gather_views(source, draw, scales=self.scales, side=self.side, views=self.views)
-        return {"x_hr": view} | {
-            name: value[draw["training"]][:, None] for name, value in source["own"].items()
-        }
+        """Each training's images and its own."""
+        return jax.tree.map(lambda leaf: leaf[draw["training"]], source)
 
     def gather_host(self, draw: dict[str, np.ndarray]) -> Tree:
-        """The same of the host's arrays, as numpy."""
-        found = self.gather(self.source(), {name: jnp.asarray(value) for name, value in draw.items()})
-        return jax.tree.map(np.asarray, found)
+        """The same as numpy."""
+        return jax.tree.map(lambda leaf: leaf[draw["training"]], self.resident())
 
     def finish(self, raw: Tree, draw: dict[str, Array]) -> dict[str, Array]:
-        """A batch as it is."""
-        del draw
-        return dict(raw)
+        """Images to views."""
+        mine = {**draw, "training": jnp.arange(len(draw["uniform"]))}
+        view = gather_views(raw, mine, scales=self.scales, side=self.side, views=self.views)
+        return {"x_hr": view} | {name: value[:, None] for name, value in raw["own"].items()}
 
 
 def draw_views(key: Array, step: Array, position: Array) -> dict[str, Array]:

@@ -1,6 +1,7 @@
 """Images of sizes that only the compiled program knows: each in the upper left of a canvas of one fixed size.
 
-What a random degradation does to an image's size is drawn inside the compiled step; arrays' shapes are not. An image of height h and width w, both traced, is then rows 0 to h - 1 and columns 0 to w - 1 of a canvas,
+What a random degradation does to an image's size is drawn inside the compiled step, where shapes are fixed.
+An image of height h and width w, both traced, is then rows 0 to h - 1 and columns 0 to w - 1 of a canvas,
 whose rest repeats the image's last row and column.
 """
 

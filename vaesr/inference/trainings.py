@@ -1,5 +1,6 @@
 """Many small trainings, each on a photo of its own: dispatched together, leaving as they end."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,30 @@ from vaesr import training
 PyTree = Any
 # Steps of one dispatch, after which it is seen which trainings have come to their end.
 DISPATCH = 50
-Run = Callable[[training.TrainState, PyTree, PyTree, jax.Array, int], tuple[training.TrainState, PyTree]]
-"""`(states, shared, own, names [B], steps) -> (states, findings [B, ...])`, compiled, donating the states."""
+Run = Callable[..., tuple[training.TrainState, PyTree]]
+"""`(states, shared, own, names [B], steps) -> (states, findings [B, ...])`."""
+
+
+def spread(run: Run) -> Run:
+    """Compile a pure `Run` for this process's devices: each has some of the trainings, and its own loop."""
+    mesh = _mesh()
+
+    def everywhere(states: Any, shared: PyTree, own: PyTree, names: jax.Array, steps: int) -> Any:
+        if mesh.size == 1:
+            return run(states, shared, own, names, steps)
+        parts = jax.tree.map(lambda sharding: sharding.spec, training.state_shardings(states, mesh))
+        split, whole = training.batch_sharding(mesh).spec, training.replicated(mesh).spec
+        local: Any = functools.partial(run, steps=steps)
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=(parts, whole, split, split),
+            out_specs=(parts, split), check_vma=False,
+        )(states, shared, own, names)  # fmt: skip
+
+    return jax.jit(everywhere, static_argnums=4, donate_argnums=0)
+
+
+def _mesh() -> jax.sharding.Mesh:
+    return training.make_mesh(devices=jax.local_devices())
 
 
 def train_together(
@@ -33,7 +56,7 @@ def train_together(
 
     Args:
         states: makes the initial states of trainings with these names.
-        run: takes steps.
+        run: takes steps; of `spread`.
         names: `[N]` int32 that tell trainings apart, in whatever company.
         shared: arrays that every device gets whole.
         own: arrays of the trainings, `[N, ...]`.
@@ -46,11 +69,11 @@ def train_together(
         The findings of each when it ended, `[N, ...]` of numpy, and the steps `[N]` it took.
     """
     count, devices = len(names), jax.local_device_count()
-    mesh = training.make_mesh(devices=jax.local_devices())
+    mesh = _mesh()
     place = training.batch_sharding(mesh)
     shared = jax.device_put(shared, training.replicated(mesh))
     # Rows of the batch: trainings, some of them twice where the devices do not divide their number.
-    rows = np.resize(np.arange(count), -(-count // devices) * devices)
+    rows = np.resize(np.arange(count), _rows(count, devices))
 
     def placed(rows: np.ndarray) -> tuple[PyTree, jax.Array]:
         mine = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[rows], place), own)
@@ -81,13 +104,22 @@ def train_together(
         if not running.any():
             break
         staying = np.flatnonzero(running)
-        size = -(-len(staying) // devices) * devices
+        size = _rows(len(staying), devices)
         if size <= len(rows) // 2:
             chosen = np.resize(staying, size)
             where = np.array([int(np.flatnonzero(rows == row)[0]) for row in chosen])
             now, rows = _taken(now, where, mesh), chosen
             mine, names_of = placed(rows)
     return kept, ends
+
+
+def _rows(trainings: int, devices: int) -> int:
+    """The size of a batch.
+
+    Each device has two at least: a loop of one is compiled into another program, whose roundings differ, and
+    a GAN's training makes much of that.
+    """
+    return max(-(-trainings // devices), 2) * devices
 
 
 def _taken(states: Any, where: np.ndarray, mesh: Any) -> Any:

@@ -15,7 +15,7 @@ from vaesr import objectives, training
 from vaesr.data.fathers import FatherSampler, Views, draw_views, gather_views
 from vaesr.imaging import bicubic_kernel, dihedral, dihedral_inverse, downsample, fit_kernel, imresize
 from vaesr.inference.tiling import BoundUpscaler
-from vaesr.inference.trainings import train_together
+from vaesr.inference.trainings import spread, train_together
 from vaesr.inference.upscaling import upscale
 from vaesr.models.zssr import ZSSR
 
@@ -254,8 +254,7 @@ def _program(network: ZSSR, views: Views) -> _Program:
     def create(key: jax.Array, names: jax.Array) -> training.TrainState:
         return training.create_states(init, players, names, key=key)
 
-    @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
-    def run(states: training.TrainState, shared: Any, own: Any, names: jax.Array, count: int) -> Any:
+    def run(states: training.TrainState, shared: Any, own: Any, names: jax.Array, steps: int) -> Any:
         key, place = training.data_key(states.key), jnp.arange(len(names))
 
         def one(states: training.TrainState, _: None) -> tuple[training.TrainState, None]:
@@ -264,13 +263,13 @@ def _program(network: ZSSR, views: Views) -> _Program:
             rest = {name: value[:, None] for name, value in own["own"].items()}
             return step(states, {"x_hr": view, **rest, "position": names})[0], None
 
-        states, _ = jax.lax.scan(one, states, None, length=count)
+        states, _ = jax.lax.scan(one, states, None, length=steps)
         return states, {
             "params": states.params[UPSCALER],
             "done": states.variables[objectives.POLICY]["done"],
         }
 
-    return _Program(create, run)
+    return _Program(create, spread(run))
 
 
 # --- the result ------------------------------------------------------------------------------------------
