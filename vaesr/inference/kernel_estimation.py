@@ -95,7 +95,7 @@ def kernel_training(
         crop = jnp.zeros((1, LARGE, LARGE, 3))
         theirs = dict(discriminator.init(of_discriminator, crop))
         params = {
-            GENERATOR: generator.init(of_generator, crop, method="layered")["params"],
+            GENERATOR: generator.init(of_generator, method="kernel")["params"],
             DISCRIMINATOR: theirs.pop("params"),
         }
         schedule = objectives.start_kernel_schedule(chosen["schedule"])
