@@ -76,7 +76,7 @@ class Runner:
         ]
         return {
             "loss_finite": all(bool(loss.all()) for loss in losses),
-            "no_update_skipped": int(self.state.skipped) == 0,
+            "no_update_skipped": bool((self.state.skipped == 0).all()),
             "output_changed": any(bool((a != b).any()) for a, b in pairs),
             **self._donated(),
         }
