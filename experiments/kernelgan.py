@@ -9,7 +9,7 @@ A deep linear generator shrinks one image until a critic cannot tell its patches
 photos, and several trainings for each, are one program. Those of one photo vote.
 
 Expected: 45 dB to the true kernels. Measured: 51.5 ± 1.0 dB (± standard error over 8 photos; the bicubic
-kernel 32.4 ± 0.9); 107 s on one CPU core
+kernel 32.4 ± 0.9); 107 s on one CPU core.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Config(blind.Config):
     # each with itself; "best": and the photo's spectrum says how wide the kernel is.
     mode: inference.KernelMode = "best"
     # Generator network.
-    generator: KernelGenerator = KernelGenerator()
+    model: KernelGenerator = KernelGenerator()
     # Critic.
     discriminator: KernelDiscriminator = KernelDiscriminator()
     # Optimizer of both.
@@ -48,10 +48,10 @@ class Config(blind.Config):
         runs.check_least(self, 1, "seeds")
         if self.batch_size % self.seeds:
             raise ValueError(f"--seeds {self.seeds} must divide --batch-size {self.batch_size}.")
-        if self.generator.stride != 2:
-            raise ValueError(f"--generator.stride must be 2, got {self.generator.stride}.")
-        if self.generator.side > 26:
-            raise ValueError(f"--generator.sides make a kernel of {self.generator.side}; 26 is the most.")
+        if self.model.stride != 2:
+            raise ValueError(f"--model.stride must be 2, got {self.model.stride}.")
+        if self.model.side > 26:
+            raise ValueError(f"--model.sides make a kernel of {self.model.side}; 26 is the most.")
 
 
 _DEFAULT = Config(
@@ -61,7 +61,7 @@ _DEFAULT = Config(
 PRESETS = {
     "smoke": dataclasses.replace(
         _DEFAULT, steps=20, batch_size=4, eval_every=20, checkpoint_every=20, log_every=10, crop=160,
-        generator=KernelGenerator(channels=8), discriminator=KernelDiscriminator(channels=8, blocks=2),
+        model=KernelGenerator(channels=8), discriminator=KernelDiscriminator(channels=8, blocks=2),
     ),
     "default": _DEFAULT,
     "compat": dataclasses.replace(_DEFAULT, mode="compat", seeds=1, batch_size=8),
@@ -77,11 +77,11 @@ def build(config: Config) -> runs.Experiment:
     count = config.batch_size // config.seeds
     found = blind.photos(config, count, scale=2)
     init, players = inference.kernel_training(
-        config.generator, config.discriminator, mode=config.mode,
+        config.model, config.discriminator, mode=config.mode,
         optimizer=lambda: training.make_optimizer(config.optim, steps=config.steps),
     )  # fmt: skip
     owners = np.repeat(np.arange(count), config.seeds)
-    compose = jax.jit(jax.vmap(lambda params: config.generator.apply({"params": params}, method="kernel")))
+    compose = jax.jit(jax.vmap(lambda params: config.model.apply({"params": params}, method="kernel")))
 
     def kernels(params: dict[str, Any]) -> list[inference.KernelEstimate]:
         raw = np.asarray(compose(params[inference.GENERATOR]), np.float64)
@@ -123,7 +123,7 @@ def build(config: Config) -> runs.Experiment:
             )  # fmt: skip
 
     return runs.Experiment(
-        model=runs.describe_model(config.generator),
+        model=runs.describe_model(config.model),
         init=init,
         players=players,
         sampler=SelfPatchSampler([photo.x_lr for photo in found], owners),

@@ -21,7 +21,7 @@ Noise = tuple[Any, Any]
 
 def output(training: Any) -> Any:
     """The first step's shrunk crops; see `benchmarks.peers`."""
-    network, params = training.config.generator, training.state.params[inference.GENERATOR]
+    network, params = training.config.model, training.state.params[inference.GENERATOR]
     return jax.vmap(lambda own, crop: network.apply({"params": own}, crop))(params, training.batch["x_g"])[
         :, 0
     ]
@@ -39,7 +39,7 @@ class _One:
         config, state = training.config, training.state
         own = jax.tree.map(lambda leaf: np.array(leaf[number]), (state.params, state.variables))
         params, variables = own
-        self.sides, self.stride = config.generator.sides, config.generator.stride
+        self.sides, self.stride = config.model.sides, config.model.stride
         device = torch_common.device()
         kernels = [params[inference.GENERATOR][f"kernel_{i}"] for i in range(len(self.sides))]
         self.generator = [
@@ -76,7 +76,7 @@ class _One:
         if config.mode == "compat":
             target = np.broadcast_to(target.sum(-1, keepdims=True), target.shape)
         self.target = torch.from_numpy(target.transpose(0, 3, 1, 2).copy()).to(device)
-        reach = config.generator.side
+        reach = config.model.side
         self.delta = torch.ones(1, 1, 1, 1, device=device)
         self.mask = torch.from_numpy(boundary_mask(reach)).to(device)
         self.places = torch.arange(reach, dtype=torch.float32, device=device)

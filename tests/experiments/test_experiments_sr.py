@@ -11,14 +11,14 @@ import pytest
 
 import experiments
 from experiments import edsr, mdsr
-from vaesr import models
+from experiments.recipes import restoration
 from vaesr.models.edsr import EDSR
 from vaesr.models.mdsr import MDSR
 
 MODULES = {
     module.__name__.rpartition(".")[2]: module
     for module in experiments.discover()
-    if isinstance(module.PRESETS["smoke"].model, models.Upscaler | models.MultiScaleUpscaler)
+    if isinstance(module.PRESETS["smoke"], restoration.PhotoConfig)
     and not inspect.isgeneratorfunction(module.build)
 }
 
