@@ -50,8 +50,10 @@ class Config(blind.Config):
             raise ValueError(f"--seeds {self.seeds} must divide --batch-size {self.batch_size}.")
         if self.model.stride != 2:
             raise ValueError(f"--model.stride must be 2, got {self.model.stride}.")
-        if self.model.side > 26:
-            raise ValueError(f"--model.sides make a kernel of {self.model.side}; 26 is the most.")
+        if self.model.side % 4 != 1 or self.model.side > 25:
+            raise ValueError(
+                f"--model.sides must make a kernel of 5, 9, 13, ... or 25, got {self.model.side}."
+            )
 
 
 _DEFAULT = Config(

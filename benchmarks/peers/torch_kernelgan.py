@@ -46,7 +46,7 @@ class _One:
             torch.nn.Parameter(torch.from_numpy(np.ascontiguousarray(k.transpose(3, 2, 0, 1))).to(device))
             for k in kernels
         ]
-        theirs, vectors = params["discriminator"], variables["discriminator"]["spectral"]
+        theirs, vectors = params[inference.DISCRIMINATOR], variables[inference.DISCRIMINATOR]["spectral"]
         side, colours = config.discriminator.side, training.batch["x_d"].shape[-1]
         names = ["first", *(f"block_{i}" for i in range(config.discriminator.blocks)), "last"]
         layers: list[Any] = []
@@ -104,7 +104,8 @@ class _One:
         total = k.sum()
         row, column = (k.sum(1) * self.places).sum() / total, (k.sum(0) * self.places).sum() / total
         centre = ((row - self.wanted) ** 2 + (column - self.wanted) ** 2) / 2
-        late = (centre + 5 * k.abs().pow(0.2).mean()) if self.late else 0 * (centre + k.abs().pow(0.2).mean())
+        sparsity = k.abs().clamp_min(1e-30).pow(0.2).mean()
+        late = centre + 5 * sparsity if self.late else 0 * (centre + sparsity)
         return (
             F.l1_loss(score, torch.ones_like(score))
             + self.bicubic * F.mse_loss(shrunk, self.target)

@@ -106,6 +106,7 @@ def test_photos_with_networks_of_their_own(tmp_path):
         (["upscale", "a.png", "--noise", "1"], "--noise is for -n zssr"),
         (["kernel", "a.png", "-o", "a.png"], "'a.png' is a file; give a folder"),
         (["kernel", "nothing.png", "-o", "k"], "nothing.png"),
+        (["kernel", "a.png", "-o", "."], "-o: a.png is there already and no result of ours"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, arguments, words):
@@ -123,7 +124,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, arguments, words):
         (["kernel", "a.png", "-o", "k", "--scale", "3"], "invalid choice"),
         (["kernel", "a.png", "-o", "k", "--seeds", "0"], "at least 1"),
         (["kernel", "a.png", "-o", "k", "--mode", "good"], "invalid choice"),
-        (["upscale", "a.png", "-n", "zssr", "--noise", "-1"], "at least 0"),
+        (["upscale", "a.png", "-n", "zssr", "--noise", "80"], "in [0, 20]"),
         (["upscale", "a.png", "-n", "zssr", "--steps", "0"], "at least 1"),
     ],
 )

@@ -30,6 +30,8 @@ def alone_and_in_company():
     kernels = [photo.kernel for photo in found]
     together = list(inference.upscale_zero_shot(images, kernels=kernels, steps=50))
     (alone,) = inference.upscale_zero_shot([images[1]], kernels=[kernels[1]], steps=50)
+    (thrice,) = inference.upscale_zero_shot([images[1][:40, :40]], scale=3, steps=2)
+    assert thrice.pixels.shape == (120, 120, 3)
     assert alone.pixels.shape == (100, 128, 3)
     np.testing.assert_allclose(alone.pixels, together[1].pixels, atol=1e-4)
 

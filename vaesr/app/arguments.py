@@ -57,6 +57,7 @@ whole = number(int, "a whole number of at least 0", least=0)
 count = number(int, "a whole number of at least 1", least=1)
 images = number(int, "a whole number from 1 to 10 million", least=1, most=10**7)
 port = number(int, "a whole number from 1 to 65535", least=1, most=65535)
+noise = number(float, "a number in [0, 20]", least=0, most=20)
 crf = number(int, "a whole number from 0 to 51", least=0, most=51)
 
 

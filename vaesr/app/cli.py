@@ -290,7 +290,7 @@ def _add_network(command: _Parser) -> None:
         "--noise",
         "X",
         "-n zssr, kernelgan: the photo is noisy, by X times the usual (1: a standard deviation of 0.0125)",
-        type=arguments.not_negative,
+        type=arguments.noise,
     )
     value("--steps", "N", "-n zssr, kernelgan: of a training at most (default: 3000)", type=arguments.count)
     value(

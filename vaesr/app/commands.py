@@ -89,7 +89,9 @@ def upscale(args: argparse.Namespace) -> int:
 
 def _upscale_zero_shot(args: argparse.Namespace, jobs: list[batch.Job]) -> int:
     """`vaesr upscale` with a network for each photo."""
-    zero_shot.check(args, ("denoise", "denoise_path", "tile", "tile_pad", "self_ensemble", "residual_scale"))
+    zero_shot.check(
+        args, ("denoise", "denoise_path", "tile", "tile_pad", "self_ensemble", "residual_scale", "fp16")
+    )
     estimate = args.model_name == "kernelgan"
     if estimate and args.kernel is not None:
         raise batch.UsageError("-n kernelgan estimates the kernel that --kernel gives: take -n zssr")

@@ -23,10 +23,15 @@ def kernel(args: argparse.Namespace) -> int:
     if folder.is_file():
         raise batch.UsageError(f"-o: {args.output!r} is a file; give a folder for the kernels")
     batch.check_writable(folder)
-    paths = [path for pattern in args.image for path in batch.find_inputs(pattern)]
+    found = {path.resolve(): path for pattern in args.image for path in batch.find_inputs(pattern)}
+    paths = list(found.values())
     names = unique_names(paths)
+    for path in paths:
+        for target in _targets(folder, names[path]):
+            if target.resolve() in found or target.is_dir():
+                raise batch.UsageError(f"-o: {target} is there already and no result of ours; another folder")
     if args.skip_existing:
-        kept = [path for path in paths if (folder / f"{names[path]}.npz").exists()]
+        kept = [path for path in paths if all(t.exists() for t in _targets(folder, names[path]))]
         if kept:
             print(f"{len(kept)} of {len(paths)} kernels are there already: skipped")
         paths = [path for path in paths if path not in kept]
@@ -41,7 +46,7 @@ def kernel(args: argparse.Namespace) -> int:
                     pictures.append(colour_of(images.read_photo(path).pixels))
                     inference.check_photo(pictures[-1])
                     some.append(path)
-                except ValueError as error:
+                except (ValueError, OSError, ImportError) as error:
                     pictures = pictures[: len(some)]
                     failed.append((str(path), str(error)))
                     if args.debug:
@@ -59,15 +64,25 @@ def kernel(args: argparse.Namespace) -> int:
                 seed=args.seed,
                 progress=tell,
             )
-            for path, found in zip(some, estimates, strict=True):
-                write_kernel(folder, names[path], found.kernel, scale=args.scale)
-                save_image(folder / f"{names[path]}.png", drawn(found.kernel, args.scale))
-                words = f"agreement {found.agreement_db:.0f} dB" if np.isfinite(found.agreement_db) else ""
-                notes = "; ".join(note for note in (words, found.note) if note)
+            for path, estimate in zip(some, estimates, strict=True):
+                try:
+                    write_kernel(folder, names[path], estimate.kernel, scale=args.scale)
+                    save_image(folder / f"{names[path]}.png", drawn(estimate.kernel, args.scale))
+                except OSError as error:
+                    failed.append((str(path), str(error)))
+                    continue
+                agreement = estimate.agreement_db
+                words = f"agreement {agreement:.0f} dB" if np.isfinite(agreement) else ""
+                notes = "; ".join(note for note in (words, estimate.note) if note)
                 if not args.quiet:
                     line = f"{path.name}: {folder / names[path]}.npz" + (f" [{notes}]" if notes else "")
                     status.say(line)
-    return batch.report(args.command, failed, len(names))
+    return batch.report(args.command, failed, len(paths))
+
+
+def _targets(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """The files of a photo's results."""
+    return [folder / f"{name}{ending}" for ending in (".npz", ".mat", ".png")]
 
 
 def unique_names(paths: list[pathlib.Path]) -> dict[pathlib.Path, str]:

@@ -66,18 +66,29 @@ def upscale_files(
                         "is a video: -n zssr and -n kernelgan train for each picture, photos only"
                     )
                 photo = images.read_photo(job.source, metadata=metadata)
+                height, width = photo.pixels.shape[:2]
+                if min(height, width) < inference.SMALLEST:
+                    raise ValueError(f"is {width}x{height}; a network learns from 8x8 pixels on")
                 if estimate:
                     inference.check_photo(colour_of(photo.pixels))
                 read.append(_Read(job, photo, time.perf_counter()))
             except (ValueError, OSError, ImportError) as error:
                 fail(job, error)
+                status.finish()
         status.begin(f"{len(read)} photos" if len(read) > 1 else read[0].job.source.name if read else "")
         done = _upscaled(
             read, estimate=estimate, scale=scale, kernel=kernel, noise=noise, steps=steps, status=status
         )
+        broken: Exception | None = None  # of the training, which is one for all that are left
         for one in read:
             try:
-                pixels, notes = next(done)
+                if broken is not None:
+                    raise broken
+                try:
+                    pixels, notes = next(done)
+                except (ValueError, MemoryError, RuntimeError) as error:
+                    broken = error
+                    raise
                 images.write_photo(one.job.target, dataclasses.replace(one.photo, pixels=pixels))
             except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
                 fail(one.job, error)
@@ -140,7 +151,7 @@ def network_scale(factor: float, *, estimate: bool) -> int:
 
 def check(args: object, names: Sequence[str]) -> None:
     """Refuses options that mean nothing where a network is trained for each photo."""
-    given = [flag for flag, name in names_of(names) if getattr(args, name, None)]
+    given = [flag for flag, name in names_of(names) if getattr(args, name, None) not in (None, False)]
     if given:
         raise batch.UsageError(f"{', '.join(given)}: means nothing with a network for each photo (-n zssr)")
 

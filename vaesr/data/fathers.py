@@ -71,7 +71,7 @@ class FatherSampler(Sampler):
     @property
     def nbytes(self) -> int:
         """Bytes of `source()`."""
-        return self._images.nbytes
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.resident()))
 
     def resident(self) -> Tree:
         """All images, with zeros around, and their sizes; and "own"."""

@@ -28,7 +28,7 @@ class BlurSpread(NamedTuple):
 
     Attributes:
         covariance: `[2, 2]`, x before y, in squared pixels of the sharp image.
-        pairs: of frequencies that it rests on; few where nothing but noise is left.
+        pairs: of frequencies that it rests on; 0 where they were too few, and it is what was known before.
     """
 
     covariance: Array
@@ -70,7 +70,7 @@ def estimate_spread(
     start = np.zeros(4) if prior is None else np.array([0.0, prior[0][0], prior[0][1], prior[1][1]])
     count = int(used.sum())
     if count < 12:  # nothing but noise: what was known before
-        return BlurSpread(_bounded(start if prior is not None else np.array([0, 1.0, 0, 1.0])), count)
+        return BlurSpread(_bounded(start if prior is not None else np.array([0, 1.0, 0, 1.0])), 0)
     upper, lower = upper[used], np.maximum(lower[used] - noise, 0.05 * noise)
     fall = np.log(np.maximum(upper - noise, 0.05 * noise)) - np.log(lower)
     factor = -0.75 / scale**2

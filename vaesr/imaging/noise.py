@@ -70,7 +70,6 @@ def poisson_noise(
         seen = jnp.zeros(257, bool).at[place].set(True)[:256].sum()
         counts = 2.0 ** jnp.ceil(jnp.log2(seen.astype(jnp.float32)))
         rate = levels / 255
-        # One drawing for all channels where they are the same.
         drawn = jax.random.poisson(key, rate * counts).astype(jnp.float32)
         return drawn / counts - rate
 

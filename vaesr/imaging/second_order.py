@@ -29,7 +29,7 @@ class Pass(NamedTuple):
         sinc: probability that the blur is a sinc filter.
         sigma: of the Gaussian kernels, in pixels: least and most.
         resize: probabilities of up, down and keep.
-        range: of the factor: least down, most up.
+        range: of the factor: least down, most up; at most 1.5.
         gaussian: probability of Gaussian noise; else it is Poisson's.
         noise: standard deviation in levels of 255: least and most.
         poisson: factor on Poisson's: least and most.
@@ -168,10 +168,10 @@ def degrade_second_order(image: ArrayLike, drawn: Degradations, scale: int) -> A
     """
     x = as_float_image(image, function="degrade_second_order", minimum_rank=4)
     batch, height, width, channels = x.shape
-    if channels != 3 or height % scale or width % scale:
+    if channels != 3 or height % scale or width % scale or min(height, width) <= 80:
         raise ValueError(
             f"degrade_second_order: image has shape {x.shape}; expected [B, H, W, 3], sides multiples of "
-            f"{scale}."
+            f"{scale} and more than 80."
         )
     small = height // scale, width // scale
     whole = jnp.broadcast_to(jnp.array([[height, width]], jnp.int32), (batch, 2))

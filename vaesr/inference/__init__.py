@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vaesr.inference.tiling import BoundUpscaler, bind_upscaler
     from vaesr.inference.upscaling import upscale
 from vaesr.inference.kernel_estimation import (
+    DISCRIMINATOR,
     GENERATOR,
     KernelEstimate,
     KernelMode,
@@ -35,6 +36,7 @@ from vaesr.inference.kernel_estimation import (
     vote,
 )
 from vaesr.inference.zero_shot import (
+    SMALLEST,
     UPSCALER,
     ZeroShot,
     back_project,
@@ -45,7 +47,9 @@ from vaesr.inference.zero_shot import (
 )
 
 __all__ = [
+    "DISCRIMINATOR",
     "GENERATOR",
+    "SMALLEST",
     "UPSCALER",
     "BoundUpscaler",
     "KernelEstimate",

@@ -53,7 +53,7 @@ class KernelEstimate:
     Attributes:
         kernel: float64 `[17, 17]` (scale 2) or `[33, 33]` (scale 4) of sum 1, to be correlated; its centre
             of mass is where `vaesr.imaging.wanted_centre` says.
-        seeds: `[S, 17, 17]`, what each of the trainings found, for scale 2.
+        seeds: `[S, 17, 17]`, what the trainings found, for scale 2, without those that went wrong.
         steps: `[S]`, after how many steps each was finished.
         agreement_db: PSNR between the trainings' kernels, in the mean over pairs; NaN of fewer than two.
         note: what had to be done otherwise, "" where nothing.
@@ -348,5 +348,8 @@ def _by_spectrum(voted: KernelEstimate, image: np.ndarray, scale: int) -> Kernel
     found = estimate_spread(image, scale=scale, prior=before, deviation=_DEVIATION * scale**2 / 4)
     if not found.pairs:
         return voted
-    kernel = gaussian_of(found.covariance, len(voted.kernel), scale=scale)
+    # No wider than the kernel's square holds.
+    values, vectors = np.linalg.eigh(found.covariance)
+    spread = (vectors * np.minimum(values, (len(voted.kernel) / 6) ** 2)) @ vectors.T
+    kernel = gaussian_of(spread, len(voted.kernel), scale=scale)
     return dataclasses.replace(voted, kernel=kernel)

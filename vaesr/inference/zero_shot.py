@@ -22,6 +22,8 @@ from vaesr.models.zssr import ZSSR
 UPSCALER = "upscaler"
 """The network's name among players."""
 Manner = Literal["ideal", "kernel", "real"]
+SMALLEST = 8
+"""The least side of an image."""
 SIDE = 128
 """Of the views that a network is trained on."""
 _KERNEL = 21  # side that kernels are brought to: (a scale of 4 makes them 33)
@@ -135,10 +137,7 @@ def upscale_zero_shot(
     pixels = [_unit(image, number) for number, image in enumerate(images)]
     chosen = [manner or ("ideal" if kernel is None else "kernel") for kernel in given]
     side = max(_KERNEL, 5 * scale + 1 + scale % 2)
-    fitted = [
-        fit_kernel(bicubic_kernel(scale) if kernel is None else kernel, _odd(side, kernel), scale=scale)
-        for kernel in given
-    ]
+    fitted = [_fitted(kernel, side, scale) for kernel in given]
     network = ZSSR(scale=scale)
     for first in range(0, len(pixels), at_once):
         group = range(first, min(first + at_once, len(pixels)))
@@ -146,14 +145,14 @@ def upscale_zero_shot(
         for word in dict.fromkeys(chosen[i] for i in group):
             mine = [i for i in group if chosen[i] == word]
             how = _MANNERS[word] if noise is None else _MANNERS[word]._replace(noise=noise)
-            widest = max(len(fitted[i]) for i in mine)
-            same = [_centred(fitted[i], widest) for i in mine]
 
             def tell(share: float, done: int = first + len(results), count: int = len(mine)) -> None:
                 if progress is not None:
                     progress((done + share * count) / len(pixels))
 
-            found, ends = _train([pixels[i] for i in mine], same, network, how, steps, seed, tell)
+            found, ends = _train(
+                [pixels[i] for i in mine], [fitted[i] for i in mine], network, how, steps, seed, tell
+            )
             for place, i in enumerate(mine):
                 collections = {"params": jax.tree.map(lambda leaf, place=place: leaf[place], found)}
                 result = finish_zero_shot(pixels[i], fitted[i], network, collections, word)
@@ -163,9 +162,9 @@ def upscale_zero_shot(
 
 
 def _unit(image: np.ndarray, number: int) -> np.ndarray:
-    if image.ndim != 3 or image.shape[-1] != 3 or min(image.shape[:2]) < 8:
+    if image.ndim != 3 or image.shape[-1] != 3 or min(image.shape[:2]) < SMALLEST:
         raise ValueError(
-            f"images[{number}] has shape {image.shape}; expected [H, W, 3] with sides of 8 or more."
+            f"images[{number}] has shape {image.shape}; expected [H, W, 3] with sides of {SMALLEST} or more."
         )
     if image.dtype == np.uint8:
         return image.astype(np.float32) / 255
@@ -174,10 +173,12 @@ def _unit(image: np.ndarray, number: int) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def _odd(side: int, kernel: np.ndarray | None) -> int:
-    """An odd side that holds a kernel."""
-    largest = side if kernel is None else max(side, *np.shape(kernel))
-    return largest + 1 - largest % 2
+def _fitted(kernel: np.ndarray | None, side: int, scale: int) -> np.ndarray:
+    """A kernel, by default the bicubic one, centred in an odd side that holds it, of sum 1."""
+    given = bicubic_kernel(scale) if kernel is None else np.asarray(kernel)
+    largest = max(side, *given.shape) if given.ndim == 2 else side
+    found = fit_kernel(given, largest + 1 - largest % 2, scale=scale)
+    return found / found.sum()
 
 
 def _centred(kernel: np.ndarray, side: int) -> np.ndarray:
@@ -191,7 +192,7 @@ def _centred(kernel: np.ndarray, side: int) -> np.ndarray:
 
 def _train(
     images: Sequence[np.ndarray],
-    kernels: Sequence[np.ndarray],
+    own_kernels: Sequence[np.ndarray],
     network: ZSSR,
     how: _Manner,
     steps: int,
@@ -200,8 +201,11 @@ def _train(
 ) -> tuple[Any, np.ndarray]:
     """Parameters of all networks, with a leading axis, and the steps that each took."""
     program, key = _program(network, how.views), jax.random.key(seed)
-    names = [zlib.crc32(kernel.tobytes(), zlib.crc32(image.tobytes())) >> 1
-             for image, kernel in zip(images, kernels, strict=True)]  # fmt: skip
+    names = [
+        zlib.crc32(f"{image.shape}".encode(), zlib.crc32(kernel.tobytes(), zlib.crc32(image.tobytes()))) >> 1
+        for image, kernel in zip(images, own_kernels, strict=True)
+    ]
+    kernels = [_centred(kernel, max(map(len, own_kernels))) for kernel in own_kernels]
     sampler = FatherSampler([[image] for image in images], own=judged(images, kernels, how.noise))
     found, ends = train_together(
         lambda names: program.create(key, names),
@@ -229,7 +233,7 @@ def judged(
         height, width = (min(n, _WINDOW) for n in image.shape[:2])
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         windows[number, :height, :width] = image[top : top + height, left : left + width]
-        rim = [_EDGE if n < _WINDOW and n > 3 * _EDGE else 0 for n in (height, width)]
+        rim = [min(_EDGE, n // 4) if n < _WINDOW else 0 for n in (height, width)]
         inside[number, rim[0] : height - rim[0], rim[1] : width - rim[1]] = 1
     return {
         "kernel": np.stack(kernels).astype(np.float32),
@@ -248,6 +252,7 @@ class _Program(NamedTuple):
 def _program(network: ZSSR, views: Views) -> _Program:
     """The compiled functions; one compilation for each number of trainings and size of images."""
     init, players = zero_shot_training(network, optimizer=lambda: optax.adam(1e-3))
+    side = SIDE // network.scale * network.scale
     step = training.each_step(training.make_train_step(players), in_turn=True)
 
     @jax.jit
@@ -259,7 +264,7 @@ def _program(network: ZSSR, views: Views) -> _Program:
 
         def one(states: training.TrainState, _: None) -> tuple[training.TrainState, None]:
             draw = draw_views(key, states.step, names) | {"training": place}
-            view = gather_views(own, draw, scales=(1.0,), side=SIDE, views=views)
+            view = gather_views(own, draw, scales=(1.0,), side=side, views=views)
             rest = {name: value[:, None] for name, value in own["own"].items()}
             return step(states, {"x_hr": view, **rest, "position": names})[0], None
 

@@ -100,7 +100,7 @@ def boundary_mask(side: int) -> np.ndarray:
 
     `[side, side]` float32.
     """
-    places = np.arange(side) - (side - 1) // 2
+    places = np.arange(side) - (side - 1) / 2
     bell = np.exp(-(places**2) / (2 * side**2))
     mask = 30 * (1 - np.outer(bell, bell) / np.outer(bell, bell).max())
     margin = (side - (side // 2 + side % 2)) // 2 - 1
