@@ -185,7 +185,29 @@ def side(name: str, trainer: Any, images: int, work: float | None) -> timing.Sid
     return timing.Side(name, "torch", trainer.run, images, work_per_step=work, check=trainer.check)
 
 
-class Trainer:
+class Steps:
+    """What is alike in all training loops: several steps, and a look at the last loss."""
+
+    last: Any = None
+
+    def step(self) -> Any:
+        """Take one training step, and return the loss, a tensor, which is kept as `last`."""
+        raise NotImplementedError
+
+    def run(self, calls: int) -> None:
+        """Take `calls` steps and wait for the last."""
+        for _ in range(calls):
+            self.step()
+        wait()
+
+    def check(self) -> dict[str, bool]:
+        """Whether the last loss is finite."""
+        import torch
+
+        return {"loss_finite": bool(torch.isfinite(self.last).item())}
+
+
+class Trainer(Steps):
     """A training loop: forward, backward, Adam.
 
     `model` is a module on its device, `loss(model)` a scalar tensor, `output(model)` an array in our layout,
@@ -234,15 +256,3 @@ class Trainer:
 
         with torch.no_grad():
             return np.asarray(self._output(self.model))
-
-    def run(self, calls: int) -> None:
-        """Take `calls` steps and wait for the last."""
-        for _ in range(calls):
-            self.step()
-        wait()
-
-    def check(self) -> dict[str, bool]:
-        """Whether the last loss is finite."""
-        import torch
-
-        return {"loss_finite": bool(torch.isfinite(self.last).item())}

@@ -12,7 +12,7 @@ from experiments.recipes import adversarial
 from vaesr import objectives
 
 
-class GanTrainer:
+class GanTrainer(torch_common.Steps):
     """Generator, then discriminator, on one batch; the generator's result serves both.
 
     `trunk` is the content loss's network, frozen; `images` are `x_lr` and `x_hr`; `kind` is "srgan" or
@@ -84,16 +84,6 @@ class GanTrainer:
         """What the generator makes of the batch, `[B, H, W, 3]`; batch statistics stay."""
         with torch.no_grad():
             return torch_sr.upscaled(self.generator, self.x_lr)
-
-    def run(self, calls: int) -> None:
-        """Take `calls` steps and wait for the last."""
-        for _ in range(calls):
-            self.step()
-        torch_common.wait()
-
-    def check(self) -> dict[str, bool]:
-        """Whether the last loss is finite."""
-        return {"loss_finite": bool(torch.isfinite(self.last).item())}
 
 
 def trainer(training: Any, how: torch_common.How, kind: str, layer: str) -> GanTrainer:

@@ -122,7 +122,7 @@ class _One:
         return (F.l1_loss(real, torch.ones_like(real)) + F.l1_loss(fake, torch.zeros_like(fake))) / 2
 
 
-class KernelTrainer:
+class KernelTrainer(torch_common.Steps):
     """The trainings of a batch, one after the other."""
 
     def __init__(self, training: Any, how: torch_common.How) -> None:
@@ -170,16 +170,6 @@ class KernelTrainer:
         with torch.no_grad():
             made = torch.cat([one.shrink() for one in self.trainings])
         return ((made + 1) / 2).cpu().numpy().transpose(0, 2, 3, 1)
-
-    def run(self, calls: int) -> None:
-        """Take `calls` steps and wait for the last."""
-        for _ in range(calls):
-            self.step()
-        torch_common.wait()
-
-    def check(self) -> dict[str, bool]:
-        """Whether the last loss is finite."""
-        return {"loss_finite": bool(torch.isfinite(self.last).item())}
 
 
 def _noise(training: Any, step: int) -> list[Noise]:

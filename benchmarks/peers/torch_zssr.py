@@ -64,7 +64,7 @@ class _One:
         return F.l1_loss(self.enlarge().float(), self.view)
 
 
-class ZeroShotTrainer:
+class ZeroShotTrainer(torch_common.Steps):
     """The trainings of a batch, one after the other."""
 
     def __init__(self, training: Any, how: torch_common.How) -> None:
@@ -93,13 +93,3 @@ class ZeroShotTrainer:
         with torch.no_grad():
             made = torch.cat([one.enlarge() for one in self.trainings])
         return made.float().cpu().numpy().transpose(0, 2, 3, 1)
-
-    def run(self, calls: int) -> None:
-        """Take `calls` steps and wait for the last."""
-        for _ in range(calls):
-            self.step()
-        torch_common.wait()
-
-    def check(self) -> dict[str, bool]:
-        """Whether the last loss is finite."""
-        return {"loss_finite": bool(torch.isfinite(self.last).item())}

@@ -23,7 +23,10 @@ def kernel(args: argparse.Namespace) -> int:
     if folder.is_file():
         raise batch.UsageError(f"-o: {args.output!r} is a file; give a folder for the kernels")
     batch.check_writable(folder)
-    found = {path.resolve(): path for pattern in args.image for path in batch.find_inputs(pattern)}
+    try:
+        found = {path.resolve(): path for pattern in args.image for path in batch.find_inputs(pattern)}
+    except batch.UsageError as error:  # which names an option that there is not here
+        raise batch.UsageError(str(error).removeprefix("-i: ")) from error
     paths = list(found.values())
     names = unique_names(paths)
     for path in paths:
